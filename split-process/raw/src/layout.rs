@@ -1,0 +1,108 @@
+//! The fixed addresses and structures both halves agree on.
+//!
+//! The *control page* is made anew by the lower half at every start and is never part of an image.
+//! It is how code of the upper half, which a restart brings back byte for byte, finds the lower
+//! half of today: through a slot at a fixed address.
+
+/// First address of the arena, which holds the upper half (with the ranges of a non-PIE program).
+pub const ARENA_START: usize = 0x3000_0000_0000;
+/// First address after the arena.
+pub const ARENA_END: usize = 0x5000_0000_0000;
+
+/// Address of the [`ControlPage`].
+pub const CONTROL: usize = ARENA_START;
+/// Bytes reserved for the control page and the tables behind it; not saved in images.
+pub const CONTROL_LEN: usize = 0x1_0000;
+/// Address of the MPI procedure slots: one `usize` per row of the procedure table, in its order.
+pub const PROC_SLOTS: usize = CONTROL + 0x1000;
+/// How many procedure slots there is room for (0x1000..0x8000).
+pub const PROC_SLOTS_MAX: usize = 0x7000 / 8;
+/// Address of the communicator cache: [`CommCache`] entries, published by the lower half so that
+/// `MPI_Comm_rank` and `MPI_Comm_size` need not cross.
+pub const COMM_CACHE: usize = CONTROL + 0x8000;
+/// Entries of the communicator cache: 0 is MPI_COMM_WORLD, 1 MPI_COMM_SELF, `2 + index` the virtual
+/// communicator of that index.
+pub const COMM_CACHE_MAX: usize = 0x8000 / 8;
+
+/// "mana-ctl" in memory order.
+pub const CONTROL_MAGIC: u64 = u64::from_le_bytes(*b"mana-ctl");
+/// Version of everything in this module; an image records the one it was made under.
+pub const CONTROL_VERSION: u32 = 1;
+
+/// Head of the control page.
+#[repr(C)]
+pub struct ControlPage {
+    /// [`CONTROL_MAGIC`]
+    pub magic: u64,
+    /// [`CONTROL_VERSION`]
+    pub version: u32,
+    /// 1 while this process has FSGSBASE instructions, 0 if FS must be set by `arch_prctl`.
+    pub fsgsbase: u32,
+    /// Where the system-call trampolines of the upper half jump to.
+    pub syscall_entry: usize,
+    /// Signal entry (a shim in the arena jumps through it).
+    pub signal_entry: usize,
+    /// Targets of the patched vDSO: clock_gettime, gettimeofday, time, getcpu, clock_getres,
+    /// getrandom; 0 where the kernel has none.
+    pub vdso: [usize; 8],
+    /// Number of valid entries at [`PROC_SLOTS`].
+    pub proc_slots: u64,
+}
+
+/// One entry of the communicator cache. `size == 0` means "ask the lower half".
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct CommCache {
+    /// Rank of this process in the communicator.
+    pub rank: i32,
+    /// Number of processes in it.
+    pub size: i32,
+}
+
+/// The head of a thread's block, which the GS base of every thread of the upper half points to.
+/// It lives in lower memory and is made anew at restart; what must survive goes into the image as
+/// part of the thread's record. The stub's assembly uses the offsets in [`thread_block`].
+#[repr(C)]
+pub struct ThreadBlock {
+    /// Address of this block.
+    pub me: usize,
+    /// FS base of the thread in the upper half.
+    pub upper_fs: usize,
+    /// FS base of the thread in the lower half.
+    pub lower_fs: usize,
+    /// Depth of entries into the lower half; parkable only at 0. It is raised *before* any slot,
+    /// handle or function pointer of the lower half is loaded, and lowered after FS is back.
+    pub in_lower: u64,
+    /// Non-zero while a checkpoint wants this thread out of the lower half; looked at on the way out.
+    pub pending: u64,
+    /// Set by the lower half when a call returned [`AGAIN`]: what the repeated call continues.
+    /// Saved with the thread. 0: nothing to continue.
+    pub cont: u64,
+    /// Second word of `cont`.
+    pub cont_arg: u64,
+}
+
+/// Byte offsets into [`ThreadBlock`], for assembly.
+pub mod thread_block {
+    /// `me`
+    pub const ME: usize = 0;
+    /// `upper_fs`
+    pub const UPPER_FS: usize = 8;
+    /// `lower_fs`
+    pub const LOWER_FS: usize = 16;
+    /// `in_lower`
+    pub const IN_LOWER: usize = 24;
+    /// `pending`
+    pub const PENDING: usize = 32;
+    /// `cont`
+    pub const CONT: usize = 40;
+    /// `cont_arg`
+    pub const CONT_ARG: usize = 48;
+}
+
+/// What a procedure slot returns instead of an MPI error code when the caller (the stub, in the
+/// upper half) must wait there until the checkpoint is over and then repeat the same call.
+pub const AGAIN: i32 = i32::MIN + 0x4d41;
+
+/// Signal that parks threads (SIGSETXID of the C library: programs cannot block it).
+pub const PARK_SIGNAL: i32 = 33;
