@@ -1,0 +1,185 @@
+//! A checkpoint as the MPI layer sees it: the gate that brings all ranks to a safe point, the stop
+//! of all waits, the drain, the serialised state, and the rebuild at restart.
+//!
+//! Lower half. Who calls what:
+//!
+//! | step | function | thread |
+//! |---|---|---|
+//! | intent | [`gate_arm`] | control |
+//! | targets | [`gate_targets`], [`gate_raise`] | control |
+//! | poll | [`gate_poll`] | control |
+//! | stop | [`stop`] (then the upper half's threads are parked) | control |
+//! | drain | [`drain`], then [`serialize`] | the parked MPI thread |
+//! | resume or abandon, from any step | [`resume`] | control |
+//! | restart | [`rebuild`] | the MPI thread, before the upper half runs |
+
+use serde::{Deserialize, Serialize};
+
+/// Progress of one communicator's collectives on this rank.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct CommSeq {
+    /// Identity of the communicator, the same number on all its members.
+    pub comm_id: u64,
+    /// Number of members.
+    pub size: u32,
+    /// Collectives started on it so far (as a target: how many may be started).
+    pub seq: u64,
+}
+
+/// What [`gate_poll`] found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GatePoll {
+    /// Every sequence number equals its target and no thread is inside a blocking collective.
+    pub reached: bool,
+    /// The communicator at whose gate a thread waits, with the number it has reached.
+    pub waiting: Option<CommSeq>,
+    /// All communicators that have started at least one collective.
+    pub seqs: Vec<CommSeq>,
+    /// What this rank is doing, for a human: `MPI_Allreduce on MPI_COMM_WORLD (number 12)`.
+    pub where_: String,
+}
+
+/// What a successful [`drain`] took in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DrainReport {
+    /// Messages taken out of the network into memory.
+    pub messages: u64,
+    /// Their bytes (with those drained earlier and not yet received by the program).
+    pub bytes: u64,
+    /// Receives of the program that stay posted.
+    pub posted: u64,
+}
+
+/// Why a drain failed. The program can run on: [`resume`].
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DrainError {
+    /// The messages in flight are larger than the budget on some rank.
+    #[error(
+        "messages in flight need more than the budget of {budget} bytes (this rank holds {held})"
+    )]
+    Budget {
+        /// Bytes allowed on each rank.
+        budget: u64,
+        /// Bytes this rank held when the drain gave up.
+        held: u64,
+    },
+    /// Counts did not balance in time.
+    #[error("messages announced but not arrived after {seconds} s: {missing} (first: from world rank {from})")]
+    Missing {
+        /// How long the drain waited.
+        seconds: u64,
+        /// How many are missing.
+        missing: u64,
+        /// A sender they are missing from.
+        from: u32,
+    },
+    /// An operation that should complete by itself did not.
+    #[error("{operation} did not complete after {seconds} s")]
+    Stuck {
+        /// How long the drain waited.
+        seconds: u64,
+        /// What it waited for.
+        operation: String,
+    },
+    /// The real MPI failed.
+    #[error("{operation} failed during the drain: MPI error class {class}")]
+    Mpi {
+        /// The MPI procedure.
+        operation: &'static str,
+        /// Standard error class.
+        class: i32,
+    },
+    /// Another rank gave up; its own error tells why.
+    #[error("the drain failed on another rank")]
+    Peer,
+    /// MPI is not initialised (nothing to drain) or is finalised.
+    #[error("MPI is not active on this rank")]
+    NotActive,
+}
+
+/// Why the saved state could not be made real again.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RebuildError {
+    /// The bytes are not a state of this version.
+    #[error("the MPI section of the image cannot be decoded")]
+    Decode {
+        /// The decoder's complaint.
+        #[source]
+        source: postcard::Error,
+    },
+    /// Another number of ranks than at the checkpoint.
+    #[error("the image is of rank {recorded_rank} of {recorded_size}, this process is rank {rank} of {size}")]
+    World {
+        /// Rank in the image.
+        recorded_rank: i32,
+        /// World size in the image.
+        recorded_size: i32,
+        /// This process's rank.
+        rank: i32,
+        /// This job's size.
+        size: i32,
+    },
+    /// The real MPI failed.
+    #[error("{operation} failed while rebuilding {object}: MPI error class {class}")]
+    Mpi {
+        /// The MPI procedure.
+        operation: &'static str,
+        /// What was being rebuilt.
+        object: String,
+        /// Standard error class.
+        class: i32,
+    },
+}
+
+/// Closes the gates at the sequence numbers of this instant and reports them. Before `MPI_Init` and
+/// after `MPI_Finalize` the list is empty. Does not wait.
+pub fn gate_arm() -> Vec<CommSeq> {
+    Vec::new()
+}
+
+/// Sets the agreed targets (the largest number of any member, per communicator). A communicator not
+/// named keeps the number it had at [`gate_arm`], or 0 if it is younger. Targets only grow.
+pub fn gate_targets(targets: &[CommSeq]) {
+    let _ = targets;
+}
+
+/// Raises one target (the coordinator calls this on all ranks when no rank has advanced for a while).
+pub fn gate_raise(target: CommSeq) {
+    gate_targets(&[target]);
+}
+
+/// Where this rank stands. Does not wait; meant to be called every few hundred microseconds.
+pub fn gate_poll() -> GatePoll {
+    GatePoll::default()
+}
+
+/// Makes every wait inside MPI return `AGAIN` to the stub, so that all threads can be parked in
+/// upper code. Call it when all ranks have reached the safe point.
+pub fn stop() {}
+
+/// Brings everything in flight to this rank's memory. Collective over the job: all ranks call it,
+/// on their MPI threads, all other threads parked. `budget`: bytes of drained messages allowed on
+/// each rank; beyond it, or if another rank fails, an error (on all ranks).
+pub fn drain(budget: u64) -> Result<DrainReport, DrainError> {
+    let _ = budget;
+    Err(DrainError::NotActive)
+}
+
+/// The state of the MPI layer as bytes for the image. Only between a successful [`drain`] and
+/// [`resume`]. `None` when MPI is not active (the program has not called `MPI_Init`, or has finalised).
+pub fn serialize() -> Option<Vec<u8>> {
+    None
+}
+
+/// Opens the gates and lets waits wait again, whatever step the checkpoint had reached.
+pub fn resume() {}
+
+/// Restart: starts the real MPI and makes every object of `state` (from [`serialize`]) real again,
+/// posts again the receives that were posted, and returns when all ranks have done so.
+/// [`crate::install`] must have been called; `MpiHooks::initialized` is called from inside.
+pub fn rebuild(state: &[u8]) -> Result<(), RebuildError> {
+    let _ = state;
+    Ok(())
+}

@@ -1,0 +1,52 @@
+//! What the MPI layer asks of the program around it (the lower half's glue, or a test harness).
+//!
+//! Lower half. The glue installs one object for the life of the process; all methods may be called
+//! on any thread that is inside an MPI call, never by the control thread.
+
+/// Whether a thread may go on, or has to leave the lower half and repeat its call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Go {
+    /// Go on now.
+    On,
+    /// A checkpoint is in progress: ask again (the caller drives MPI progress meanwhile, and leaves
+    /// the lower half with `AGAIN` once [`crate::checkpoint::stop`] was called).
+    Wait,
+}
+
+/// Facts about the job that are known once the real `MPI_Init` has returned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Initialized {
+    /// Rank in `MPI_COMM_WORLD`.
+    pub rank: i32,
+    /// Size of `MPI_COMM_WORLD`.
+    pub size: i32,
+    /// Thread level the real library granted (`MPI_THREAD_*` of the standard ABI).
+    pub thread_level: i32,
+    /// Kernel thread id (lower half's `gettid`) of the thread that called `MPI_Init`: the MPI thread.
+    pub mpi_thread: i32,
+}
+
+/// The surroundings of the MPI layer.
+pub trait MpiHooks: Sync {
+    /// The real `MPI_Init` has succeeded on this rank; called on the MPI thread before `MPI_Init`
+    /// returns to the program. [`crate::world_collective`] works from here on.
+    fn initialized(&self, facts: Initialized);
+
+    /// The program has called `MPI_Finalize`. Asked repeatedly until it says [`Go::On`]; says
+    /// [`Go::Wait`] while a checkpoint is in progress. `Go::On` also ends checkpointing for good.
+    fn finalizing(&self) -> Go;
+
+    /// The real `MPI_Finalize` has returned.
+    fn finalized(&self);
+
+    /// `MPI_Abort`, or an error under `MPI_ERRORS_ARE_FATAL`: end the job with `code`. Called before
+    /// the real `MPI_Abort`; returning makes the layer call that.
+    fn aborting(&self, code: i32);
+
+    /// Calls `function`, code of the upper half with the C calling convention, with up to six
+    /// integer or pointer arguments, and returns its integer result.
+    ///
+    /// # Safety
+    /// `function` is the address of such a function and the arguments are what it expects.
+    unsafe fn upcall(&self, function: usize, args: &[u64; 6]) -> u64;
+}
