@@ -47,6 +47,13 @@ pub struct ControlPage {
     pub vdso: [usize; 8],
     /// Number of valid entries at [`PROC_SLOTS`].
     pub proc_slots: u64,
+    /// Current break of the upper half, for a forked child that has lost the emulation.
+    pub brk: usize,
+    /// Nanoseconds added to the kernel's CLOCK_MONOTONIC family for the upper half; 0 before any
+    /// restart.
+    pub monotonic_offset: i64,
+    /// Where the park signal's shim in the arena jumps to.
+    pub park_entry: usize,
 }
 
 /// One entry of the communicator cache. `size == 0` means "ask the lower half".
@@ -80,6 +87,19 @@ pub struct ThreadBlock {
     pub cont: u64,
     /// Second word of `cont`.
     pub cont_arg: u64,
+    /// 1 if FS must be set by `arch_prctl` (a copy of `ControlPage::fsgsbase == 0`).
+    pub no_fsgsbase: u64,
+    /// Number of the last wait entered through an arena trampoline, for the rewind after EINTR.
+    pub wait_nr: u64,
+    /// Time stamp counter at that entry, for the remainder of a timed wait.
+    pub wait_tsc: u64,
+    /// Address of the `syscall` instruction a park rewound to: a handler of the program that
+    /// arrives exactly there is owed an EINTR. 0: none.
+    pub rewound: u64,
+    /// Stack pointer that system-call handling of the lower half starts on.
+    pub lower_rsp: usize,
+    /// The function of the lower half that handles a trapped system call.
+    pub sys_handler: usize,
 }
 
 /// Byte offsets into [`ThreadBlock`], for assembly.
@@ -98,6 +118,18 @@ pub mod thread_block {
     pub const CONT: usize = 40;
     /// `cont_arg`
     pub const CONT_ARG: usize = 48;
+    /// `no_fsgsbase`
+    pub const NO_FSGSBASE: usize = 56;
+    /// `wait_nr`
+    pub const WAIT_NR: usize = 64;
+    /// `wait_tsc`
+    pub const WAIT_TSC: usize = 72;
+    /// `rewound`
+    pub const REWOUND: usize = 80;
+    /// `lower_rsp`
+    pub const LOWER_RSP: usize = 88;
+    /// `sys_handler`
+    pub const SYS_HANDLER: usize = 96;
 }
 
 /// What a procedure slot returns instead of an MPI error code when the caller (the stub, in the

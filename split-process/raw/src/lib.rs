@@ -6,4 +6,8 @@
 //! other half.
 #![no_std]
 
+pub mod base;
+pub mod cross;
 pub mod layout;
+pub mod sys;
+pub mod upcall;
