@@ -1,0 +1,178 @@
+//! Open descriptors: numbers, the open file descriptions behind them, and what each of those is.
+//!
+//! Two numbers that came from `dup` or `fork` share one description, with one position and one set
+//! of status flags; that relation is kept. Each kind of file has its module with a record, a
+//! `capture` and a `restore`.
+//!
+//! At restart a description is opened at any number, moved to the numbers that had it with `dup3`,
+//! and closed; numbers from [`RestoreContext::descriptor_base`] on are used for everything that is
+//! open only meanwhile.
+
+pub mod device;
+pub mod epoll;
+pub mod eventfd;
+mod grouping;
+pub mod inherited;
+pub mod inotify;
+pub mod locks;
+pub mod lost;
+pub mod object;
+pub mod pipe;
+pub mod regular;
+pub mod signalfd;
+pub mod socketpair;
+pub mod timerfd;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+use serde::{Deserialize, Serialize};
+
+use crate::blob::BlobSink;
+use crate::context::{CaptureContext, LostPolicy, RestoreContext};
+use crate::error::{StateError, Warning};
+use crate::fdinfo::FdInfo;
+use crate::mappings::objects::ObjectList;
+use crate::path::FilePath;
+use crate::{ProcessState, Restored};
+
+/// All descriptors of the upper half.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Descriptors {
+    /// Open numbers, ascending.
+    pub numbers: Vec<Number>,
+    /// Open file descriptions.
+    pub descriptions: Vec<Description>,
+    /// Pipes with both ends in this process, and their content.
+    pub pipes: Vec<pipe::Pipe>,
+    /// Content of files written in place, put back before they are opened.
+    pub in_place: Vec<regular::InPlace>,
+    /// Which of 0, 1 and 2 were closed.
+    pub closed_standard: Vec<RawFd>,
+    /// Locks on files.
+    pub locks: Vec<locks::Lock>,
+}
+
+/// One descriptor number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Number {
+    /// The number.
+    pub fd: RawFd,
+    /// FD_CLOEXEC.
+    pub close_on_exec: bool,
+    /// Index into [`Descriptors::descriptions`].
+    pub description: u32,
+}
+
+/// One open file description.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Description {
+    /// What `/proc/self/fd` called it; for messages.
+    pub target: String,
+    /// Access mode and status flags as open(2) takes them, without O_CLOEXEC.
+    pub flags: i32,
+    /// Who gets SIGIO, if anybody.
+    pub owner: Option<Owner>,
+    /// What it is.
+    pub kind: Kind,
+}
+
+/// F_SETOWN_EX and F_SETSIG of a description whose owner is this process or a thread of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owner {
+    /// The thread identifier the program knows; `None`: the process.
+    pub thread: Option<i32>,
+    /// Signal sent instead of SIGIO; 0: SIGIO.
+    pub signal: i32,
+}
+
+/// What an open file description refers to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum Kind {
+    /// Standard input, output or error of the job (0, 1, 2): the new run's at restart.
+    Standard(RawFd),
+    /// Handed to the process by whoever started it, and not a file: left as the new run has it.
+    Inherited,
+    /// A regular file with a name.
+    Regular(regular::Regular),
+    /// A directory.
+    Directory(regular::Directory),
+    /// A memory object or unlinked file, see [`crate::SharedObject`].
+    Object(object::ObjectFile),
+    /// A device with no state of its own.
+    Device(device::Device),
+    /// An end of a pipe whose other end is in this process as well.
+    Pipe(pipe::PipeEnd),
+    /// One end of a socket pair whose other end is in this process as well.
+    SocketPair(socketpair::PairEnd),
+    /// eventfd
+    EventFd(eventfd::EventFd),
+    /// timerfd
+    TimerFd(timerfd::TimerFd),
+    /// signalfd
+    SignalFd(signalfd::SignalFd),
+    /// epoll
+    Epoll(epoll::Epoll),
+    /// inotify
+    Inotify(inotify::Inotify),
+    /// Something outside the process: answers ECONNRESET after a restart.
+    Lost,
+}
+
+fn unfinished(what: &str) -> StateError {
+    StateError::Inconsistent {
+        what: format!("{what} are not supported by this build"),
+    }
+}
+
+/// Moves the descriptors `fds` to free numbers from `base` on and frees theirs. Returns the pairs
+/// (old, new). For what a launcher left at low numbers and the lower half still needs.
+pub fn vacate(fds: &[RawFd], base: RawFd) -> Result<Vec<(RawFd, RawFd)>, StateError> {
+    let mut moved = Vec::new();
+    for &fd in fds {
+        // SAFETY: F_GETFD takes and returns numbers.
+        let flags = unsafe { libc::fcntl(fd, libc::F_GETFD) };
+        let command = if flags & libc::FD_CLOEXEC != 0 {
+            libc::F_DUPFD_CLOEXEC
+        } else {
+            libc::F_DUPFD
+        };
+        // SAFETY: F_DUPFD takes and returns numbers.
+        let new = unsafe { libc::fcntl(fd, command, base) };
+        if flags < 0 || new < 0 {
+            return Err(StateError::last("move descriptor", fd));
+        }
+        // SAFETY: the caller gives the number up.
+        unsafe { libc::close(fd) };
+        moved.push((fd, new));
+    }
+    Ok(moved)
+}
+
+pub(crate) fn capture(
+    _: &CaptureContext<'_>,
+    _: &mut ObjectList,
+    _: &mut dyn BlobSink,
+    _: &mut Vec<Warning>,
+) -> Result<Descriptors, StateError> {
+    Err(unfinished("descriptors"))
+}
+pub(crate) fn restore(
+    _: &ProcessState,
+    _: &RestoreContext<'_>,
+    _: &mut Restored,
+) -> Result<(), StateError> {
+    Err(unfinished("descriptors"))
+}
+pub(crate) fn restore_late(
+    _: &ProcessState,
+    _: &RestoreContext<'_>,
+    _: &mut Vec<Warning>,
+) -> Result<(), StateError> {
+    Err(unfinished("descriptors"))
+}
+pub(crate) fn arm_timers(_: &ProcessState) -> Result<(), StateError> {
+    Err(unfinished("descriptors"))
+}

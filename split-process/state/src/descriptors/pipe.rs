@@ -1,0 +1,8 @@
+//! Record of its kind.
+use serde::{Deserialize, Serialize};
+/// Record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pipe {}
+/// Record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PipeEnd {}

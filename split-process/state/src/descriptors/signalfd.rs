@@ -1,0 +1,5 @@
+//! Record of its kind.
+use serde::{Deserialize, Serialize};
+/// Record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignalFd {}
