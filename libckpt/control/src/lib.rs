@@ -1,1 +1,33 @@
-//! Skeleton: replaced by the crate's owner.
+//! The control plane: who tells the ranks of a job when to take a checkpoint, step by step.
+//!
+//! One [`Coordinator`] per job (embedded in rank 0's lower half, or stand-alone), one [`Agent`] per
+//! rank (a thread of its lower half) that calls the rank's [`RankHooks`], and a [`Client`] for tools.
+//! `docs/protocol.md` describes messages, authentication and what happens on failures. Nothing here
+//! links MPI or touches the program's memory.
+
+mod agent;
+mod client;
+mod coordinator;
+mod error;
+mod generation;
+mod hooks;
+mod rendezvous;
+mod secret;
+mod settings;
+mod status;
+
+pub use agent::{Agent, AgentOptions};
+pub use client::{Client, Request};
+pub use coordinator::{Coordinator, CoordinatorOptions};
+pub use error::ControlError;
+pub use generation::{Checkpoint, GenerationId, Level};
+pub use hooks::{
+    CaptureStarted, CommSeq, DrainReport, GatePoll, ImageReport, Outcome, RankHooks, Started,
+    StepError,
+};
+pub use rendezvous::Rendezvous;
+pub use secret::Secret;
+pub use settings::Settings;
+pub use status::{
+    CurrentStatus, GenerationStatus, LevelStatus, LevelWorkStatus, RankStatus, Status,
+};

@@ -1,0 +1,64 @@
+//! What the coordinator is told: intervals, levels, time limits.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::Level;
+
+/// Scheduling and time limits of one job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settings {
+    /// Time between checkpoints of each level, in the order of [`Level::ALL`]; `None`: by hand only.
+    pub intervals: [Option<Duration>; 4],
+    /// Which levels exist in this job (a level that is not enabled is skipped when a higher one is
+    /// taken; asked for by hand it is refused).
+    pub enabled: [bool; 4],
+    /// From intent to all ranks at the safe point.
+    pub gate_limit: Duration,
+    /// No rank advances for this long: one gate is opened.
+    pub gate_stall: Duration,
+    /// For each of: stop, drain, capture.
+    pub stopped_limit: Duration,
+    /// From resume to all images durable.
+    pub write_limit: Duration,
+    /// For writing the manifest.
+    pub commit_limit: Duration,
+    /// For one level's background work.
+    pub level_limit: Duration,
+    /// After this long in one step the log names whom the checkpoint waits for (and again each time
+    /// the wait has doubled).
+    pub warn_after: Duration,
+    /// After a rank is lost without having reported its end, end the others after this long (`None`:
+    /// leave that to the MPI launcher).
+    pub end_after_loss: Option<Duration>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            intervals: [None; 4],
+            enabled: [true, true, false, true],
+            gate_limit: Duration::from_secs(300),
+            gate_stall: Duration::from_millis(50),
+            stopped_limit: Duration::from_secs(120),
+            write_limit: Duration::from_secs(3600),
+            commit_limit: Duration::from_secs(120),
+            level_limit: Duration::from_secs(6 * 3600),
+            warn_after: Duration::from_secs(10),
+            end_after_loss: None,
+        }
+    }
+}
+
+impl Settings {
+    /// The interval of one level.
+    pub fn interval(&self, level: Level) -> Option<Duration> {
+        self.intervals[level.index()]
+    }
+
+    /// Whether a level exists in this job.
+    pub fn is_enabled(&self, level: Level) -> bool {
+        self.enabled[level.index()]
+    }
+}

@@ -1,0 +1,133 @@
+//! What `mana_status` shows.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{GenerationId, Level, Outcome};
+
+/// The job as the coordinator sees it. Times are seconds.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Identity of the job.
+    pub job: String,
+    /// Which start of it.
+    pub incarnation: u32,
+    /// Number of ranks in the job (0: none has registered yet).
+    pub size: u32,
+    /// Number of nodes of the registered ranks.
+    pub nodes: u32,
+    /// Seconds since the coordinator started.
+    pub uptime: f64,
+    /// `starting`, `running`, `checkpointing`, `ending`, `ended`.
+    pub phase: String,
+    /// Why no checkpoint can be taken now, if so.
+    pub closed: Option<String>,
+    /// The checkpoint being taken.
+    pub current: Option<CurrentStatus>,
+    /// Level work going on in the background.
+    pub level_work: Vec<LevelWorkStatus>,
+    /// One entry per level, lowest first.
+    pub levels: Vec<LevelStatus>,
+    /// Checkpoints that fell due or were asked for.
+    pub due: u64,
+    /// Checkpoints committed.
+    pub committed: u64,
+    /// Checkpoints abandoned.
+    pub abandoned: u64,
+    /// The last one committed.
+    pub last: Option<GenerationStatus>,
+    /// Why the last abandoned one was given up.
+    pub last_failure: Option<String>,
+    /// How the job ended, once it has.
+    pub outcome: Option<Outcome>,
+    /// All ranks, in order.
+    pub ranks: Vec<RankStatus>,
+}
+
+/// A checkpoint in progress.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CurrentStatus {
+    /// Its name.
+    pub generation: GenerationId,
+    /// Its level.
+    pub level: Level,
+    /// `intent`, `gate`, `stop`, `drain`, `capture`, `write`, `commit`.
+    pub step: String,
+    /// Seconds in this step.
+    pub step_seconds: f64,
+    /// How many ranks it still waits for.
+    pub waits_for: u32,
+    /// The first of them, and what they are doing.
+    pub waits: String,
+}
+
+/// Background work for one level of one generation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LevelWorkStatus {
+    /// The generation.
+    pub generation: GenerationId,
+    /// The level being worked on.
+    pub level: Level,
+    /// Ranks not done yet.
+    pub waits_for: u32,
+    /// Seconds since it began.
+    pub seconds: f64,
+}
+
+/// One level.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LevelStatus {
+    /// Which.
+    pub level: Level,
+    /// Whether the job has it.
+    pub enabled: bool,
+    /// Seconds between checkpoints; `None`: by hand.
+    pub interval: Option<f64>,
+    /// Seconds until the next is due (negative: overdue).
+    pub next_due: Option<f64>,
+    /// The last generation complete on this level in this incarnation.
+    pub last: Option<GenerationId>,
+    /// Seconds since then.
+    pub age: Option<f64>,
+}
+
+/// A committed generation in figures.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GenerationStatus {
+    /// Its name.
+    pub generation: GenerationId,
+    /// Its level.
+    pub level: Level,
+    /// Bytes of all images.
+    pub bytes: u64,
+    /// From intent to commit.
+    pub seconds: f64,
+    /// Longest time any rank waited at a gate.
+    pub gate: f64,
+    /// Longest time any rank needed to stop and drain.
+    pub drain: f64,
+    /// Longest time any rank needed from there to its resume.
+    pub snapshot: f64,
+    /// Longest time any rank was stopped: first gate or park to resume.
+    pub stopped: f64,
+}
+
+/// One rank.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RankStatus {
+    /// World rank.
+    pub rank: u32,
+    /// Host name.
+    pub host: String,
+    /// Node number (simulated in test mode).
+    pub node: u32,
+    /// Process id on that host.
+    pub pid: u32,
+    /// The program.
+    pub program: String,
+    /// `running`, `finalizing`, `ended`, `lost`.
+    pub state: String,
+    /// Exit code, once reported.
+    pub code: Option<i32>,
+    /// What it was last seen doing.
+    pub doing: String,
+}
