@@ -24,6 +24,39 @@ pub const COMM_CACHE: usize = CONTROL + 0x8000;
 /// communicator of that index.
 pub const COMM_CACHE_MAX: usize = 0x8000 / 8;
 
+/// Code that must be saved with the upper half: the shim (see `shim`), then the trampolines.
+pub const SHIM_CODE: usize = ARENA_START + 0x10_0000;
+/// First trampoline; see [`TRAMPOLINE_LEN`].
+pub const TRAMPOLINES: usize = SHIM_CODE + 0x1000;
+/// Bytes of a trampoline, a power of two.
+pub const TRAMPOLINE_LEN: usize = 256;
+/// Offset in a trampoline of its own `syscall` instruction and what follows it.
+pub const TRAMPOLINE_TAIL: usize = 192;
+/// End of the trampolines.
+pub const SHIM_CODE_END: usize = SHIM_CODE + 0x10_0000;
+/// The lower half's book-keeping about the upper half, saved with it.
+pub const SHIM_DATA: usize = ARENA_START + 0x20_0000;
+/// Bytes of [`SHIM_DATA`].
+pub const SHIM_DATA_LEN: usize = 0x10_0000;
+/// The program's signal handlers, at the start of [`SHIM_DATA`]: 65 addresses, by number.
+pub const HANDLERS: usize = SHIM_DATA;
+/// Bit map of the system calls that generic sites hand to the lower half: 512 bits.
+pub const TRAPPED: usize = SHIM_DATA + 0x400;
+/// The copied and patched vDSO.
+pub const VDSO: usize = ARENA_START + 0x80_0000;
+/// Modules of the program (file mappings), in reach of a 32-bit displacement from the trampolines.
+pub const MODULES: usize = ARENA_START + 0x100_0000;
+/// End of the modules' zone.
+pub const MODULES_END: usize = ARENA_START + 0x6000_0000;
+/// Top of the main thread's stack.
+pub const STACK_TOP: usize = ARENA_START + 0x10_0000_0000;
+/// Start of the emulated break.
+pub const BREAK: usize = ARENA_START + 0x20_0000_0000;
+/// Largest size of the emulated break.
+pub const BREAK_MAX: usize = 0x20_0000_0000;
+/// Anonymous memory and large file mappings.
+pub const ANONYMOUS: usize = ARENA_START + 0x100_0000_0000;
+
 /// "mana-ctl" in memory order.
 pub const CONTROL_MAGIC: u64 = u64::from_le_bytes(*b"mana-ctl");
 /// Version of everything in this module; an image records the one it was made under.

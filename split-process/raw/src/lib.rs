@@ -8,6 +8,8 @@
 
 pub mod base;
 pub mod cross;
+pub mod entry;
 pub mod layout;
+pub mod shim;
 pub mod sys;
 pub mod upcall;

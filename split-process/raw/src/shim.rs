@@ -1,0 +1,176 @@
+//! Code of the lower half that lives in the arena, because signals and system calls return through
+//! it: an image taken while one is in progress must find it at the same address.
+//!
+//! Position independent; copied to [`SHIM_CODE`](crate::layout::SHIM_CODE) at start and restored
+//! with the arena. It reaches the lower half only through the control page and GS. It is executed
+//! with the upper half's FS and must not touch a stack slot below the red zone of its caller.
+
+use crate::layout::{thread_block as tb, ControlPage, CONTROL, HANDLERS};
+use core::arch::global_asm;
+use core::mem::offset_of;
+
+global_asm!(
+    ".pushsection .text.mana_shim,\"ax\",@progbits",
+    ".balign 64",
+    "mana_shim_start:",
+    // ---- signal entry: the kernel calls it in place of the program's handler.
+    // rdi = number, rsi = siginfo, rdx = ucontext; [rsp] = the program's restorer.
+    "mana_shim_signal:",
+    "push rbx",
+    "push r12",
+    "sub rsp, 8", // aligned to 16 for the call
+    "xor r12d, r12d",
+    // A wait that a park has rewound, and that this handler interrupts, is owed an EINTR.
+    "mov rax, gs:[{rewound}]",
+    "test rax, rax",
+    "jz 1f",
+    "cmp rax, [rdx + 168]", // ucontext: rip
+    "jne 1f",
+    "mov qword ptr gs:[{rewound}], 0",
+    "add rax, 2",
+    "mov [rdx + 168], rax",
+    "mov qword ptr [rdx + 144], -4", // ucontext: rax = -EINTR
+    "1:",
+    // Which half was interrupted? Without the instructions, ask the kernel.
+    "cmp qword ptr gs:[{nofs}], 0",
+    "jne 5f",
+    "rdfsbase rbx",
+    "cmp rbx, gs:[{lower}]",
+    "jne 2f",
+    "mov r12d, 1",
+    "mov rax, gs:[{upper}]",
+    "wrfsbase rax",
+    "2:",
+    "movabs rax, {handlers}",
+    "movsxd rdi, edi",
+    "call [rax + rdi*8]",
+    "test r12d, r12d",
+    "jz 3f",
+    "cmp qword ptr gs:[{nofs}], 0",
+    "jne 6f",
+    "mov rax, gs:[{lower}]",
+    "wrfsbase rax",
+    "3:",
+    "add rsp, 8",
+    "pop r12",
+    "pop rbx",
+    "ret",
+    "5:", // slow: FS by arch_prctl
+    "push rdi",
+    "push rsi",
+    "push rdx",
+    "sub rsp, 8",
+    "mov rsi, rsp",
+    "mov edi, 0x1003", // ARCH_GET_FS
+    "mov eax, 158",
+    "syscall",
+    "pop rbx",
+    "cmp rbx, gs:[{lower}]",
+    "jne 7f",
+    "mov r12d, 1",
+    "mov rsi, gs:[{upper}]",
+    "mov edi, 0x1002", // ARCH_SET_FS
+    "mov eax, 158",
+    "syscall",
+    "7:",
+    "pop rdx",
+    "pop rsi",
+    "pop rdi",
+    "jmp 2b",
+    "6:",
+    "mov rsi, gs:[{lower}]",
+    "mov edi, 0x1002",
+    "mov eax, 158",
+    "syscall",
+    "jmp 3b",
+    // ---- the park signal: to the lower half's handler of today.
+    ".balign 16",
+    "mana_shim_park:",
+    "movabs rax, {park}",
+    "jmp [rax]",
+    // ---- return from a signal whose handler was installed by us.
+    ".balign 16",
+    "mana_shim_restorer:",
+    "mov eax, 15",
+    "syscall",
+    "ud2",
+    // ---- end of a trapped system call: rsp = `entry::Frame`. The mask is restored here, in the
+    // arena, so that a park signal that waited for it finds a parkable thread.
+    ".balign 16",
+    "mana_shim_exit:",
+    "mov edi, 2", // SIG_SETMASK
+    "mov rsi, rsp",
+    "xor edx, edx",
+    "mov r10d, 8",
+    "mov eax, 14",
+    "syscall",
+    "add rsp, 8",
+    "pop rax",
+    "pop rdx",
+    "pop rsi",
+    "pop rdi",
+    "pop r8",
+    "pop r9",
+    "pop r10",
+    "pop rbx",
+    "pop r12",
+    "pop r13",
+    "pop r14",
+    "pop r15",
+    "pop rbp",
+    "pop r11",
+    "lea rsp, [rsp + 128]",
+    "jmp r11",
+    // ---- getrandom etc. of the vDSO that today's kernel lacks
+    "mana_shim_end:",
+    ".popsection",
+    rewound = const tb::REWOUND,
+    nofs = const tb::NO_FSGSBASE,
+    lower = const tb::LOWER_FS,
+    upper = const tb::UPPER_FS,
+    handlers = const HANDLERS,
+    park = const CONTROL + offset_of!(ControlPage, park_entry),
+);
+
+extern "C" {
+    static mana_shim_start: u8;
+    static mana_shim_signal: u8;
+    static mana_shim_park: u8;
+    static mana_shim_restorer: u8;
+    static mana_shim_exit: u8;
+    static mana_shim_end: u8;
+}
+
+/// The bytes to copy to the arena.
+pub fn code() -> &'static [u8] {
+    let start = &raw const mana_shim_start;
+    // SAFETY: both labels are in one section, `end` behind `start`.
+    unsafe {
+        let len = (&raw const mana_shim_end).offset_from(start) as usize;
+        core::slice::from_raw_parts(start, len)
+    }
+}
+
+fn at(label: *const u8) -> usize {
+    crate::layout::SHIM_CODE + (label as usize - &raw const mana_shim_start as usize)
+}
+
+/// Address in the arena of the entry for the program's signal handlers.
+pub fn signal() -> usize {
+    at(&raw const mana_shim_signal)
+}
+
+/// Address in the arena of the park signal's entry.
+pub fn park() -> usize {
+    at(&raw const mana_shim_park)
+}
+
+/// Address in the arena of `rt_sigreturn` (expects rsp at the ucontext).
+pub fn restorer() -> usize {
+    at(&raw const mana_shim_restorer)
+}
+
+/// Address in the arena of the end of a trapped system call (expects rsp at a frame).
+pub fn exit() -> usize {
+    at(&raw const mana_shim_exit)
+}
