@@ -1,1 +1,56 @@
-//! Skeleton: replaced by the crate's owner.
+//! The standard ABI in front of one site's MPI library.
+//!
+//! Built once for each MPI (`MPICC` names its compiler), loaded by the lower half, which asks
+//! `mana_adapter_v1` for the table. The entries are generated from the procedure table; `translate`
+//! has one function for each kind of value; `watch` the waits that can be interrupted.
+#![allow(
+    non_snake_case,
+    non_upper_case_globals,
+    reason = "the names are the standard's"
+)]
+
+mod by_hand;
+mod library;
+mod operations;
+mod translate;
+mod watch;
+
+use mpi::ffi;
+use mpi_std::{AdapterTable, Extras, ADAPTER_MAGIC, ADAPTER_VERSION, SLOT_COUNT};
+
+mod entries {
+    //! Generated from the table.
+    use core::ffi::{c_char, c_void};
+
+    use mpi::ffi;
+    use mpi_std::Status;
+
+    use crate::translate as t;
+
+    include!(concat!(env!("OUT_DIR"), "/entries.rs"));
+}
+
+static TABLE: AdapterTable = AdapterTable {
+    magic: ADAPTER_MAGIC,
+    version: ADAPTER_VERSION,
+    size: core::mem::size_of::<AdapterTable>() as u32,
+    family: library::FAMILY,
+    slots: SLOT_COUNT as u32,
+    library: library::NAME.as_ptr(),
+    procs: entries::PROCS,
+    extras: Extras {
+        wait_watch: watch::wait,
+        waitall_watch: watch::waitall,
+        send_watch: watch::send,
+        recv_watch: watch::recv,
+        error_string: by_hand::error_text,
+        progress: watch::progress,
+        op_create: operations::create,
+    },
+};
+
+/// The adapter's only entry.
+#[no_mangle]
+pub extern "C" fn mana_adapter_v1() -> *const AdapterTable {
+    &TABLE
+}

@@ -5,10 +5,14 @@
 //! is `procedures.txt`, in the order of the standard's chapters; nothing else lists MPI names.
 #![warn(missing_docs)]
 
+mod adapter;
+mod integers;
 mod kinds;
 mod parse;
 mod signatures;
 
+pub use adapter::adapter_source;
+pub use integers::{integers, INTEGERS};
 pub use kinds::{Direction, Kind, Length};
 pub use parse::{parse, ParseError};
 pub use signatures::{arguments, constants, names, rust_type, signature, slots_source};
