@@ -1,0 +1,23 @@
+/* Long computation between rare collectives: a checkpoint finds the ranks far from any MPI call.
+ *   compute [--rounds N] [--millions N]  */
+#include "common.h"
+
+int main(int argc, char **argv)
+{
+    start(&argc, &argv);
+    long rounds = option(argc, argv, "--rounds", 6), millions = option(argc, argv, "--millions", 150);
+    uint64_t hash = (uint64_t)world_rank;
+    double value = 0.5 + 0.01 * world_rank; /* floating-point state must survive too: a logistic map forgets nothing */
+
+    for (long round = 0; round < rounds; round++) {
+        for (long i = 0; i < millions * 1000000; i++) {
+            hash = hash * 6364136223846793005u + 1442695040888963407u;
+            value = 3.99 * value * (1 - value);
+        }
+        uint64_t sum, bits;
+        memcpy(&bits, &value, sizeof bits);
+        MPI_Allreduce(&hash, &sum, 1, MPI_UINT64_T, MPI_SUM, MPI_COMM_WORLD);
+        hash = fold(fold(hash, bits), sum);
+    }
+    return finish(hash);
+}
