@@ -1,0 +1,103 @@
+C     Fortran 77 with mpif.h: messages, a derived type, a user
+C     operation, common blocks, a communicator of one's own.
+C       fixed_form [ROUNDS [PAUSE_MS]]
+      PROGRAM FIXED
+      IMPLICIT NONE
+      INCLUDE 'mpif.h'
+      INTEGER N
+      PARAMETER (N = 500)
+      INTEGER IERR, ME, NP, ROUNDS, PAUSE, R, I, LEFT, RIGHT
+      INTEGER ROWTYP, OP, COMM, REQS(2), COUNT
+      INTEGER STATUS(MPI_STATUS_SIZE), STATS(MPI_STATUS_SIZE, 2)
+      INTEGER*8 A(N), B(N), HASH, ALL(64), STATE
+      COMMON /HELD/ A, B, HASH
+      DOUBLE PRECISION T0
+      LOGICAL FLAG
+      CHARACTER*32 ARG
+      EXTERNAL ADDMOD
+
+      CALL MPI_INIT(IERR)
+      CALL MPI_COMM_RANK(MPI_COMM_WORLD, ME, IERR)
+      CALL MPI_COMM_SIZE(MPI_COMM_WORLD, NP, IERR)
+      ROUNDS = 100
+      PAUSE = 30
+      IF (COMMAND_ARGUMENT_COUNT() .GE. 1) THEN
+        CALL GET_COMMAND_ARGUMENT(1, ARG)
+        READ (ARG, *) ROUNDS
+      END IF
+      IF (COMMAND_ARGUMENT_COUNT() .GE. 2) THEN
+        CALL GET_COMMAND_ARGUMENT(2, ARG)
+        READ (ARG, *) PAUSE
+      END IF
+      RIGHT = MOD(ME + 1, NP)
+      LEFT = MOD(ME + NP - 1, NP)
+      CALL MPI_COMM_DUP(MPI_COMM_WORLD, COMM, IERR)
+      CALL MPI_TYPE_VECTOR(N / 2, 1, 2, MPI_INTEGER8, ROWTYP, IERR)
+      CALL MPI_TYPE_COMMIT(ROWTYP, IERR)
+      CALL MPI_OP_CREATE(ADDMOD, .TRUE., OP, IERR)
+      HASH = ME
+
+      DO R = 1, ROUNDS
+        DO I = 1, N
+          A(I) = MOD(HASH + INT(R, 8) * I + ME, 1000003_8)
+          B(I) = -1
+        END DO
+        CALL MPI_IRECV(B, 1, ROWTYP, LEFT, R, COMM, REQS(1), IERR)
+        CALL MPI_ISEND(A, 1, ROWTYP, RIGHT, R, COMM, REQS(2), IERR)
+        CALL MPI_WAITALL(2, REQS, STATS, IERR)
+        CALL MPI_GET_COUNT(STATS(1, 1), ROWTYP, COUNT, IERR)
+        IF (COUNT .NE. 1 .OR. STATS(MPI_SOURCE, 1) .NE. LEFT) THEN
+          PRINT *, 'wrong status', STATS(:, 1)
+          CALL MPI_ABORT(COMM, 3, IERR)
+        END IF
+        IF (B(2) .NE. -1) CALL MPI_ABORT(COMM, 3, IERR)
+        DO I = 1, N, 2
+          HASH = MOD(HASH * 31 + B(I), 998244353_8)
+        END DO
+        CALL MPI_ALLREDUCE(HASH, STATE, 1, MPI_INTEGER8, OP, COMM,
+     &                     IERR)
+        HASH = MOD(HASH + STATE, 998244353_8)
+        CALL MPI_BCAST(STATE, 1, MPI_INTEGER8, MOD(R, NP), COMM, IERR)
+        CALL MPI_SENDRECV(HASH, 1, MPI_INTEGER8, RIGHT, 7, STATE, 1,
+     &     MPI_INTEGER8, MPI_ANY_SOURCE, 7, COMM, STATUS, IERR)
+        HASH = MOD(HASH * 17 + STATE, 998244353_8)
+        CALL MPI_IN_PLACE_SUM(COMM, A, IERR)
+        HASH = MOD(HASH + A(1), 998244353_8)
+        T0 = MPI_WTIME()
+        DO WHILE (MPI_WTIME() - T0 .LT. PAUSE * 0.001D0)
+          CALL MPI_IPROBE(MPI_ANY_SOURCE, 12345, COMM, FLAG,
+     &                    MPI_STATUS_IGNORE, IERR)
+        END DO
+      END DO
+      CALL MPI_GATHER(HASH, 1, MPI_INTEGER8, ALL, 1, MPI_INTEGER8, 0,
+     &                COMM, IERR)
+      IF (ME .EQ. 0) THEN
+        HASH = NP
+        DO I = 1, NP
+          HASH = MOD(HASH * 31 + ALL(I), 998244353_8)
+        END DO
+        PRINT '(A,Z16.16)', 'RESULT ', HASH
+      END IF
+      CALL MPI_OP_FREE(OP, IERR)
+      CALL MPI_TYPE_FREE(ROWTYP, IERR)
+      CALL MPI_COMM_FREE(COMM, IERR)
+      CALL MPI_FINALIZE(IERR)
+      END
+
+      SUBROUTINE MPI_IN_PLACE_SUM(COMM, A, IERR)
+      IMPLICIT NONE
+      INCLUDE 'mpif.h'
+      INTEGER COMM, IERR
+      INTEGER*8 A(*)
+      CALL MPI_ALLREDUCE(MPI_IN_PLACE, A, 4, MPI_INTEGER8, MPI_SUM,
+     &                   COMM, IERR)
+      END
+
+      SUBROUTINE ADDMOD(IN, INOUT, LENGTH, DTYPE)
+      IMPLICIT NONE
+      INTEGER LENGTH, DTYPE, I
+      INTEGER*8 IN(LENGTH), INOUT(LENGTH)
+      DO I = 1, LENGTH
+        INOUT(I) = MOD(IN(I) + INOUT(I), 998244353_8)
+      END DO
+      END
