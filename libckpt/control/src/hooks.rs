@@ -77,6 +77,8 @@ pub struct ImageReport {
 pub struct StepError {
     /// The line.
     pub message: String,
+    /// This rank gave up only because another one did; that one's message tells why.
+    pub secondary: bool,
 }
 
 impl StepError {
@@ -84,6 +86,15 @@ impl StepError {
     pub fn new(message: impl std::fmt::Display) -> Self {
         Self {
             message: message.to_string(),
+            secondary: false,
+        }
+    }
+
+    /// One that only follows from a failure on another rank.
+    pub fn secondary(message: impl std::fmt::Display) -> Self {
+        Self {
+            message: message.to_string(),
+            secondary: true,
         }
     }
 }

@@ -6,12 +6,16 @@
 //! links MPI or touches the program's memory.
 
 mod agent;
+mod auth;
 mod client;
 mod coordinator;
 mod error;
 mod generation;
 mod hooks;
+mod machine;
+mod protocol;
 mod rendezvous;
+mod scheduler;
 mod secret;
 mod settings;
 mod status;

@@ -1,0 +1,196 @@
+//! How ranks and the job end.
+//!
+//! * `MPI_Finalize` is held while a checkpoint is being taken; the first rank past it ends
+//!   checkpointing.
+//! * A rank that ends without having finalised while a checkpoint still needs its threads makes that
+//!   checkpoint be abandoned; an image being written is waited for.
+//! * The job is *finished* when every rank has ended with 0, *failed* with the first that ended
+//!   otherwise, *lost* when a rank went away without a word, *killed* when somebody asked for it.
+
+use std::time::Duration;
+
+use crate::protocol::ToRank;
+use crate::Outcome;
+
+use super::ranks::Life;
+use super::{Core, To};
+
+impl Core {
+    /// No checkpoint begins any more.
+    pub(super) fn close(&mut self, reason: String) {
+        if self.closed.is_none() {
+            for wanted in std::mem::take(&mut self.wanted) {
+                if let Some(tool) = wanted.tool {
+                    let message = crate::protocol::ToTool::Denied {
+                        reason: reason.clone(),
+                    };
+                    self.actions.push(super::Action::Answer { tool, message });
+                }
+            }
+            self.closed = Some(reason);
+        }
+    }
+
+    pub(super) fn on_finalizing(&mut self, now: Duration, rank: u32) {
+        let Some(found) = self.ranks.get_mut(rank) else {
+            return;
+        };
+        match found.life {
+            Life::Running => found.life = Life::Finalizing,
+            Life::Finalized => return self.send(To::Rank(rank), ToRank::Finalize),
+            _ => return,
+        }
+        if self.taking.is_none() {
+            self.release_finalizing();
+        }
+        self.settle_end(now);
+    }
+
+    pub(super) fn on_exit(&mut self, now: Duration, rank: u32, code: i32) {
+        let name = self.ranks.name(rank);
+        let Some(found) = self.ranks.get_mut(rank) else {
+            return;
+        };
+        if matches!(found.life, Life::Lost | Life::Ended(_) | Life::Missing) {
+            return;
+        }
+        found.life = Life::Ended(code);
+        self.close(format!("{name} has ended"));
+        if self.taking.is_some() && !self.is_past_capture() {
+            self.abandon(now, format!("{name} has ended with code {code}"));
+        }
+        self.settle_end(now);
+    }
+
+    /// The connection of a registered rank is gone.
+    pub fn lost(&mut self, now: Duration, rank: u32) {
+        let name = self.ranks.name(rank);
+        let Some(found) = self.ranks.get_mut(rank) else {
+            return;
+        };
+        found.connected = false;
+        let expected = matches!(found.life, Life::Ended(_));
+        if !expected {
+            found.life = Life::Lost;
+        }
+        let reason = format!("{name} is gone");
+        if !expected {
+            self.close(reason.clone());
+            if !self.killed {
+                self.warn(format!(
+                    "{name} went away without having ended: no further checkpoints in this run"
+                ));
+                if let Some(delay) = self.settings.end_after_loss {
+                    self.end_after_loss.get_or_insert(now.saturating_add(delay));
+                }
+            }
+        }
+        self.taking_lost(now, rank, &reason);
+        self.levels_lost(now, rank, &reason);
+        self.settle_end(now);
+    }
+
+    /// Ends the program on all ranks.
+    pub fn end_job(&mut self, now: Duration, reason: &str) {
+        if self.killed {
+            return;
+        }
+        self.killed = true;
+        self.close("the job is being ended".into());
+        if self.taking.is_some() {
+            self.abandon(now, "the job is being ended".into());
+        }
+        self.info(format!("ending the job: {reason}"));
+        self.send(
+            To::All,
+            ToRank::EndJob {
+                reason: reason.to_owned(),
+            },
+        );
+        self.settle_end(now);
+    }
+
+    pub(super) fn tick_ending(&mut self, now: Duration) {
+        if self.end_after_loss.is_some_and(|time| now >= time) {
+            self.end_after_loss = None;
+            self.end_job(now, "a rank was lost");
+        }
+    }
+
+    /// Decides how the job ended, if that can be said, and tells the ranks that wait for it.
+    pub(super) fn settle_end(&mut self, _now: Duration) {
+        if self.taking.is_some() {
+            return;
+        }
+        if self.outcome.is_none() {
+            let failed = self
+                .ranks
+                .iter()
+                .find_map(|(rank, found)| match found.life {
+                    Life::Ended(code) if code != 0 => Some(Outcome::Failed { rank, code }),
+                    _ => None,
+                });
+            let lost = self
+                .ranks
+                .iter()
+                .find_map(|(rank, found)| match found.life {
+                    Life::Lost => Some(Outcome::Lost { rank }),
+                    _ => None,
+                });
+            let finished = self.ranks.complete()
+                && self
+                    .ranks
+                    .iter()
+                    .all(|(_, found)| found.life == Life::Ended(0));
+            let any_ended = self
+                .ranks
+                .iter()
+                .any(|(_, found)| matches!(found.life, Life::Ended(_) | Life::Lost));
+            self.outcome = if self.killed && any_ended {
+                Some(Outcome::Killed)
+            } else if let Some(failed) = failed {
+                // The level work of what was committed is worth the wait: it may be needed soon.
+                self.jobs.is_empty().then_some(failed)
+            } else if finished {
+                Some(Outcome::Finished)
+            } else {
+                lost
+            };
+        }
+        let Some(outcome) = self.outcome.clone() else {
+            return;
+        };
+        let mut tell = Vec::new();
+        for (rank, found) in self.ranks.iter_mut() {
+            if matches!(found.life, Life::Ended(_)) && found.connected && !found.told {
+                found.told = true;
+                tell.push(rank);
+            }
+        }
+        for rank in tell {
+            self.send(To::Rank(rank), ToRank::Finish(outcome.clone()));
+        }
+    }
+
+    /// How the job ended, once every rank knows or is gone.
+    pub fn over(&self) -> Option<&Outcome> {
+        let all = self
+            .ranks
+            .iter()
+            .all(|(_, found)| found.told || !found.connected);
+        self.outcome.as_ref().filter(|_| all)
+    }
+
+    /// Whether nobody of this incarnation is there any more: a stand-alone coordinator can serve the
+    /// next one.
+    pub fn is_deserted(&self) -> bool {
+        self.ranks.len() > 0 && self.ranks.iter().all(|(_, found)| !found.connected)
+    }
+
+    /// Forgets the last incarnation.
+    pub fn reset(&mut self) {
+        let waiting = std::mem::take(&mut self.actions);
+        *self = Self::new(None, None, self.own_settings.take());
+        self.actions = waiting;
+    }
+}
