@@ -49,4 +49,16 @@ pub trait MpiHooks: Sync {
     /// # Safety
     /// `function` is the address of such a function and the arguments are what it expects.
     unsafe fn upcall(&self, function: usize, args: &[u64; 6]) -> u64;
+
+    /// Anonymous memory of the upper half (saved in images) for `MPI_Alloc_mem`; `None` if there is
+    /// none to be had. The default has none.
+    fn allocate(&self, bytes: usize) -> Option<usize> {
+        let _ = bytes;
+        None
+    }
+
+    /// Gives memory from [`MpiHooks::allocate`] back, with the length that was asked for.
+    fn release(&self, address: usize, bytes: usize) {
+        let _ = (address, bytes);
+    }
 }

@@ -7,62 +7,83 @@
 //! a checkpoint is driven through [`checkpoint`]; a restart calls [`install`], then
 //! [`checkpoint::rebuild`] before the upper half runs.
 #![warn(missing_docs)]
+#![allow(non_snake_case, reason = "procedures have the standard's names")]
+#![allow(clippy::missing_safety_doc, clippy::too_many_arguments, reason = "entries have the standard's contracts and parameters")]
+#![allow(clippy::multiple_unsafe_ops_per_block, reason = "a call of a real procedure counts as two")]
 
+
+mod attributes;
+mod buffers;
+mod cache;
 pub mod checkpoint;
+mod collectives;
+mod comms;
+mod datatypes;
+mod drained;
+mod entry;
+mod errors;
+mod gate;
+mod generated;
+mod group;
+mod groups;
+mod grequest;
 mod hooks;
+mod info;
+mod life;
+mod memory;
+mod ops;
+mod p2p;
+mod probe;
+mod requests;
+mod slab;
+mod state;
+mod thread;
+mod upcall;
+mod world;
 
+pub use cache::enable as enable_comm_cache;
 pub use hooks::{Go, Initialized, MpiHooks};
+pub use world::{world_collective, WorldCollective};
 
-/// Byte-wise collectives of all ranks over the MPI layer's private communicator. Only on the MPI
-/// thread: inside `MpiHooks::initialized`, between [`checkpoint::drain`] and
-/// [`checkpoint::resume`], and after [`checkpoint::rebuild`] before the upper half runs.
-/// Errors are standard MPI error classes.
-#[derive(Clone, Copy, Debug)]
-pub struct WorldCollective {
-    rank: u32,
-    size: u32,
+use mpi_std::{AdapterTable, ALL_SLOTS, REGISTER_STUB, SLOT_COUNT};
+use std::sync::OnceLock;
+
+/// Puts the layer between a stub and an adapter. Returns the values of the slots, in slot order
+/// ([`mpi_std::ALL_SLOTS`] of them), to be published at `PROC_SLOTS`. Once per process; a second call
+/// returns the same slots and changes nothing. Call [`enable_comm_cache`] before it where the control
+/// page is mapped.
+pub fn install(adapter: &'static AdapterTable, hooks: &'static dyn MpiHooks) -> &'static [usize] {
+    static SLOTS: OnceLock<Vec<usize>> = OnceLock::new();
+    SLOTS.get_or_init(|| {
+        gate::register_membarrier();
+        state::install(state::Core {
+            adapter,
+            hooks,
+            state: state::State::new(),
+            active: false,
+            finalised: false,
+            multiple: false,
+            provided: 0,
+            main_thread: 0,
+            private: mpi_std::MPI_COMM_NULL,
+            private_self: mpi_std::MPI_COMM_NULL,
+            group_gates: Default::default(),
+            orphans: Vec::new(),
+        });
+        let table = (&raw const generated::TABLE).cast::<usize>();
+        let mut slots = vec![0; ALL_SLOTS];
+        for (i, slot) in slots.iter_mut().enumerate().take(SLOT_COUNT) {
+            // SAFETY: the table is `repr(C)` and holds `SLOT_COUNT` function pointers, nothing else.
+            *slot = unsafe { *table.add(i) };
+        }
+        if let Some(slot) = slots.get_mut(REGISTER_STUB) {
+            *slot = upcall::register as *const () as usize;
+        }
+        slots
+    })
 }
 
-impl WorldCollective {
-    /// This rank.
-    pub fn rank(&self) -> u32 {
-        self.rank
-    }
-
-    /// Number of ranks.
-    pub fn size(&self) -> u32 {
-        self.size
-    }
-
-    /// Returns when all ranks have called it.
-    pub fn barrier(&self) -> Result<(), i32> {
-        Err(mpi_other())
-    }
-
-    /// `data` of rank `root` on all ranks (its content elsewhere is replaced).
-    pub fn bcast(&self, root: u32, data: &mut Vec<u8>) -> Result<(), i32> {
-        let _ = (root, data);
-        Err(mpi_other())
-    }
-
-    /// Everyone's `data` (any lengths), by rank.
-    pub fn allgather(&self, data: &[u8]) -> Result<Vec<Vec<u8>>, i32> {
-        let _ = data;
-        Err(mpi_other())
-    }
-
-    /// `data[r]` goes to rank `r`; the result's element `r` came from rank `r`.
-    pub fn alltoall(&self, data: &[Vec<u8>]) -> Result<Vec<Vec<u8>>, i32> {
-        let _ = data;
-        Err(mpi_other())
-    }
-}
-
-fn mpi_other() -> i32 {
-    16
-}
-
-/// The private communicator's collectives, once MPI is initialised.
-pub fn world_collective() -> Option<WorldCollective> {
-    None
+/// The layer's procedures, as the slots have them: for a test that calls them without a stub.
+pub fn procedures() -> &'static mpi_std::ProcTable {
+    &generated::TABLE
 }

@@ -1,0 +1,109 @@
+//! What the generated entries of collectives use: the gate, the translation of arguments, the request
+//! of a non-blocking one.
+//!
+//! Lower half. The entries themselves are written by `build.rs` from the procedure table: gate, real
+//! handles, call, leave. A non-blocking collective counts when it is started; a drain completes it.
+
+use crate::gate::{self, Gate, Passage};
+use crate::p2p::{self, Envelope};
+use crate::requests;
+use crate::state::{core, Kept, Outcome, Work};
+use crate::{entry, ops};
+use mana_raw::layout::AGAIN;
+use mpi_std::*;
+
+/// A communicator's index and real handle.
+#[inline(always)]
+pub fn comm(word: u64) -> Outcome<(u32, u64)> {
+    let (index, info) = core().comm(word)?;
+    Ok((index, info.real))
+}
+
+/// Passes the gate of communicator `index`; the caller leaves with [`leave`].
+#[inline(always)]
+pub fn enter(index: u32, name: &'static &'static str) -> Outcome {
+    let c = core();
+    match c.state.comms.get(index).and_then(|i| i.gate) {
+        Some(g) => pass(g, name),
+        None => Err(MPI_ERR_COMM),
+    }
+}
+
+/// Passes a gate.
+#[inline(always)]
+pub fn pass(g: &'static Gate, name: &'static &'static str) -> Outcome {
+    match gate::enter(g, name, core().multiple) {
+        Passage::Open => Ok(()),
+        Passage::Closed => wait(g),
+    }
+}
+
+#[cold]
+fn wait(g: &'static Gate) -> Outcome {
+    let passed = entry::poll(|| (gate::retry(g) == Passage::Open).then_some(()));
+    passed.inspect_err(|code| {
+        if *code == AGAIN {
+            gate::give_up(g);
+        }
+    })
+}
+
+/// The collective, or the start of it, is over.
+#[inline(always)]
+pub fn leave() {
+    gate::leave(core().multiple);
+}
+
+/// The real word of an operation, ready to be called with `datatype` (a word of the program).
+#[inline(always)]
+pub fn op(word: u64, datatype: u64, real_datatype: u64) -> u64 {
+    if word < PREDEFINED_END {
+        return word;
+    }
+    ops::real(word, datatype, real_datatype)
+}
+
+/// Real words of an array of `n` datatypes; empty where the array is not significant.
+///
+/// # Safety
+/// `types` is null or has `n` elements, or `significant` is false.
+pub unsafe fn types(types: *const u64, n: usize, significant: bool) -> Box<[u64]> {
+    if types.is_null() || !significant {
+        return vec![MPI_DATATYPE_NULL; n].into_boxed_slice();
+    }
+    let c = core();
+    // SAFETY: the caller's promise.
+    (0..n).map(|i| c.lenient_type(unsafe { *types.add(i) })).collect()
+}
+
+/// Members of the communicator.
+pub fn size(index: u32) -> usize {
+    core().state.comms.get(index).map_or(0, |c| c.members.len())
+}
+
+/// Processes with an edge to this one, and those this one has an edge to.
+pub fn degrees(index: u32) -> (usize, usize) {
+    use crate::state::Topology::*;
+    let Some(c) = core().state.comms.get(index) else { return (0, 0) };
+    match &c.topology {
+        Plain => (0, 0),
+        Cart { dims, .. } => (2 * dims.len(), 2 * dims.len()),
+        Graph { index, .. } => {
+            let r = c.rank as usize;
+            let end = index.get(r).copied().unwrap_or(0);
+            let start = if r == 0 { 0 } else { index.get(r - 1).copied().unwrap_or(0) };
+            ((end - start).max(0) as usize, (end - start).max(0) as usize)
+        }
+        Distributed { sources, destinations, .. } => (sources.len(), destinations.len()),
+    }
+}
+
+/// Stores the request of a started collective; its word.
+pub fn started(index: u32, real: u64, words: Vec<Box<[u64]>>) -> Outcome<u64> {
+    let e = Envelope { buf: 0, count: 0, datatype: MPI_DATATYPE_NULL, peer: MPI_PROC_NULL, tag: 0, comm: 0 };
+    let mut r = p2p::request(Work::Collective, index, &e, real);
+    if !words.is_empty() {
+        r.kept = Some(Box::new(Kept { words, ..Kept::default() }));
+    }
+    core().insert_request(r).map(requests::word)
+}

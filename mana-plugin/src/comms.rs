@@ -1,0 +1,582 @@
+//! Communicators: creation, duplication, freeing, queries.
+//!
+//! Lower half. Creating and freeing are collectives and pass the parent's gate. A new communicator's
+//! identity is a hash of the parent's identity, the parent's sequence number at the creation and the
+//! lowest world rank in it: all members compute the same without talking.
+
+use crate::collectives::{self, enter, leave};
+use crate::errors::{self, check, finish, put_string};
+use crate::gate;
+use crate::group::{self, Members};
+use crate::state::{core, Comm, Kept, Outcome, Phase, Topology, SELF, WORLD};
+use crate::{attributes, entry, groups, requests};
+use mpi_std::*;
+use std::ffi::c_char;
+use std::sync::Arc;
+
+/// Mixes words into an identity (FNV-1a over their bytes, then a finaliser).
+pub fn identity(words: &[u64]) -> u64 {
+    let mut h = 0xcbf2_9ce4_8422_2325u64;
+    for byte in words.iter().flat_map(|w| w.to_le_bytes()) {
+        h = (h ^ byte as u64).wrapping_mul(0x100_0000_01b3);
+    }
+    h ^= h >> 29;
+    h = h.wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    h ^ h >> 32
+}
+
+/// World ranks of a real communicator's members.
+fn members_of(real: u64) -> Outcome<Vec<u32>> {
+    let procs = core().procs();
+    let (mut mine, mut world, mut n) = (MPI_GROUP_NULL, MPI_GROUP_NULL, 0);
+    // SAFETY: output arguments of ours, in this and the following calls.
+    check(unsafe { (procs.MPI_Comm_group)(real, &mut mine) })?;
+    // SAFETY: as above.
+    check(unsafe { (procs.MPI_Comm_group)(core().private, &mut world) })?;
+    // SAFETY: as above.
+    check(unsafe { (procs.MPI_Group_size)(mine, &mut n) })?;
+    let ranks: Vec<i32> = (0..n).collect();
+    let mut out = vec![0i32; n as usize];
+    // SAFETY: as above.
+    check(unsafe { (procs.MPI_Group_translate_ranks)(mine, n, ranks.as_ptr(), world, out.as_mut_ptr()) })?;
+    // SAFETY: as above.
+    unsafe { (procs.MPI_Group_free)(&mut mine) };
+    // SAFETY: as above.
+    unsafe { (procs.MPI_Group_free)(&mut world) };
+    Ok(out.into_iter().map(|r| r as u32).collect())
+}
+
+/// Makes a real communicator return its errors.
+pub fn return_errors(real: u64) -> Outcome {
+    // SAFETY: predefined handler.
+    check(unsafe { (core().procs().MPI_Comm_set_errhandler)(real, MPI_ERRORS_RETURN) })
+}
+
+/// The topology of a real communicator.
+fn topology_of(real: u64) -> Outcome<Topology> {
+    let procs = core().procs();
+    let mut kind = MPI_UNDEFINED;
+    // SAFETY: output arguments of ours, in this and the following calls.
+    check(unsafe { (procs.MPI_Topo_test)(real, &mut kind) })?;
+    match kind {
+        MPI_CART => {
+            let mut n = 0;
+            // SAFETY: as above.
+            check(unsafe { (procs.MPI_Cartdim_get)(real, &mut n) })?;
+            let (mut dims, mut periods, mut coords) = (vec![0; n as usize], vec![0; n as usize], vec![0; n as usize]);
+            // SAFETY: as above.
+            check(unsafe { (procs.MPI_Cart_get)(real, n, dims.as_mut_ptr(), periods.as_mut_ptr(), coords.as_mut_ptr()) })?;
+            Ok(Topology::Cart { dims, periods })
+        }
+        MPI_GRAPH => {
+            let (mut nodes, mut edges) = (0, 0);
+            // SAFETY: as above.
+            check(unsafe { (procs.MPI_Graphdims_get)(real, &mut nodes, &mut edges) })?;
+            let (mut index, mut to) = (vec![0; nodes as usize], vec![0; edges as usize]);
+            // SAFETY: as above.
+            check(unsafe { (procs.MPI_Graph_get)(real, nodes, edges, index.as_mut_ptr(), to.as_mut_ptr()) })?;
+            Ok(Topology::Graph { index, edges: to })
+        }
+        MPI_DIST_GRAPH => {
+            let (mut i, mut o, mut weighted) = (0, 0, 0);
+            // SAFETY: as above.
+            check(unsafe { (procs.MPI_Dist_graph_neighbors_count)(real, &mut i, &mut o, &mut weighted) })?;
+            let (mut sources, mut sw) = (vec![0; i as usize], vec![0; i as usize]);
+            let (mut destinations, mut dw) = (vec![0; o as usize], vec![0; o as usize]);
+            // SAFETY: as above.
+            check(unsafe {
+                (procs.MPI_Dist_graph_neighbors)(real, i, sources.as_mut_ptr(), sw.as_mut_ptr(), o, destinations.as_mut_ptr(), dw.as_mut_ptr())
+            })?;
+            let weighted = weighted != 0;
+            Ok(Topology::Distributed {
+                sources,
+                source_weights: weighted.then_some(sw),
+                destinations,
+                destination_weights: weighted.then_some(dw),
+            })
+        }
+        _ => Ok(Topology::Plain),
+    }
+}
+
+/// A descriptor without attributes.
+pub fn describe(real: u64, members: Members, id: u64, errhandler: u64) -> Comm {
+    let me = core().state.rank as u32;
+    Comm {
+        real,
+        gate: Some(gate::create(id, members.len() as u32, 0)),
+        rank: group::rank_of(&members, me).unwrap_or(MPI_UNDEFINED),
+        members,
+        pending: 0,
+        freed: false,
+        drained: Default::default(),
+        id,
+        seq: 0,
+        topology: Topology::Plain,
+        name: Vec::new(),
+        errhandler,
+        attributes: Vec::new(),
+        info: Vec::new(),
+        arriving: None,
+    }
+}
+
+/// Takes a new real communicator in; `parent` and `number` give its identity. Its word.
+fn adopt(real: u64, parent: u32, number: u64) -> Outcome<u64> {
+    if real == MPI_COMM_NULL {
+        return Ok(MPI_COMM_NULL);
+    }
+    return_errors(real)?;
+    let members = members_of(real)?;
+    let lowest = members.iter().copied().min().unwrap_or(0);
+    let (parent_id, handler) = match core().state.comms.get(parent) {
+        Some(p) => (p.id, p.errhandler),
+        None => return Err(MPI_ERR_COMM),
+    };
+    let id = identity(&[parent_id, number, lowest as u64, members.len() as u64]);
+    let mut comm = describe(real, Arc::new(members), id, handler);
+    comm.topology = topology_of(real)?;
+    let c = core();
+    let index = c.state.comms.insert(comm).ok_or(MPI_ERR_OTHER)?;
+    errors::hold(handler);
+    publish(index);
+    Ok(c.comm_word(index))
+}
+
+/// Tells the stub's cache about rank and size of a communicator.
+pub fn publish(index: u32) {
+    let entry = core().state.comms.get(index).filter(|c| !c.freed).map_or((0, 0), |c| (c.rank, c.members.len() as i32));
+    let at = if index <= SELF { index } else { index + 2 };
+    crate::cache::store(at, entry.0, entry.1);
+}
+
+/// A collective creation: gate, real call, adoption.
+fn create(comm: u64, out: *mut u64, name: &'static &'static str, call: impl FnOnce(u64, &mut u64) -> i32) -> i32 {
+    let _guard = entry::enter();
+    let outcome = create_inner(comm, name, call).map(|w| {
+        // SAFETY: an output argument.
+        unsafe { *out = w };
+    });
+    finish(outcome, comm, name)
+}
+
+fn create_inner(comm: u64, name: &'static &'static str, call: impl FnOnce(u64, &mut u64) -> i32) -> Outcome<u64> {
+    let (index, real) = collectives::comm(comm)?;
+    enter(index, name)?;
+    let number = core().state.comms.get(index).and_then(|c| c.gate).map_or(0, |g| g.seq());
+    let mut new = MPI_COMM_NULL;
+    let rc = entry::unlocked(|| call(real, &mut new));
+    let adopted = check(rc).and_then(|()| adopt(new, index, number));
+    leave();
+    adopted
+}
+
+fn dup(comm: u64, info: Option<u64>, out: *mut u64, name: &'static &'static str) -> i32 {
+    let _guard = entry::enter();
+    let outcome = (|| {
+        let new = create_inner(comm, name, |real, new| {
+            // SAFETY: an output argument of ours.
+            unsafe { (core().procs().MPI_Comm_dup)(real, new) }
+        })?;
+        inherit(comm, new, info)?;
+        // SAFETY: an output argument.
+        unsafe { *out = new };
+        Ok(())
+    })();
+    finish(outcome, comm, name)
+}
+
+/// Attributes and hints of a duplicate.
+fn inherit(old: u64, new: u64, info: Option<u64>) -> Outcome {
+    let c = core();
+    let hints = match info {
+        None => c.comm(old)?.1.info.clone(),
+        Some(word) => crate::info::pairs(word).unwrap_or_default(),
+    };
+    c.comm(new)?.1.info = hints;
+    attributes::copy_comm(old, new)
+}
+
+pub unsafe extern "C" fn MPI_Comm_dup(comm: u64, newcomm: *mut u64) -> i32 {
+    static NAME: &str = "MPI_Comm_dup";
+    dup(comm, None, newcomm, &NAME)
+}
+
+pub unsafe extern "C" fn MPI_Comm_dup_with_info(comm: u64, info: u64, newcomm: *mut u64) -> i32 {
+    static NAME: &str = "MPI_Comm_dup_with_info";
+    dup(comm, Some(info), newcomm, &NAME)
+}
+
+unsafe fn idup(comm: u64, info: Option<u64>, newcomm: *mut u64, request: *mut u64, name: &'static &'static str) -> i32 {
+    let _guard = entry::enter();
+    let outcome = (|| {
+        let (parent, real) = collectives::comm(comm)?;
+        enter(parent, name)?;
+        let number = core().state.comms.get(parent).and_then(|c| c.gate).map_or(0, |g| g.seq());
+        let mut arriving = Box::new(MPI_COMM_NULL);
+        let mut real_request = MPI_REQUEST_NULL;
+        // SAFETY: `arriving` lives until the request is complete.
+        let rc = unsafe { (core().procs().MPI_Comm_idup)(real, &mut *arriving, &mut real_request) };
+        leave();
+        check(rc)?;
+        let Some(p) = core().state.comms.get(parent) else { return Err(MPI_ERR_COMM) };
+        let (members, topology, handler, parent_id) = (p.members.clone(), p.topology.clone(), p.errhandler, p.id);
+        let lowest = members.iter().copied().min().unwrap_or(0);
+        let id = identity(&[parent_id, number, lowest as u64, members.len() as u64]);
+        let mut made = describe(MPI_COMM_NULL, members, id, handler);
+        made.topology = topology;
+        made.arriving = Some(arriving);
+        let index = core().state.comms.insert(made).ok_or(MPI_ERR_OTHER)?;
+        errors::hold(handler);
+        let word = core().comm_word(index);
+        let r = collectives::started(parent, real_request, Vec::new())?;
+        if let Ok(Some(i)) = requests::index(r) {
+            let c = core();
+            c.request(i)?.kept = Some(Box::new(Kept { arriving: Some(index), ..Kept::default() }));
+            if c.request(i)?.phase == Phase::Done {
+                arrive(index);
+            }
+        }
+        publish(index);
+        inherit(comm, word, info)?;
+        // SAFETY: output arguments.
+        unsafe { *newcomm = word };
+        // SAFETY: as above.
+        unsafe { *request = r };
+        Ok(())
+    })();
+    finish(outcome, comm, name)
+}
+
+/// A non-blocking duplication is complete.
+pub fn arrive(index: u32) {
+    if let Some(c) = core().state.comms.get_mut(index) {
+        if let Some(real) = c.arriving.take() {
+            c.real = *real;
+            if return_errors(*real).is_err() {
+                log::error!("MPI_Comm_set_errhandler failed on a duplicated communicator");
+            }
+        }
+    }
+}
+
+pub unsafe extern "C" fn MPI_Comm_idup(comm: u64, newcomm: *mut u64, request: *mut u64) -> i32 {
+    static NAME: &str = "MPI_Comm_idup";
+    // SAFETY: the program's arguments.
+    unsafe { idup(comm, None, newcomm, request, &NAME) }
+}
+
+pub unsafe extern "C" fn MPI_Comm_idup_with_info(comm: u64, info: u64, newcomm: *mut u64, request: *mut u64) -> i32 {
+    static NAME: &str = "MPI_Comm_idup_with_info";
+    // SAFETY: the program's arguments.
+    unsafe { idup(comm, Some(info), newcomm, request, &NAME) }
+}
+
+/// Runs `with` with a real group of these world ranks.
+pub fn with_real_group<T>(members: &[u32], with: impl FnOnce(u64) -> Outcome<T>) -> Outcome<T> {
+    let procs = core().procs();
+    if members.is_empty() {
+        return with(MPI_GROUP_EMPTY);
+    }
+    let (mut world, mut real) = (MPI_GROUP_NULL, MPI_GROUP_NULL);
+    // SAFETY: output arguments of ours, in this and the following calls.
+    check(unsafe { (procs.MPI_Comm_group)(core().private, &mut world) })?;
+    let ranks: Vec<i32> = members.iter().map(|&m| m as i32).collect();
+    // SAFETY: as above.
+    let made = check(unsafe { (procs.MPI_Group_incl)(world, ranks.len() as i32, ranks.as_ptr(), &mut real) });
+    // SAFETY: as above.
+    unsafe { (procs.MPI_Group_free)(&mut world) };
+    made?;
+    let out = with(real);
+    // SAFETY: as above.
+    unsafe { (procs.MPI_Group_free)(&mut real) };
+    out
+}
+
+pub unsafe extern "C" fn MPI_Comm_create(comm: u64, group: u64, newcomm: *mut u64) -> i32 {
+    static NAME: &str = "MPI_Comm_create";
+    let members = match groups::members(group) {
+        Ok(m) => m,
+        Err(code) => return errors::raise(comm, code, NAME),
+    };
+    create(comm, newcomm, &NAME, |real, new| {
+        // SAFETY: an output argument of ours.
+        let call = |g| check(unsafe { (core().procs().MPI_Comm_create)(real, g, new) });
+        with_real_group(&members, call).err().unwrap_or(MPI_SUCCESS)
+    })
+}
+
+pub unsafe extern "C" fn MPI_Comm_create_group(comm: u64, group: u64, tag: i32, newcomm: *mut u64) -> i32 {
+    static NAME: &str = "MPI_Comm_create_group";
+    let _guard = entry::enter();
+    let outcome = (|| {
+        let (index, real) = collectives::comm(comm)?;
+        let members = groups::members(group)?;
+        let me = core().state.rank as u32;
+        let mut new = MPI_COMM_NULL;
+        if members.contains(&me) {
+            // Only the group's members take part: the calls are counted per (parent, group, tag).
+            let parent_id = core().state.comms.get(index).map_or(0, |c| c.id);
+            let mut words = vec![parent_id, tag as u32 as u64];
+            words.extend(members.iter().map(|&m| m as u64));
+            let key = identity(&words);
+            let size = members.len() as u32;
+            let gate = *core().group_gates.entry(key).or_insert_with(|| gate::create(key, size, 0));
+            collectives::pass(gate, &NAME)?;
+            // SAFETY: an output argument of ours.
+            let call = |g| check(unsafe { (core().procs().MPI_Comm_create_group)(real, g, tag, &mut new) });
+            let outcome = with_real_group(&members, call).and_then(|()| adopt(new, index, key ^ gate.seq()));
+            leave();
+            new = outcome?;
+        }
+        // SAFETY: an output argument.
+        unsafe { *newcomm = new };
+        Ok(())
+    })();
+    finish(outcome, comm, NAME)
+}
+
+pub unsafe extern "C" fn MPI_Comm_split(comm: u64, color: i32, key: i32, newcomm: *mut u64) -> i32 {
+    static NAME: &str = "MPI_Comm_split";
+    create(comm, newcomm, &NAME, |real, new| {
+        // SAFETY: an output argument of ours.
+        unsafe { (core().procs().MPI_Comm_split)(real, color, key, new) }
+    })
+}
+
+pub unsafe extern "C" fn MPI_Comm_split_type(comm: u64, split_type: i32, key: i32, info: u64, newcomm: *mut u64) -> i32 {
+    static NAME: &str = "MPI_Comm_split_type";
+    let _ = info;
+    create(comm, newcomm, &NAME, |real, new| {
+        // SAFETY: an output argument of ours.
+        unsafe { (core().procs().MPI_Comm_split_type)(real, split_type, key, MPI_INFO_NULL, new) }
+    })
+}
+
+pub unsafe extern "C" fn MPI_Cart_create(comm_old: u64, ndims: i32, dims: *const i32, periods: *const i32, reorder: i32, comm_cart: *mut u64) -> i32 {
+    static NAME: &str = "MPI_Cart_create";
+    create(comm_old, comm_cart, &NAME, |real, new| {
+        // SAFETY: the program's arrays.
+        unsafe { (core().procs().MPI_Cart_create)(real, ndims, dims, periods, reorder, new) }
+    })
+}
+
+pub unsafe extern "C" fn MPI_Cart_sub(comm: u64, remain_dims: *const i32, newcomm: *mut u64) -> i32 {
+    static NAME: &str = "MPI_Cart_sub";
+    create(comm, newcomm, &NAME, |real, new| {
+        // SAFETY: the program's array.
+        unsafe { (core().procs().MPI_Cart_sub)(real, remain_dims, new) }
+    })
+}
+
+pub unsafe extern "C" fn MPI_Graph_create(comm_old: u64, nnodes: i32, index: *const i32, edges: *const i32, reorder: i32, comm_graph: *mut u64) -> i32 {
+    static NAME: &str = "MPI_Graph_create";
+    create(comm_old, comm_graph, &NAME, |real, new| {
+        // SAFETY: the program's arrays.
+        unsafe { (core().procs().MPI_Graph_create)(real, nnodes, index, edges, reorder, new) }
+    })
+}
+
+pub unsafe extern "C" fn MPI_Dist_graph_create(
+    comm_old: u64,
+    n: i32,
+    sources: *const i32,
+    degrees: *const i32,
+    destinations: *const i32,
+    weights: *const i32,
+    info: u64,
+    reorder: i32,
+    comm_dist_graph: *mut u64,
+) -> i32 {
+    static NAME: &str = "MPI_Dist_graph_create";
+    let _ = info;
+    create(comm_old, comm_dist_graph, &NAME, |real, new| {
+        // SAFETY: the program's arrays.
+        unsafe { (core().procs().MPI_Dist_graph_create)(real, n, sources, degrees, destinations, weights, MPI_INFO_NULL, reorder, new) }
+    })
+}
+
+pub unsafe extern "C" fn MPI_Dist_graph_create_adjacent(
+    comm_old: u64,
+    indegree: i32,
+    sources: *const i32,
+    sourceweights: *const i32,
+    outdegree: i32,
+    destinations: *const i32,
+    destweights: *const i32,
+    info: u64,
+    reorder: i32,
+    comm_dist_graph: *mut u64,
+) -> i32 {
+    static NAME: &str = "MPI_Dist_graph_create_adjacent";
+    let _ = info;
+    create(comm_old, comm_dist_graph, &NAME, |real, new| {
+        // SAFETY: the program's arrays.
+        unsafe {
+            (core().procs().MPI_Dist_graph_create_adjacent)(
+                real, indegree, sources, sourceweights, outdegree, destinations, destweights, MPI_INFO_NULL, reorder, new,
+            )
+        }
+    })
+}
+
+unsafe fn free(comm: *mut u64, name: &'static &'static str) -> i32 {
+    let _guard = entry::enter();
+    // SAFETY: an argument both in and out.
+    let word = unsafe { *comm };
+    let outcome = (|| {
+        let (index, real) = collectives::comm(word)?;
+        if index <= SELF {
+            return Err(MPI_ERR_COMM);
+        }
+        enter(index, name)?;
+        // No member may be rid of it while another has not come yet: a checkpoint between would
+        // find the communicator on some ranks only.
+        // SAFETY: no arguments but the handle.
+        let rc = entry::unlocked(|| unsafe { (core().procs().MPI_Barrier)(real) });
+        let outcome = check(rc).and_then(|()| attributes::delete_comm(word));
+        leave();
+        outcome?;
+        let c = core();
+        let (_, info) = c.comm(word)?;
+        info.freed = true;
+        let idle = info.pending == 0;
+        publish(index);
+        if idle {
+            bury(index);
+        }
+        // SAFETY: as above.
+        unsafe { *comm = MPI_COMM_NULL };
+        Ok(())
+    })();
+    finish(outcome, word, name)
+}
+
+/// Frees a communicator that the program has freed and on which nothing is pending.
+pub fn bury(index: u32) {
+    let Some(gone) = core().state.comms.remove(index) else { return };
+    if let Some(g) = gone.gate {
+        gate::destroy(g);
+    }
+    errors::release(gone.errhandler);
+    let mut real = gone.real;
+    // SAFETY: a communicator of the library that is not used any more.
+    let rc = unsafe { (core().procs().MPI_Comm_free)(&mut real) };
+    if rc != MPI_SUCCESS {
+        log::warn!("freeing a communicator failed: {}", errors::text(rc));
+    }
+}
+
+pub unsafe extern "C" fn MPI_Comm_free(comm: *mut u64) -> i32 {
+    static NAME: &str = "MPI_Comm_free";
+    // SAFETY: the program's argument.
+    unsafe { free(comm, &NAME) }
+}
+
+pub unsafe extern "C" fn MPI_Comm_disconnect(comm: *mut u64) -> i32 {
+    static NAME: &str = "MPI_Comm_disconnect";
+    // SAFETY: the program's argument.
+    unsafe { free(comm, &NAME) }
+}
+
+pub unsafe extern "C" fn MPI_Comm_rank(comm: u64, rank: *mut i32) -> i32 {
+    let _guard = entry::enter();
+    // SAFETY: an output argument.
+    let outcome = core().comm(comm).map(|(_, c)| unsafe { *rank = c.rank });
+    finish(outcome, comm, "MPI_Comm_rank")
+}
+
+pub unsafe extern "C" fn MPI_Comm_size(comm: u64, size: *mut i32) -> i32 {
+    let _guard = entry::enter();
+    // SAFETY: an output argument.
+    let outcome = core().comm(comm).map(|(_, c)| unsafe { *size = c.members.len() as i32 });
+    finish(outcome, comm, "MPI_Comm_size")
+}
+
+pub unsafe extern "C" fn MPI_Comm_test_inter(comm: u64, flag: *mut i32) -> i32 {
+    let _guard = entry::enter();
+    // SAFETY: an output argument.
+    let outcome = core().comm(comm).map(|_| unsafe { *flag = 0 });
+    finish(outcome, comm, "MPI_Comm_test_inter")
+}
+
+pub unsafe extern "C" fn MPI_Comm_remote_size(comm: u64, size: *mut i32) -> i32 {
+    let _ = size;
+    errors::raise(comm, MPI_ERR_COMM, "MPI_Comm_remote_size")
+}
+
+pub unsafe extern "C" fn MPI_Comm_remote_group(comm: u64, group: *mut u64) -> i32 {
+    let _ = group;
+    errors::raise(comm, MPI_ERR_COMM, "MPI_Comm_remote_group")
+}
+
+pub unsafe extern "C" fn MPI_Comm_get_parent(parent: *mut u64) -> i32 {
+    // SAFETY: an output argument.
+    unsafe { *parent = MPI_COMM_NULL };
+    MPI_SUCCESS
+}
+
+pub unsafe extern "C" fn MPI_Comm_compare(comm1: u64, comm2: u64, result: *mut i32) -> i32 {
+    let _guard = entry::enter();
+    let outcome = (|| {
+        let (a, m) = core().comm(comm1).map(|(i, c)| (i, c.members.clone()))?;
+        let (b, n) = core().comm(comm2).map(|(i, c)| (i, c.members.clone()))?;
+        let r = match group::compare(&m, &n) {
+            _ if a == b => MPI_IDENT,
+            group::Comparison::Ident => MPI_CONGRUENT,
+            group::Comparison::Similar => MPI_SIMILAR,
+            group::Comparison::Unequal => MPI_UNEQUAL,
+        };
+        // SAFETY: an output argument.
+        unsafe { *result = r };
+        Ok(())
+    })();
+    finish(outcome, comm1, "MPI_Comm_compare")
+}
+
+pub unsafe extern "C" fn MPI_Comm_set_name(comm: u64, comm_name: *const c_char) -> i32 {
+    let _guard = entry::enter();
+    // SAFETY: a string argument.
+    let mut name = unsafe { errors::bytes_of(comm_name) };
+    name.truncate(MPI_MAX_OBJECT_NAME as usize - 1);
+    let outcome = core().comm(comm).map(|(_, c)| c.name = name);
+    finish(outcome, comm, "MPI_Comm_set_name")
+}
+
+pub unsafe extern "C" fn MPI_Comm_get_name(comm: u64, comm_name: *mut c_char, resultlen: *mut i32) -> i32 {
+    let _guard = entry::enter();
+    let outcome = core().comm(comm).map(|(_, c)| {
+        // SAFETY: the program's buffer has the length the standard asks for.
+        unsafe { put_string(&c.name, comm_name, MPI_MAX_OBJECT_NAME as usize, resultlen) };
+    });
+    finish(outcome, comm, "MPI_Comm_get_name")
+}
+
+pub unsafe extern "C" fn MPI_Comm_set_info(comm: u64, info: u64) -> i32 {
+    let _guard = entry::enter();
+    let outcome = crate::info::pairs(info).and_then(|p| core().comm(comm).map(|(_, c)| c.info = p));
+    finish(outcome, comm, "MPI_Comm_set_info")
+}
+
+pub unsafe extern "C" fn MPI_Comm_get_info(comm: u64, info_used: *mut u64) -> i32 {
+    let _guard = entry::enter();
+    let outcome = core().comm(comm).map(|(_, c)| c.info.clone()).and_then(crate::info::make).map(|w| {
+        // SAFETY: an output argument.
+        unsafe { *info_used = w };
+    });
+    finish(outcome, comm, "MPI_Comm_get_info")
+}
+
+/// Makes the descriptors of the world and of self.
+pub fn begin(rank: i32, size: i32) {
+    let everyone: Members = Arc::new((0..size as u32).collect());
+    let mut world = describe(MPI_COMM_WORLD, everyone, 1, MPI_ERRORS_ARE_FATAL);
+    world.name = b"MPI_COMM_WORLD".to_vec();
+    let mut own = describe(MPI_COMM_SELF, Arc::new(vec![rank as u32]), 2, MPI_ERRORS_ARE_FATAL);
+    own.name = b"MPI_COMM_SELF".to_vec();
+    let comms = &mut core().state.comms;
+    comms.place(WORLD, world);
+    comms.place(SELF, own);
+    publish(WORLD);
+    publish(SELF);
+}

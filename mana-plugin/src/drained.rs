@@ -1,0 +1,98 @@
+//! Messages taken out of the network by a drain, waiting in memory for the program's receive.
+//!
+//! Lower half. One queue per communicator, in the order in which the library would have matched them
+//! (the order in which matched probes returned them). A receive or probe looks here first. Invariant:
+//! no message in a queue matches a receive that is posted in the library, because the library had
+//! matched them before a probe could see the message.
+
+use serde::{Deserialize, Serialize};
+use std::collections::VecDeque;
+
+/// One message.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drained {
+    /// Rank of the sender in the communicator.
+    pub source: i32,
+    /// Its tag.
+    pub tag: i32,
+    /// The packed content.
+    pub data: Vec<u8>,
+}
+
+/// What a receive or probe asks for; wildcards are `None`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pattern {
+    /// Rank in the communicator.
+    pub source: Option<i32>,
+    /// Tag.
+    pub tag: Option<i32>,
+}
+
+impl Pattern {
+    fn matches(&self, m: &Drained) -> bool {
+        self.source.is_none_or(|s| s == m.source) && self.tag.is_none_or(|t| t == m.tag)
+    }
+}
+
+/// The queue of one communicator.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Queue {
+    messages: VecDeque<Drained>,
+}
+
+impl Queue {
+    /// Nothing to look at: the fast path.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.messages.is_empty()
+    }
+
+    /// Appends a message.
+    pub fn push(&mut self, message: Drained) {
+        self.messages.push_back(message);
+    }
+
+    /// The oldest message that matches.
+    pub fn peek(&self, pattern: Pattern) -> Option<&Drained> {
+        self.messages.iter().find(|m| pattern.matches(m))
+    }
+
+    /// Takes the oldest message that matches.
+    pub fn take(&mut self, pattern: Pattern) -> Option<Drained> {
+        let at = self.messages.iter().position(|m| pattern.matches(m))?;
+        self.messages.remove(at)
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> u64 {
+        self.messages.iter().map(|m| m.data.len() as u64).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(source: i32, tag: i32, id: u8) -> Drained {
+        Drained { source, tag, data: vec![id] }
+    }
+
+    fn pattern(source: impl Into<Option<i32>>, tag: impl Into<Option<i32>>) -> Pattern {
+        Pattern { source: source.into(), tag: tag.into() }
+    }
+
+    #[test]
+    fn matching_is_in_order_with_and_without_wildcards() {
+        let mut q = Queue::default();
+        for m in [message(1, 7, 0), message(2, 7, 1), message(1, 8, 2), message(1, 7, 3)] {
+            q.push(m);
+        }
+        assert_eq!(q.peek(pattern(2, None)).unwrap().data, [1]);
+        assert_eq!(q.take(pattern(1, 8)).unwrap().data, [2]);
+        assert_eq!(q.take(pattern(1, 9)), None);
+        assert_eq!(q.take(pattern(None, 7)).unwrap().data, [0]);
+        assert_eq!(q.take(pattern(1, None)).unwrap().data, [3]);
+        assert_eq!(q.take(pattern(None, None)).unwrap().data, [1]);
+        assert!(q.is_empty());
+    }
+}

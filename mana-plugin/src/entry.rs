@@ -1,0 +1,111 @@
+//! The way in: one guard per call, and the stop flag that every wait watches.
+//!
+//! Lower half, program's threads. Below `MPI_THREAD_MULTIPLE` the guard is nothing; otherwise it is a
+//! recursive lock (upcalls come back in on the same thread) that waits let go of while they wait.
+
+use crate::state::core;
+use mana_raw::layout::AGAIN;
+use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
+
+/// Set by `checkpoint::stop`: every wait returns `AGAIN`.
+pub static STOP: AtomicU64 = AtomicU64::new(0);
+
+/// Whether waits must end.
+#[inline(always)]
+pub fn stopping() -> bool {
+    STOP.load(Ordering::Relaxed) != 0
+}
+
+static OWNER: AtomicI32 = AtomicI32::new(0);
+static DEPTH: AtomicU32 = AtomicU32::new(0);
+
+/// Held during a call.
+pub struct Guard {
+    locked: bool,
+}
+
+/// Enters the layer.
+#[inline(always)]
+pub fn enter() -> Guard {
+    if core().multiple {
+        lock(1);
+        return Guard { locked: true };
+    }
+    Guard { locked: false }
+}
+
+impl Drop for Guard {
+    #[inline(always)]
+    fn drop(&mut self) {
+        if self.locked {
+            unlock(1);
+        }
+    }
+}
+
+fn me() -> i32 {
+    thread_local!(static TID: i32 = {
+        // SAFETY: gettid has no preconditions.
+        unsafe { libc::gettid() }
+    });
+    TID.with(|t| *t)
+}
+
+#[cold]
+fn lock(depth: u32) {
+    let me = me();
+    if OWNER.load(Ordering::Relaxed) == me {
+        DEPTH.fetch_add(depth, Ordering::Relaxed);
+        return;
+    }
+    let mut spins = 0;
+    while OWNER.compare_exchange_weak(0, me, Ordering::Acquire, Ordering::Relaxed).is_err() {
+        spins += 1;
+        if spins > 50 {
+            std::thread::yield_now();
+        }
+    }
+    DEPTH.store(depth, Ordering::Relaxed);
+}
+
+#[cold]
+fn unlock(depth: u32) {
+    if DEPTH.fetch_sub(depth, Ordering::Relaxed) == depth {
+        OWNER.store(0, Ordering::Release);
+    }
+}
+
+/// Runs `wait` (which touches nothing of the core) without the lock.
+#[inline(always)]
+pub fn unlocked<T>(wait: impl FnOnce() -> T) -> T {
+    if !core().multiple {
+        return wait();
+    }
+    let depth = DEPTH.load(Ordering::Relaxed);
+    unlock(depth);
+    let out = wait();
+    lock(depth);
+    out
+}
+
+/// Polls `ready` while driving progress, until it has something or a stop is requested.
+pub fn poll<T>(mut ready: impl FnMut() -> Option<T>) -> Result<T, i32> {
+    let mut turns = 0u32;
+    loop {
+        if let Some(out) = ready() {
+            return Ok(out);
+        }
+        if stopping() {
+            return Err(AGAIN);
+        }
+        let progress = core().adapter.extras.progress;
+        unlocked(|| {
+            // SAFETY: MPI is active (somebody waits for it).
+            unsafe { progress() };
+            turns += 1;
+            if turns % 16 == 0 {
+                std::thread::yield_now();
+            }
+        });
+    }
+}

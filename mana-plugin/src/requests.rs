@@ -1,0 +1,780 @@
+//! Requests: completion (wait and test; one, any, some, all), persistent starts, cancel, free.
+//!
+//! Lower half. A request of the program is an index here with the real request beside it while it is
+//! active. Persistent requests exist only here: each start posts an ordinary operation, so that a
+//! receive looks at drained messages first and a restart has nothing to rebuild.
+
+use crate::errors::{check, finish};
+use crate::p2p::{self, World};
+use crate::state::{core, Core, Outcome, Phase, Request, SavedStatus, Work};
+use crate::{entry, upcall};
+use mana_raw::layout::AGAIN;
+use mpi_std::*;
+
+/// Arrays up to this length stay on the stack.
+const INLINE: usize = 64;
+
+/// The word of a request's index.
+#[inline(always)]
+pub fn word(index: u32) -> u64 {
+    handle(kind::REQUEST, index)
+}
+
+/// The index of a request's word; `None` for the null request.
+#[inline(always)]
+pub fn index(request: u64) -> Outcome<Option<u32>> {
+    if request == MPI_REQUEST_NULL {
+        return Ok(None);
+    }
+    if kind_of(request) != kind::REQUEST {
+        return Err(MPI_ERR_REQUEST);
+    }
+    Ok(Some(index_of(request)))
+}
+
+impl Core {
+    /// A request that exists.
+    #[inline(always)]
+    pub fn request(&mut self, index: u32) -> Outcome<&mut Request> {
+        self.state.requests.get_mut(index).ok_or(MPI_ERR_REQUEST)
+    }
+
+    /// Stores a request; it counts as pending on its communicator and keeps its datatype.
+    #[inline(always)]
+    pub fn insert_request(&mut self, request: Request) -> Outcome<u32> {
+        if let Some(c) = self.state.comms.get_mut(request.comm) {
+            c.pending += 1;
+        }
+        self.use_type(request.datatype);
+        self.state.requests.insert(request).ok_or(MPI_ERR_OTHER)
+    }
+
+    /// Forgets a request.
+    #[inline(always)]
+    pub fn remove_request(&mut self, index: u32) {
+        let Some(r) = self.state.requests.remove(index) else { return };
+        if r.datatype >= PREDEFINED_END {
+            crate::datatypes::unuse(r.datatype);
+        }
+        if let Some(c) = self.state.comms.get_mut(r.comm) {
+            c.pending -= 1;
+            if c.freed && c.pending == 0 {
+                crate::comms::bury(r.comm);
+            }
+        }
+    }
+
+    /// Books the completion of an active request: counts, status, what it kept.
+    #[inline(always)]
+    pub fn complete(&mut self, index: u32, status: &Status, error: i32) {
+        let Some(r) = self.state.requests.get_mut(index) else { return };
+        r.phase = Phase::Done;
+        r.real = MPI_REQUEST_NULL;
+        r.error = error;
+        match r.work {
+            Work::Recv | Work::MatchedRecv => {
+                r.status = SavedStatus::from(*status);
+                let (comm, peer) = (r.comm, r.peer);
+                if !status.cancelled() && (error == MPI_SUCCESS || error == MPI_ERR_TRUNCATE) {
+                    let from = if peer >= 0 { peer } else { status.source };
+                    self.count_received(comm, from);
+                }
+            }
+            Work::Send(_) => r.status = SavedStatus::from(Status::EMPTY),
+            _ => r.status = SavedStatus::from(Status::EMPTY),
+        }
+        self.complete_kept(index);
+    }
+
+    #[inline(always)]
+    fn complete_kept(&mut self, index: u32) {
+        if self.state.requests.get(index).is_some_and(|r| r.kept.is_some()) {
+            self.complete_kept_slow(index);
+        }
+    }
+
+    #[cold]
+    fn complete_kept_slow(&mut self, index: u32) {
+        let Some(r) = self.state.requests.get_mut(index) else { return };
+        let Some(kept) = r.kept.as_mut() else { return };
+        kept.bytes = Vec::new();
+        kept.words = Vec::new();
+        let charged = std::mem::take(&mut kept.charged);
+        if charged > 0 {
+            if let Some(b) = self.state.buffer.as_mut() {
+                b.used = b.used.saturating_sub(charged);
+            }
+        }
+        if let Some(comm) = kept.arriving.take() {
+            crate::comms::arrive(comm);
+        }
+    }
+
+    /// One more message received from rank `source` of communicator `comm`.
+    #[inline(always)]
+    pub fn count_received(&mut self, comm: u32, source: i32) {
+        if let Some(world) = self.state.comms.get(comm).and_then(|c| c.members.get(source as usize).copied()) {
+            if let Some(n) = self.state.received.get_mut(world as usize) {
+                *n += 1;
+            }
+        }
+    }
+}
+
+/// Writes the status of a call that completes one request: `MPI_ERROR` stays as it is.
+///
+/// # Safety
+/// `out` is null or writable.
+#[inline(always)]
+pub unsafe fn put_status(out: *mut Status, status: &Status) {
+    // SAFETY: the caller's promise.
+    if let Some(out) = unsafe { out.as_mut() } {
+        out.source = status.source;
+        out.tag = status.tag;
+        out.internal = status.internal;
+    }
+}
+
+/// Tells the program about a completed request: its status and error; the request goes unless it is
+/// persistent.
+#[inline(always)]
+unsafe fn hand_over(index: u32, request: *mut u64, status: *mut Status) -> i32 {
+    let c = core();
+    let Some(r) = c.state.requests.get_mut(index) else { return MPI_ERR_REQUEST };
+    let mut s = Status::from(r.status);
+    let mut error = r.error;
+    if r.work == Work::Generalised {
+        error = generalised_end(index, &mut s);
+    }
+    // SAFETY: the caller passes the program's output argument.
+    unsafe { put_status(status, &s) };
+    let c = core();
+    if let Some(r) = c.state.requests.get_mut(index) {
+        if r.persistent {
+            r.phase = Phase::Inactive;
+            return error;
+        }
+    }
+    c.remove_request(index);
+    // SAFETY: as above.
+    unsafe { *request = MPI_REQUEST_NULL };
+    error
+}
+
+#[cold]
+fn generalised_end(index: u32, status: &mut Status) -> i32 {
+    let functions = core().state.requests.get(index).and_then(|r| r.kept.as_ref()).and_then(|k| k.generalised);
+    let Some(f) = functions else { return MPI_ERR_INTERN };
+    let error = upcall::grequest_query(f.query, f.extra, status);
+    let freed = upcall::grequest_free(f.free, f.extra);
+    if error != MPI_SUCCESS {
+        error
+    } else {
+        freed
+    }
+}
+
+/// Waits for a real request without holding the layer.
+///
+/// # Safety
+/// As of the adapter's `wait_watch`.
+#[inline(always)]
+pub unsafe fn wait_real(real: &mut u64, status: &mut Status) -> i32 {
+    let c = core();
+    if !c.multiple {
+        // SAFETY: `real` is an active request of the library.
+        return unsafe { (c.adapter.extras.wait_watch)(real, status, &entry::STOP) };
+    }
+    let wait = c.adapter.extras.wait_watch;
+    // SAFETY: as above.
+    entry::unlocked(|| unsafe { wait(real, status, &entry::STOP) })
+}
+
+/// Waits until request `index` is done. `Err(AGAIN)` at a stop.
+#[inline(always)]
+pub fn wait_index(index: u32) -> Outcome {
+    let c = core();
+    let r = c.request(index)?;
+    if r.phase != Phase::Active {
+        return Ok(());
+    }
+    if r.work == Work::Generalised || r.kept.as_ref().is_some_and(|k| k.partner.is_some()) {
+        return entry::poll(|| test_index(index).then_some(()));
+    }
+    let mut real = r.real;
+    let mut status = Status::EMPTY;
+    // SAFETY: the request is active, so `real` is one of the library's.
+    let rc = unsafe { wait_real(&mut real, &mut status) };
+    if rc == AGAIN {
+        return Err(AGAIN);
+    }
+    core().complete(index, &status, rc);
+    Ok(())
+}
+
+/// Tests request `index`; whether it is done (or inactive).
+#[inline(always)]
+pub fn test_index(index: u32) -> bool {
+    let c = core();
+    let Ok(r) = c.request(index) else { return true };
+    if r.phase != Phase::Active {
+        return true;
+    }
+    if let Some(partner) = r.kept.as_ref().and_then(|k| k.partner) {
+        if !test_index(partner) {
+            return false;
+        }
+    }
+    let c = core();
+    let Ok(r) = c.request(index) else { return true };
+    if r.work == Work::Generalised {
+        return false;
+    }
+    let mut real = r.real;
+    let mut status = Status::EMPTY;
+    let mut flag = 0;
+    // SAFETY: the request is active, so `real` is one of the library's.
+    let rc = unsafe { (c.procs().MPI_Test)(&mut real, &mut flag, &mut status) };
+    if flag == 0 && rc == MPI_SUCCESS {
+        return false;
+    }
+    c.complete(index, &status, rc);
+    finish_partner(index);
+    true
+}
+
+fn finish_partner(index: u32) {
+    let c = core();
+    let partner = c.state.requests.get_mut(index).and_then(|r| r.kept.as_mut()).and_then(|k| k.partner.take());
+    if let Some(p) = partner {
+        c.remove_request(p);
+    }
+}
+
+fn error_comm(request: u64) -> u64 {
+    let c = core();
+    match index(request) {
+        Ok(Some(i)) => c.state.requests.get(i).map_or(MPI_COMM_WORLD, |r| c.comm_word(r.comm)),
+        _ => MPI_COMM_WORLD,
+    }
+}
+
+pub unsafe extern "C" fn MPI_Wait(request: *mut u64, status: *mut Status) -> i32 {
+    let _guard = entry::enter();
+    // SAFETY: an argument both in and out.
+    let word = unsafe { *request };
+    let outcome = (|| {
+        let Some(i) = index(word)? else {
+            // SAFETY: an output argument.
+            unsafe { put_status(status, &Status::EMPTY) };
+            return Ok(());
+        };
+        wait_index(i)?;
+        if core().request(i)?.phase == Phase::Inactive {
+            // SAFETY: as above.
+            unsafe { put_status(status, &Status::EMPTY) };
+            return Ok(());
+        }
+        // SAFETY: as above.
+        check(unsafe { hand_over(i, request, status) })
+    })();
+    match outcome {
+        Ok(()) => MPI_SUCCESS,
+        o => finish(o, error_comm(word), "MPI_Wait"),
+    }
+}
+
+pub unsafe extern "C" fn MPI_Test(request: *mut u64, flag: *mut i32, status: *mut Status) -> i32 {
+    let _guard = entry::enter();
+    // SAFETY: an argument both in and out.
+    let word = unsafe { *request };
+    let outcome = (|| {
+        let Some(i) = index(word)? else {
+            // SAFETY: output arguments.
+            unsafe { put_status(status, &Status::EMPTY) };
+            // SAFETY: as above.
+            unsafe { *flag = 1 };
+            return Ok(());
+        };
+        core().request(i)?;
+        let done = test_index(i);
+        // SAFETY: as above.
+        unsafe { *flag = done as i32 };
+        if !done {
+            return Ok(());
+        }
+        if core().request(i)?.phase == Phase::Inactive {
+            // SAFETY: as above.
+            unsafe { put_status(status, &Status::EMPTY) };
+            return Ok(());
+        }
+        // SAFETY: as above.
+        check(unsafe { hand_over(i, request, status) })
+    })();
+    match outcome {
+        Ok(()) => MPI_SUCCESS,
+        o => finish(o, error_comm(word), "MPI_Test"),
+    }
+}
+
+/// The active requests of an array: real words beside their positions.
+struct Active {
+    reals: Vec<u64>,
+    positions: Vec<u32>,
+    /// Some request cannot be waited for in the library (generalised, or of two parts).
+    mixed: bool,
+    /// Some request is done already.
+    done: Option<u32>,
+}
+
+unsafe fn collect(count: i32, requests: *const u64) -> Outcome<Active> {
+    let n = usize::try_from(count).map_err(|_| MPI_ERR_COUNT)?;
+    let room = n.min(INLINE);
+    let mut a = Active { reals: Vec::with_capacity(room), positions: Vec::with_capacity(room), mixed: false, done: None };
+    let c = core();
+    for at in 0..n {
+        // SAFETY: the program's array has `count` elements.
+        let Some(i) = index(unsafe { *requests.add(at) })? else { continue };
+        let r = c.request(i)?;
+        match r.phase {
+            Phase::Inactive => {}
+            Phase::Done => a.done = a.done.or(Some(at as u32)),
+            Phase::Active => {
+                a.mixed |= r.work == Work::Generalised || r.kept.as_ref().is_some_and(|k| k.partner.is_some());
+                a.reals.push(r.real);
+                a.positions.push(at as u32);
+            }
+        }
+    }
+    Ok(a)
+}
+
+unsafe fn index_at(requests: *const u64, at: u32) -> Outcome<u32> {
+    // SAFETY: the caller took `at` from `collect`.
+    index(unsafe { *requests.add(at as usize) })?.ok_or(MPI_ERR_REQUEST)
+}
+
+/// Hands all requests of an array over; `MPI_ERR_IN_STATUS` if one has an error.
+unsafe fn hand_over_all(count: i32, requests: *mut u64, statuses: *mut Status) -> Outcome {
+    let mut failed = false;
+    for at in 0..count as usize {
+        let status = if statuses.is_null() {
+            statuses
+        } else {
+            // SAFETY: the program's array has `count` elements.
+            unsafe { statuses.add(at) }
+        };
+        // SAFETY: as above.
+        let request = unsafe { requests.add(at) };
+        // SAFETY: as above.
+        let error = match index(unsafe { *request })? {
+            Some(i) if core().request(i)?.phase == Phase::Done => {
+                // SAFETY: as above.
+                unsafe { hand_over(i, request, status) }
+            }
+            _ => {
+                // SAFETY: as above.
+                unsafe { put_status(status, &Status::EMPTY) };
+                MPI_SUCCESS
+            }
+        };
+        // SAFETY: as above.
+        if let Some(s) = unsafe { status.as_mut() } {
+            s.error = error;
+        }
+        failed |= error != MPI_SUCCESS;
+    }
+    if failed {
+        Err(MPI_ERR_IN_STATUS)
+    } else {
+        Ok(())
+    }
+}
+
+pub unsafe extern "C" fn MPI_Waitall(count: i32, array_of_requests: *mut u64, array_of_statuses: *mut Status) -> i32 {
+    let _guard = entry::enter();
+    let outcome = (|| {
+        // SAFETY: the program's array.
+        let mut a = unsafe { collect(count, array_of_requests) }?;
+        if a.mixed {
+            for &at in &a.positions {
+                // SAFETY: as above.
+                wait_index(unsafe { index_at(array_of_requests, at) }?)?;
+            }
+        } else if !a.reals.is_empty() {
+            let mut statuses = vec![Status::EMPTY; a.reals.len()];
+            let watch = core().adapter.extras.waitall_watch;
+            let n = a.reals.len() as i32;
+            let (reals, out) = (a.reals.as_mut_ptr(), statuses.as_mut_ptr());
+            // SAFETY: the arrays have `n` elements and the requests are active.
+            let rc = entry::unlocked(|| unsafe { watch(n, reals, out, &entry::STOP) });
+            for ((&real, &at), status) in a.reals.iter().zip(&a.positions).zip(&statuses) {
+                // SAFETY: as above.
+                let i = unsafe { index_at(array_of_requests, at) }?;
+                if real == MPI_REQUEST_NULL {
+                    let error = if rc == MPI_ERR_IN_STATUS { status.error } else { MPI_SUCCESS };
+                    core().complete(i, status, error);
+                } else {
+                    core().request(i)?.real = real;
+                }
+            }
+            if rc == AGAIN {
+                return Err(AGAIN);
+            }
+            if rc != MPI_SUCCESS && rc != MPI_ERR_IN_STATUS {
+                return Err(rc);
+            }
+            // After an error the library may leave others incomplete.
+            for &at in &a.positions {
+                // SAFETY: as above.
+                wait_index(unsafe { index_at(array_of_requests, at) }?)?;
+            }
+        }
+        // SAFETY: as above.
+        unsafe { hand_over_all(count, array_of_requests, array_of_statuses) }
+    })();
+    finish(outcome, MPI_COMM_WORLD, "MPI_Waitall")
+}
+
+pub unsafe extern "C" fn MPI_Testall(count: i32, array_of_requests: *mut u64, flag: *mut i32, array_of_statuses: *mut Status) -> i32 {
+    let _guard = entry::enter();
+    let outcome = (|| {
+        // SAFETY: the program's array.
+        let a = unsafe { collect(count, array_of_requests) }?;
+        let mut all = true;
+        for &at in &a.positions {
+            // SAFETY: as above.
+            all &= test_index(unsafe { index_at(array_of_requests, at) }?);
+            if !all {
+                break;
+            }
+        }
+        // SAFETY: an output argument.
+        unsafe { *flag = all as i32 };
+        if all {
+            // SAFETY: as above.
+            unsafe { hand_over_all(count, array_of_requests, array_of_statuses) }
+        } else {
+            Ok(())
+        }
+    })();
+    finish(outcome, MPI_COMM_WORLD, "MPI_Testall")
+}
+
+/// One step of waiting for any: `Some(position)` of a done one.
+unsafe fn any_done(a: &mut Active, requests: *const u64) -> Outcome<Option<u32>> {
+    if a.done.is_some() || a.reals.is_empty() {
+        return Ok(a.done);
+    }
+    if a.mixed {
+        for &at in &a.positions {
+            // SAFETY: the caller's array.
+            if test_index(unsafe { index_at(requests, at) }?) {
+                return Ok(Some(at));
+            }
+        }
+        return Ok(None);
+    }
+    let (mut which, mut flag, mut status) = (MPI_UNDEFINED, 0, Status::EMPTY);
+    // SAFETY: active requests of the library.
+    let rc = unsafe {
+        (core().procs().MPI_Testany)(a.reals.len() as i32, a.reals.as_mut_ptr(), &mut which, &mut flag, &mut status)
+    };
+    if rc == MPI_SUCCESS && (flag == 0 || which == MPI_UNDEFINED) {
+        return Ok(None);
+    }
+    let Some(&at) = usize::try_from(which).ok().and_then(|w| a.positions.get(w)) else {
+        return Err(if rc == MPI_SUCCESS { MPI_ERR_INTERN } else { rc });
+    };
+    // SAFETY: the caller's array.
+    core().complete(unsafe { index_at(requests, at) }?, &status, rc);
+    Ok(Some(at))
+}
+
+pub unsafe extern "C" fn MPI_Waitany(count: i32, array_of_requests: *mut u64, index: *mut i32, status: *mut Status) -> i32 {
+    let _guard = entry::enter();
+    let outcome = (|| {
+        // SAFETY: the program's array.
+        let mut a = unsafe { collect(count, array_of_requests) }?;
+        if a.done.is_none() && a.reals.is_empty() {
+            // SAFETY: output arguments.
+            unsafe { put_status(status, &Status::EMPTY) };
+            // SAFETY: as above.
+            unsafe { *index = MPI_UNDEFINED };
+            return Ok(());
+        }
+        // SAFETY: as above.
+        let at = wait_some(|| unsafe { any_done(&mut a, array_of_requests) })?;
+        // SAFETY: as above.
+        unsafe { *index = at as i32 };
+        // SAFETY: as above.
+        let request = unsafe { array_of_requests.add(at as usize) };
+        // SAFETY: as above.
+        let i = unsafe { index_at(array_of_requests, at) }?;
+        // SAFETY: as above.
+        check(unsafe { hand_over(i, request, status) })
+    })();
+    finish(outcome, MPI_COMM_WORLD, "MPI_Waitany")
+}
+
+/// Polls until `step` has something; the library makes progress inside the tests.
+fn wait_some<T>(mut step: impl FnMut() -> Outcome<Option<T>>) -> Outcome<T> {
+    let mut turns = 0u32;
+    loop {
+        if let Some(out) = step()? {
+            return Ok(out);
+        }
+        if entry::stopping() {
+            return Err(AGAIN);
+        }
+        turns = turns.wrapping_add(1);
+        if turns > 200 || core().multiple {
+            entry::unlocked(std::thread::yield_now);
+        }
+    }
+}
+
+pub unsafe extern "C" fn MPI_Testany(count: i32, array_of_requests: *mut u64, index: *mut i32, flag: *mut i32, status: *mut Status) -> i32 {
+    let _guard = entry::enter();
+    let outcome = (|| {
+        // SAFETY: the program's array.
+        let mut a = unsafe { collect(count, array_of_requests) }?;
+        let empty = a.done.is_none() && a.reals.is_empty();
+        // SAFETY: as above.
+        let at = unsafe { any_done(&mut a, array_of_requests) }?;
+        // SAFETY: output arguments.
+        unsafe { *flag = (empty || at.is_some()) as i32 };
+        // SAFETY: as above.
+        unsafe { *index = at.map_or(MPI_UNDEFINED, |a| a as i32) };
+        let Some(at) = at else {
+            if empty {
+                // SAFETY: as above.
+                unsafe { put_status(status, &Status::EMPTY) };
+            }
+            return Ok(());
+        };
+        // SAFETY: as above.
+        let request = unsafe { array_of_requests.add(at as usize) };
+        // SAFETY: as above.
+        let i = unsafe { index_at(array_of_requests, at) }?;
+        // SAFETY: as above.
+        check(unsafe { hand_over(i, request, status) })
+    })();
+    finish(outcome, MPI_COMM_WORLD, "MPI_Testany")
+}
+
+/// Completes what can be completed; whether anything is done now.
+unsafe fn some_done(a: &Active, requests: *const u64) -> Outcome<bool> {
+    let mut any = a.done.is_some();
+    for &at in &a.positions {
+        // SAFETY: the caller's array.
+        any |= test_index(unsafe { index_at(requests, at) }?);
+    }
+    Ok(any)
+}
+
+unsafe fn hand_over_some(incount: i32, requests: *mut u64, outcount: *mut i32, indices: *mut i32, statuses: *mut Status) -> Outcome {
+    let mut n = 0usize;
+    let mut failed = false;
+    for at in 0..incount as usize {
+        // SAFETY: the program's arrays have `incount` elements.
+        let request = unsafe { requests.add(at) };
+        // SAFETY: as above.
+        let Some(i) = index(unsafe { *request })? else { continue };
+        if core().request(i)?.phase != Phase::Done {
+            continue;
+        }
+        let status = if statuses.is_null() {
+            statuses
+        } else {
+            // SAFETY: as above; n <= at.
+            unsafe { statuses.add(n) }
+        };
+        // SAFETY: as above.
+        let error = unsafe { hand_over(i, request, status) };
+        // SAFETY: as above.
+        if let Some(s) = unsafe { status.as_mut() } {
+            s.error = error;
+        }
+        failed |= error != MPI_SUCCESS;
+        // SAFETY: as above.
+        unsafe { *indices.add(n) = at as i32 };
+        n += 1;
+    }
+    // SAFETY: an output argument.
+    unsafe { *outcount = n as i32 };
+    if failed {
+        Err(MPI_ERR_IN_STATUS)
+    } else {
+        Ok(())
+    }
+}
+
+unsafe fn some(wait: bool, incount: i32, requests: *mut u64, outcount: *mut i32, indices: *mut i32, statuses: *mut Status) -> Outcome {
+    // SAFETY: the program's array.
+    let a = unsafe { collect(incount, requests) }?;
+    if a.done.is_none() && a.reals.is_empty() {
+        // SAFETY: an output argument.
+        unsafe { *outcount = MPI_UNDEFINED };
+        return Ok(());
+    }
+    // SAFETY: as above.
+    let step = || unsafe { some_done(&a, requests) }.map(|any| any.then_some(()));
+    if wait {
+        wait_some(step)?;
+    } else {
+        step()?;
+    }
+    // SAFETY: as above.
+    unsafe { hand_over_some(incount, requests, outcount, indices, statuses) }
+}
+
+pub unsafe extern "C" fn MPI_Waitsome(incount: i32, array_of_requests: *mut u64, outcount: *mut i32, array_of_indices: *mut i32, array_of_statuses: *mut Status) -> i32 {
+    let _guard = entry::enter();
+    // SAFETY: the program's arguments.
+    let outcome = unsafe { some(true, incount, array_of_requests, outcount, array_of_indices, array_of_statuses) };
+    finish(outcome, MPI_COMM_WORLD, "MPI_Waitsome")
+}
+
+pub unsafe extern "C" fn MPI_Testsome(incount: i32, array_of_requests: *mut u64, outcount: *mut i32, array_of_indices: *mut i32, array_of_statuses: *mut Status) -> i32 {
+    let _guard = entry::enter();
+    // SAFETY: the program's arguments.
+    let outcome = unsafe { some(false, incount, array_of_requests, outcount, array_of_indices, array_of_statuses) };
+    finish(outcome, MPI_COMM_WORLD, "MPI_Testsome")
+}
+
+pub unsafe extern "C" fn MPI_Request_get_status(request: u64, flag: *mut i32, status: *mut Status) -> i32 {
+    let _guard = entry::enter();
+    let outcome = (|| {
+        let mut s = Status::EMPTY;
+        let mut done = true;
+        let mut error = MPI_SUCCESS;
+        if let Some(i) = index(request)? {
+            core().request(i)?;
+            done = test_index(i);
+            let r = core().request(i)?;
+            if r.phase == Phase::Done {
+                s = Status::from(r.status);
+                error = r.error;
+                let functions = r.kept.as_ref().and_then(|k| k.generalised);
+                if let Some(f) = functions {
+                    error = upcall::grequest_query(f.query, f.extra, &mut s);
+                }
+            }
+        }
+        // SAFETY: output arguments.
+        unsafe { *flag = done as i32 };
+        if done {
+            // SAFETY: as above.
+            unsafe { put_status(status, &s) };
+        }
+        check(error)
+    })();
+    finish(outcome, error_comm(request), "MPI_Request_get_status")
+}
+
+fn start(request: u64) -> Outcome {
+    let i = index(request)?.ok_or(MPI_ERR_REQUEST)?;
+    let c = core();
+    let r = c.request(i)?;
+    if !r.persistent || r.phase != Phase::Inactive {
+        return Err(MPI_ERR_REQUEST);
+    }
+    p2p::start(i)
+}
+
+pub unsafe extern "C" fn MPI_Start(request: *mut u64) -> i32 {
+    let _guard = entry::enter();
+    // SAFETY: an argument both in and out.
+    let word = unsafe { *request };
+    finish(start(word), error_comm(word), "MPI_Start")
+}
+
+pub unsafe extern "C" fn MPI_Startall(count: i32, array_of_requests: *mut u64) -> i32 {
+    let _guard = entry::enter();
+    for at in 0..count.max(0) as usize {
+        // SAFETY: the program's array has `count` elements.
+        let word = unsafe { *array_of_requests.add(at) };
+        if let Err(code) = start(word) {
+            return finish(Err(code), error_comm(word), "MPI_Startall");
+        }
+    }
+    MPI_SUCCESS
+}
+
+pub unsafe extern "C" fn MPI_Cancel(request: *mut u64) -> i32 {
+    let _guard = entry::enter();
+    // SAFETY: an argument both in and out.
+    let word = unsafe { *request };
+    let outcome = (|| {
+        let i = index(word)?.ok_or(MPI_ERR_REQUEST)?;
+        let c = core();
+        let r = c.request(i)?;
+        match (r.work, r.phase) {
+            (Work::Recv, Phase::Active) => {
+                let mut real = r.real;
+                // SAFETY: an active receive of the library.
+                check(unsafe { (c.procs().MPI_Cancel)(&mut real) })
+            }
+            (Work::Generalised, phase) => {
+                let functions = r.kept.as_ref().and_then(|k| k.generalised);
+                let Some(f) = functions else { return Err(MPI_ERR_INTERN) };
+                check(upcall::grequest_cancel(f.cancel, f.extra, phase == Phase::Done))
+            }
+            // A send, once started, completes: the standard leaves the choice, and neither library
+            // can be trusted to take back a message that is under way.
+            (Work::Send(_) | Work::MatchedRecv | Work::Recv, _) => Ok(()),
+            (Work::Collective, _) => Err(MPI_ERR_REQUEST),
+        }
+    })();
+    finish(outcome, error_comm(word), "MPI_Cancel")
+}
+
+pub unsafe extern "C" fn MPI_Request_free(request: *mut u64) -> i32 {
+    let _guard = entry::enter();
+    // SAFETY: an argument both in and out.
+    let word = unsafe { *request };
+    let outcome = (|| {
+        let i = index(word)?.ok_or(MPI_ERR_REQUEST)?;
+        let c = core();
+        let r = c.request(i)?;
+        if r.work == Work::Collective {
+            return Err(MPI_ERR_REQUEST);
+        }
+        if r.phase == Phase::Active {
+            r.orphan = true;
+            r.persistent = false;
+            c.orphans.push(i);
+            reap();
+        } else {
+            if r.work == Work::Generalised {
+                let mut s = Status::EMPTY;
+                generalised_end(i, &mut s);
+            }
+            core().remove_request(i);
+        }
+        // SAFETY: as above.
+        unsafe { *request = MPI_REQUEST_NULL };
+        Ok(())
+    })();
+    finish(outcome, error_comm(word), "MPI_Request_free")
+}
+
+/// Completes what the program has freed, as far as possible.
+pub fn reap() {
+    let waiting = std::mem::take(&mut core().orphans);
+    let mut still = Vec::with_capacity(waiting.len());
+    for i in waiting {
+        if test_index(i) {
+            core().remove_request(i);
+        } else {
+            still.push(i);
+        }
+    }
+    core().orphans.append(&mut still);
+}
+
+/// The world rank of `rank` in communicator `comm`.
+pub fn world_of(comm: u32, rank: i32) -> Option<World> {
+    core().state.comms.get(comm).and_then(|c| c.members.get(usize::try_from(rank).ok()?).copied())
+}
