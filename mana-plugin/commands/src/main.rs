@@ -1,1 +1,99 @@
-fn main() {}
+//! `mana`: all commands in one program, called by its own name and a verb, or by a verb's classic
+//! name (`mana_launch` = `mana launch`). Ordinary processes; the lower half is `mana-lower`, which
+//! `launch` and `restart` execute in their place.
+//!
+//! There is no Rust `main`: the standard library's start-up changes the disposition of SIGPIPE and
+//! the signal stack, and the program that is executed in the end would inherit that.
+#![cfg_attr(not(test), no_main)]
+
+mod adapter;
+mod choice;
+mod cli;
+mod execution;
+mod identity;
+mod installation;
+mod launch;
+mod launcher;
+mod manual;
+mod message;
+mod program;
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use clap::Parser as _;
+
+use crate::cli::{Cli, Verb};
+use crate::message::{failure_code, Failure, Speaker};
+
+/// Entry point, called by the C library.
+#[cfg(not(test))]
+#[no_mangle]
+pub extern "C" fn main(_argc: libc::c_int, _argv: *const *const libc::c_char) -> libc::c_int {
+    run()
+}
+
+#[cfg_attr(
+    test,
+    allow(dead_code, reason = "the test harness has its own entry point")
+)]
+fn run() -> i32 {
+    let arguments = by_name(std::env::args_os().collect());
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            let wrong = error.use_stderr();
+            // If the terminal is gone there is nobody to tell.
+            let _ = error.print();
+            return if wrong { failure_code() } else { 0 };
+        }
+    };
+    let mut speaker = Speaker::default();
+    match execute(cli.command, &mut speaker) {
+        Ok(code) => code,
+        Err(failure) => {
+            if !failure.same_everywhere || speaker.rank.unwrap_or(0) == 0 {
+                speaker.say(format_args!("error: {}", failure.text));
+            }
+            failure_code()
+        }
+    }
+}
+
+fn execute(verb: Verb, speaker: &mut Speaker) -> Result<i32, Failure> {
+    match verb {
+        Verb::Launch(options) => launch::launch(options, speaker),
+        Verb::Restart(options) => launch::restart(options, speaker),
+        Verb::Adapter(options) => adapter::build(&options),
+        Verb::Man(options) => manual::pages(&options.out),
+        Verb::Completions(options) => manual::completions(options.shell),
+        _ => Err(Failure::new("this command is not built yet")),
+    }
+}
+
+/// `mana_launch x` becomes `mana launch x`.
+fn by_name(mut arguments: Vec<OsString>) -> Vec<OsString> {
+    let name = arguments
+        .first()
+        .and_then(|first| Path::new(first).file_name())
+        .and_then(|name| name.to_str())
+        .unwrap_or("mana");
+    if let Some(verb) = name.strip_prefix("mana_") {
+        let verb = verb.replace('_', "-");
+        arguments.splice(0..1, ["mana".into(), verb.into()]);
+    }
+    arguments
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn classic_names() {
+        let of = |words: &[&str]| by_name(words.iter().map(OsString::from).collect());
+        assert_eq!(of(&["/opt/bin/mana_launch", "x"]), ["mana", "launch", "x"]);
+        assert_eq!(of(&["mana", "list"]), ["mana", "list"]);
+        assert!(of(&[]).is_empty());
+    }
+}

@@ -1,1 +1,86 @@
-fn main() {}
+//! `cargo xtask`: everything a developer or a user of the sources runs.
+//!
+//! | command | does |
+//! |---|---|
+//! | `setup` | installs what is missing on the machine, or names the line to run |
+//! | `build` | lays out an installable tree in `target/mana` |
+//! | `install` | copies that tree |
+//! | `demo` | the main job: a node dies, and the answer is the same |
+//! | `test` | all tests, one closing line |
+//! | `fmt`, `lint` | the two checks alone |
+
+mod demo;
+mod install;
+mod process;
+mod setup;
+mod tests_all;
+mod thermo;
+mod tree;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    about = "Set-up, build, installation, demonstration and tests"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install what is missing on this machine (Debian packages), or print the line that does
+    Setup,
+    /// Build everything and lay out an installable tree in target/mana
+    Build,
+    /// Copy the tree; it works from any directory, for every user
+    Install {
+        /// Where to (bin, lib and share are made below it)
+        #[arg(long, value_name = "DIR")]
+        prefix: PathBuf,
+    },
+    /// Show the main job: LAMMPS on four simulated nodes, one of which is lost
+    Demo,
+    /// Run all tests; the last line is "N passed, N failed, N skipped"
+    Test {
+        /// Full counts (long) instead of the short run that has every scenario
+        #[arg(long)]
+        full: bool,
+        /// Only scenarios whose name contains this; no other tests
+        #[arg(long, value_name = "PATTERN")]
+        only: Option<String>,
+        /// Seed of everything random in the scenarios
+        #[arg(long, value_name = "N")]
+        seed: Option<u64>,
+    },
+    /// Check the formatting
+    Fmt,
+    /// Run the linter, warnings are errors
+    Lint,
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Task::Setup => setup::run().map(|()| true),
+        Task::Build => tree::build().map(|_| true),
+        Task::Install { prefix } => install::run(&prefix).map(|()| true),
+        Task::Demo => demo::run(),
+        Task::Test { full, only, seed } => tests_all::run(&tests_all::Choice { full, only, seed }),
+        Task::Fmt => tests_all::fmt().map(|outcome| outcome.good()),
+        Task::Lint => tests_all::lint().map(|outcome| outcome.good()),
+    };
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

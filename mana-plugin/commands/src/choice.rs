@@ -1,0 +1,239 @@
+//! Which MPI goes into the lower half, and which stub into the upper one.
+//!
+//! The program's libraries say which interface it was compiled for; the launcher says through what
+//! the processes can find each other; both must fit. Libraries that do not tell (python loads MPI
+//! late) leave it to the launcher.
+
+use mana::spec::{Family, Stub};
+
+use crate::installation::{Installation, InstalledAdapter};
+use crate::launcher::Launcher;
+use crate::message::Failure;
+use crate::program::MpiLibrary;
+
+/// The result: nothing for a program of one rank without MPI.
+pub type Choice = Option<(InstalledAdapter, Stub)>;
+
+/// Chooses. `wanted` is `mpi =` or `--mpi`; `program` its name for messages.
+pub fn choose(
+    installation: &Installation,
+    launcher: &Launcher,
+    library: Option<&MpiLibrary>,
+    wanted: Option<&str>,
+    program: &str,
+) -> Result<Choice, Failure> {
+    let adapters = installation.adapters()?;
+    let Some(adapter) = pick(&adapters, launcher, library, wanted, program)? else {
+        return Ok(None);
+    };
+    let family = library.map_or(adapter.facts.family, |l| l.family);
+    let stub = installation.stub(family, library.map(|l| l.soname.as_str()))?;
+    Ok(Some((adapter.clone(), stub)))
+}
+
+fn pick<'a>(
+    adapters: &'a [InstalledAdapter],
+    launcher: &Launcher,
+    library: Option<&MpiLibrary>,
+    wanted: Option<&str>,
+    program: &str,
+) -> Result<Option<&'a InstalledAdapter>, Failure> {
+    let fits = |adapter: &InstalledAdapter| {
+        launcher.wireups.is_empty()
+            || launcher
+                .wireups
+                .iter()
+                .any(|w| adapter.facts.launchers.iter().any(|l| l == w.name()))
+    };
+    let alone = launcher.wireups.is_empty();
+    if alone && launcher.slurm_step && launcher.slurm_tasks > 1 {
+        let way = match library.map(|l| l.family) {
+            Some(Family::OpenMpi) => "srun --mpi=pmix",
+            Some(Family::Mpich) => "srun --mpi=pmi2",
+            None => "srun --mpi=pmix (Open MPI) or srun --mpi=pmi2 (MPICH)",
+        };
+        return Err(Failure::of_job(format!(
+            "this step has {} tasks, but srun gave them no way to find each other: each would be a job of one rank; use {way}",
+            launcher.slurm_tasks
+        )));
+    }
+    if let Some(name) = wanted {
+        let Some(adapter) = adapters.iter().find(|a| a.facts.name == name) else {
+            return Err(Failure::of_job(format!(
+                "mpi = {name}: no adapter of that name; there {}",
+                listed(adapters)
+            )));
+        };
+        if let Some(library) = library.filter(|l| l.family != adapter.facts.family) {
+            return Err(Failure::of_job(format!(
+                "{program} is built for {} ({}), but mpi = {name} is {}: a program under another family's MPI is not supported yet; take out 'mpi ='",
+                library.family.title(),
+                library.soname,
+                adapter.facts.family.title()
+            )));
+        }
+        if !fits(adapter) {
+            return Err(mismatch(
+                adapter.facts.family,
+                launcher,
+                &format!("mpi = {name}"),
+            ));
+        }
+        return Ok(Some(adapter));
+    }
+    let family = match (library, launcher.wireups.first()) {
+        (Some(library), _) => library.family,
+        (None, Some(wireup)) => wireup.family(),
+        (None, None) => return Ok(None),
+    };
+    let of_family: Vec<_> = adapters
+        .iter()
+        .filter(|a| a.facts.family == family)
+        .collect();
+    if of_family.is_empty() {
+        return Err(Failure::of_job(format!(
+            "{program} needs {}, but this installation has no adapter for it (there {}); build one: mana adapter --mpicc PATH_OF_MPICC",
+            family.title(),
+            listed(adapters)
+        )));
+    }
+    let fitting: Vec<_> = of_family.iter().copied().filter(|a| fits(a)).collect();
+    if fitting.is_empty() {
+        return Err(mismatch(family, launcher, program));
+    }
+    // Of several of one family, the one named like the family is the machine's usual one.
+    Ok(fitting
+        .iter()
+        .copied()
+        .find(|a| a.facts.name == family.name())
+        .or_else(|| fitting.first().copied()))
+}
+
+fn mismatch(family: Family, launcher: &Launcher, subject: &str) -> Failure {
+    let in_slurm = launcher.slurm_step;
+    let way = match (family, in_slurm) {
+        (Family::OpenMpi, true) => {
+            "srun --mpi=pmix, or Open MPI's mpirun (mpirun.openmpi on Debian)"
+        }
+        (Family::OpenMpi, false) => "Open MPI's mpirun (mpirun.openmpi on Debian)",
+        (Family::Mpich, true) => "srun --mpi=pmi2, or MPICH's mpirun (mpirun.mpich on Debian)",
+        (Family::Mpich, false) => "MPICH's mpirun (mpirun.mpich on Debian)",
+    };
+    Failure::of_job(format!(
+        "{subject} is built for {}, but was started by {}: every process would be a job of one rank; start it with {way}",
+        family.title(),
+        launcher.title()
+    ))
+}
+
+fn listed(adapters: &[InstalledAdapter]) -> String {
+    if adapters.is_empty() {
+        return "are none".into();
+    }
+    let names: Vec<_> = adapters.iter().map(|a| a.facts.name.as_str()).collect();
+    format!("are: {}", names.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::installation::AdapterFacts;
+    use crate::launcher::Wireup;
+
+    fn adapter(name: &str, family: Family, launchers: &[&str]) -> InstalledAdapter {
+        InstalledAdapter {
+            facts: AdapterFacts {
+                name: name.into(),
+                family,
+                mpicc: "mpicc".into(),
+                library: "libmpi.so".into(),
+                version: String::new(),
+                launchers: launchers.iter().map(|l| (*l).to_owned()).collect(),
+            },
+            library: "libmana_adapter.so".into(),
+        }
+    }
+
+    fn both() -> Vec<InstalledAdapter> {
+        vec![
+            adapter("a-site", Family::Mpich, &["pmi", "pmix"]),
+            adapter("mpich", Family::Mpich, &["pmi"]),
+            adapter("openmpi", Family::OpenMpi, &["openmpi", "pmix"]),
+        ]
+    }
+
+    fn under(wireup: Wireup) -> Launcher {
+        Launcher {
+            wireups: vec![wireup],
+            ..Launcher::default()
+        }
+    }
+
+    fn mpich() -> MpiLibrary {
+        MpiLibrary {
+            family: Family::Mpich,
+            soname: "libmpich.so.12".into(),
+        }
+    }
+
+    fn name(result: Result<Option<&InstalledAdapter>, Failure>) -> Option<String> {
+        result.expect("a choice").map(|a| a.facts.name.clone())
+    }
+
+    #[test]
+    fn program_and_launcher_agree() {
+        let all = both();
+        assert_eq!(
+            name(pick(&all, &under(Wireup::Pmi), Some(&mpich()), None, "p")).as_deref(),
+            Some("mpich")
+        );
+        assert_eq!(
+            name(pick(&all, &under(Wireup::OpenMpi), None, None, "python3")).as_deref(),
+            Some("openmpi")
+        );
+        assert_eq!(
+            name(pick(&all, &under(Wireup::Pmix), Some(&mpich()), None, "p")).as_deref(),
+            Some("a-site")
+        );
+        assert_eq!(
+            name(pick(&all, &Launcher::default(), None, None, "p")),
+            None
+        );
+        assert_eq!(
+            name(pick(&all, &Launcher::default(), Some(&mpich()), None, "p")).as_deref(),
+            Some("mpich")
+        );
+    }
+
+    #[test]
+    fn mismatches_say_so() {
+        let all = both();
+        let error = pick(&all, &under(Wireup::OpenMpi), Some(&mpich()), None, "./app")
+            .expect_err("refused");
+        assert!(
+            error
+                .text
+                .contains("./app is built for MPICH, but was started by Open MPI's mpirun"),
+            "{}",
+            error.text
+        );
+        let step = Launcher {
+            slurm_step: true,
+            slurm_tasks: 4,
+            ..Launcher::default()
+        };
+        let error = pick(&all, &step, Some(&mpich()), None, "./app").expect_err("refused");
+        assert!(
+            error.text.contains("4 tasks") && error.text.contains("--mpi=pmi2"),
+            "{}",
+            error.text
+        );
+        let error =
+            pick(&all, &under(Wireup::Pmi), None, Some("other"), "./app").expect_err("refused");
+        assert!(
+            error.text.contains("a-site, mpich, openmpi"),
+            "{}",
+            error.text
+        );
+    }
+}

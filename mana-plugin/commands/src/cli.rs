@@ -1,0 +1,354 @@
+//! The one definition of commands and options: parser, `--help`, manual pages and completions come
+//! from it.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Transparent multi-level checkpointing for MPI programs
+#[derive(Debug, Parser)]
+#[command(name = "mana", version, about, arg_required_else_help = true)]
+#[command(
+    after_help = "The commands launch, restart, status and coordinator can also be called as mana_launch and so on. Exit code of launch, restart and run: the program's own; 99 when mana fails (MANA_FAIL_RC changes that)."
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Verb,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Start a program under control; on a requeue, resume by itself
+    Launch(Launch),
+    /// Resume the newest generation by hand, under mpirun or srun, without naming the program
+    Restart(Restart),
+    /// Show a running job, take a checkpoint, or end it
+    Status(Status),
+    /// Run a stand-alone coordinator (by default rank 0 brings its own)
+    Coordinator(Coordinator),
+    /// Run a command line with mana_launch in it, and again after a failure, resuming
+    Run(Run),
+    /// List the generations in the stores of a job
+    List(List),
+    /// Show what one image file holds
+    Inspect(Inspect),
+    /// Read every image of a job and compare all checksums
+    Verify(Verify),
+    /// Test mode: lose a simulated node of a running job (its ranks are killed, its storage deleted)
+    FailNode(FailNode),
+    /// Build an adapter for another MPI into this installation
+    Adapter(Adapter),
+    /// Write the manual pages
+    #[command(hide = true)]
+    Man(Man),
+    /// Print a shell's completion script
+    #[command(hide = true)]
+    Completions(Completions),
+}
+
+/// Where the configuration comes from.
+#[derive(Args, Clone, Debug, Default)]
+pub struct Settings {
+    /// Configuration file [default: $MANA_CONF, ./mana.conf, ~/.config/mana/mana.conf, /etc/mana/mana.conf]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Set one key of the configuration, over file and environment (may be repeated)
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_value)]
+    pub set: Vec<(String, String)>,
+}
+
+/// How to find a job from outside.
+#[derive(Args, Clone, Debug, Default)]
+pub struct JobChoice {
+    #[command(flatten)]
+    pub settings: Settings,
+    /// Identity of the job [default: the only one, or the one last started, of the configuration's directory]
+    #[arg(long, value_name = "NAME")]
+    pub id: Option<String>,
+}
+
+/// Options of everything that starts a job.
+#[derive(Args, Clone, Debug, Default)]
+pub struct Start {
+    #[command(flatten)]
+    pub settings: Settings,
+    /// Identity of the job [default: the Slurm job and a hash of program, arguments and directory]
+    #[arg(long, value_name = "NAME")]
+    pub id: Option<String>,
+    /// Resume this generation instead of the newest: NUMBER, or INCARNATION.NUMBER
+    #[arg(long, value_name = "GENERATION", value_parser = generation)]
+    pub generation: Option<(Option<u32>, u64)>,
+    /// Resume although the global directory cannot be reached
+    #[arg(long)]
+    pub without_global: bool,
+    /// Name of the adapter (the MPI) to use, instead of choosing by program and launcher
+    #[arg(long, value_name = "NAME")]
+    pub mpi: Option<String>,
+    /// Host of a stand-alone coordinator
+    #[arg(long, value_name = "HOST", env = "MANA_COORD_HOST")]
+    pub coord_host: Option<String>,
+    /// Port of a stand-alone coordinator
+    #[arg(long, value_name = "PORT", env = "MANA_COORD_PORT")]
+    pub coord_port: Option<u16>,
+    /// No lines about normal events
+    #[arg(long, short)]
+    pub quiet: bool,
+}
+
+/// `mana launch`
+#[derive(Args, Clone, Debug)]
+pub struct Launch {
+    #[command(flatten)]
+    pub start: Start,
+    /// Resume the unfinished job of this identity
+    #[arg(long, conflicts_with = "fresh")]
+    pub restart: bool,
+    /// Start from the beginning although an unfinished job of this identity exists
+    #[arg(long)]
+    pub fresh: bool,
+    /// The program and its arguments
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "PROGRAM"
+    )]
+    pub program: Vec<OsString>,
+}
+
+/// `mana restart`
+#[derive(Args, Clone, Debug)]
+pub struct Restart {
+    #[command(flatten)]
+    pub start: Start,
+    /// Print which generation would be used and where each rank's image would come from; start nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// `mana status`
+#[derive(Args, Clone, Debug)]
+pub struct Status {
+    #[command(flatten)]
+    pub job: JobChoice,
+    /// Show again every second until the job ends
+    #[arg(long, short)]
+    pub watch: bool,
+    /// Print the state as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Take a checkpoint now
+    #[arg(long)]
+    pub checkpoint: bool,
+    /// The checkpoint's level [default: the highest enabled]
+    #[arg(long, requires = "checkpoint", value_name = "LEVEL")]
+    pub level: Option<Level>,
+    /// Wait until the checkpoint is committed
+    #[arg(long, requires = "checkpoint")]
+    pub wait: bool,
+    /// End the job (with --checkpoint: once that is complete)
+    #[arg(long)]
+    pub kill: bool,
+    /// Give up after this long
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    pub timeout: u64,
+}
+
+/// A storage level.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Level {
+    /// On the node's own storage
+    Local,
+    /// A copy on another node
+    Partner,
+    /// Parity over a group of nodes
+    #[value(alias = "solomon")]
+    Group,
+    /// On the parallel file system
+    Global,
+}
+
+/// `mana coordinator`
+#[derive(Args, Clone, Debug)]
+pub struct Coordinator {
+    #[command(flatten)]
+    pub settings: Settings,
+    /// Identity of the job to coordinate [default: that of the first rank that connects]
+    #[arg(long, value_name = "NAME")]
+    pub id: Option<String>,
+    /// Address to listen on
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        default_value = "0.0.0.0",
+        env = "MANA_COORD_HOST"
+    )]
+    pub coord_host: String,
+    /// Port to listen on; 0: any free one, printed
+    #[arg(
+        long,
+        value_name = "PORT",
+        default_value_t = 0,
+        env = "MANA_COORD_PORT"
+    )]
+    pub coord_port: u16,
+    /// Leave the address in this file, for tools and ranks
+    #[arg(long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+}
+
+/// `mana run`
+#[derive(Args, Clone, Debug)]
+pub struct Run {
+    /// How often to start again after a failure
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub retries: u32,
+    /// Resume in the first start too
+    #[arg(long)]
+    pub restart: bool,
+    /// No lines about normal events
+    #[arg(long, short)]
+    pub quiet: bool,
+    /// The command line, as in: mana run -- mpirun -n 4 mana_launch ./app
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "COMMAND"
+    )]
+    pub command: Vec<OsString>,
+}
+
+/// `mana list`
+#[derive(Args, Clone, Debug)]
+pub struct List {
+    #[command(flatten)]
+    pub job: JobChoice,
+    /// Print as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `mana inspect`
+#[derive(Args, Clone, Debug)]
+pub struct Inspect {
+    /// An image (rank-N.img)
+    pub image: PathBuf,
+    /// List every section and memory range too
+    #[arg(long, short)]
+    pub all: bool,
+}
+
+/// `mana verify`
+#[derive(Args, Clone, Debug)]
+pub struct Verify {
+    #[command(flatten)]
+    pub job: JobChoice,
+    /// Only this generation: NUMBER, or INCARNATION.NUMBER
+    #[arg(long, value_name = "GENERATION", value_parser = generation)]
+    pub generation: Option<(Option<u32>, u64)>,
+}
+
+/// `mana fail-node`
+#[derive(Args, Clone, Debug)]
+pub struct FailNode {
+    #[command(flatten)]
+    pub job: JobChoice,
+    /// Number of the simulated node, from 0
+    pub node: u32,
+    /// Kill the ranks, but leave the storage
+    #[arg(long)]
+    pub keep_storage: bool,
+}
+
+/// `mana adapter`
+#[derive(Args, Clone, Debug)]
+pub struct Adapter {
+    /// The MPI's compiler wrapper
+    #[arg(long, value_name = "PATH")]
+    pub mpicc: PathBuf,
+    /// Name of the adapter [default: made from the MPI's name and version]
+    #[arg(long)]
+    pub name: Option<String>,
+    /// How processes of this MPI are started: openmpi, pmix, pmi (may be repeated) [default: usual ones]
+    #[arg(long = "launcher", value_name = "KIND")]
+    pub launchers: Vec<String>,
+    /// Sources to build from
+    #[arg(long, value_name = "DIR", hide = true)]
+    pub sources: Option<PathBuf>,
+    /// Where to build
+    #[arg(long, value_name = "DIR", hide = true)]
+    pub target_dir: Option<PathBuf>,
+    /// Say nothing unless it fails
+    #[arg(long, short)]
+    pub quiet: bool,
+}
+
+/// `mana man`
+#[derive(Args, Clone, Debug)]
+pub struct Man {
+    /// Directory to write to
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+}
+
+/// `mana completions`
+#[derive(Args, Clone, Debug)]
+pub struct Completions {
+    /// The shell
+    pub shell: clap_complete::Shell,
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.trim().is_empty() => {
+            Ok((key.trim().to_owned(), value.trim().to_owned()))
+        }
+        _ => Err("expected KEY=VALUE".into()),
+    }
+}
+
+fn generation(text: &str) -> Result<(Option<u32>, u64), String> {
+    let wrong = |_| "expected NUMBER or INCARNATION.NUMBER".to_owned();
+    match text.split_once('.') {
+        Some((incarnation, number)) => Ok((
+            Some(incarnation.parse().map_err(wrong)?),
+            number.parse().map_err(wrong)?,
+        )),
+        None => Ok((None, text.parse().map_err(wrong)?)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn options_of_the_program_are_left_alone() {
+        let cli = Cli::try_parse_from([
+            "mana", "launch", "--fresh", "-q", "lmp", "--help", "-in", "x",
+        ])
+        .expect("parses");
+        let Verb::Launch(launch) = cli.command else {
+            panic!("launch expected");
+        };
+        assert!(launch.fresh && launch.start.quiet);
+        assert_eq!(launch.program, ["lmp", "--help", "-in", "x"]);
+    }
+
+    #[test]
+    fn generations() {
+        assert_eq!(generation("7"), Ok((None, 7)));
+        assert_eq!(generation("2.7"), Ok((Some(2), 7)));
+        assert!(generation("x").is_err() && generation("1.").is_err());
+    }
+}

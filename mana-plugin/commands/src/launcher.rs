@@ -1,0 +1,179 @@
+//! Who started this process, told from its environment.
+
+use mana::spec::Family;
+
+/// How an MPI job can be started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wireup {
+    /// Open MPI's mpirun.
+    OpenMpi,
+    /// A PMIx server that is not Open MPI's: `srun --mpi=pmix`.
+    Pmix,
+    /// PMI-1 or PMI-2: MPICH's mpirun, `srun --mpi=pmi2`.
+    Pmi,
+}
+
+impl Wireup {
+    /// The name in `adapter.toml`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::OpenMpi => "openmpi",
+            Self::Pmix => "pmix",
+            Self::Pmi => "pmi",
+        }
+    }
+
+    /// The family whose programs are usually started this way.
+    pub fn family(self) -> Family {
+        match self {
+            Self::OpenMpi | Self::Pmix => Family::OpenMpi,
+            Self::Pmi => Family::Mpich,
+        }
+    }
+}
+
+/// What the environment says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Launcher {
+    /// All ways an MPI could find its peers here, the innermost first.
+    pub wireups: Vec<Wireup>,
+    /// Rank in the job.
+    pub rank: Option<u32>,
+    /// Ranks in the job.
+    pub size: Option<u32>,
+    /// Inside a Slurm step (a task of `srun`, or below one).
+    pub slurm_step: bool,
+    /// Tasks of that step.
+    pub slurm_tasks: u32,
+    /// How often Slurm has requeued the job.
+    pub restart_count: u32,
+}
+
+impl Launcher {
+    /// From this process's environment.
+    pub fn from_environment() -> Self {
+        Self::from_lookup(|name| std::env::var(name).ok())
+    }
+
+    /// From any set of variables.
+    pub fn from_lookup(get: impl Fn(&str) -> Option<String>) -> Self {
+        let number = |name: &str| get(name).and_then(|value| value.trim().parse::<u32>().ok());
+        let has = |name: &str| get(name).is_some();
+        let hydra = has("HYDI_CONTROL_FD");
+        let openmpi = has("OMPI_COMM_WORLD_SIZE");
+        let pmi = hydra || has("PMI_FD") || has("PMI_PORT");
+        let mut launcher = Self {
+            slurm_step: has("SLURM_STEP_ID"),
+            slurm_tasks: number("SLURM_STEP_NUM_TASKS")
+                .or_else(|| number("SLURM_NTASKS"))
+                .unwrap_or(1),
+            restart_count: number("SLURM_RESTART_COUNT").unwrap_or(0),
+            ..Self::default()
+        };
+        // Inside a batch job mpirun starts its daemons with srun, so the variables of srun's own
+        // wire-up may be seen below mpirun's: mpirun's come first.
+        if openmpi {
+            launcher.wireups.push(Wireup::OpenMpi);
+        }
+        if pmi {
+            launcher.wireups.push(Wireup::Pmi);
+        }
+        if !openmpi && !hydra && has("PMIX_RANK") {
+            launcher.wireups.push(Wireup::Pmix);
+        }
+        (launcher.rank, launcher.size) = match launcher.wireups.first() {
+            Some(Wireup::OpenMpi) => (
+                number("OMPI_COMM_WORLD_RANK"),
+                number("OMPI_COMM_WORLD_SIZE"),
+            ),
+            Some(Wireup::Pmi) => (number("PMI_RANK"), number("PMI_SIZE")),
+            Some(Wireup::Pmix) => (number("PMIX_RANK"), Some(launcher.slurm_tasks)),
+            None if launcher.slurm_step => (number("SLURM_PROCID"), Some(launcher.slurm_tasks)),
+            None => (None, None),
+        };
+        launcher
+    }
+
+    /// In words, for messages.
+    pub fn title(&self) -> &'static str {
+        match (self.wireups.first(), self.slurm_step) {
+            (Some(Wireup::OpenMpi), _) => "Open MPI's mpirun",
+            (Some(Wireup::Pmix), true) => "srun --mpi=pmix",
+            (Some(Wireup::Pmix), false) => "a PMIx launcher",
+            (Some(Wireup::Pmi), true) => "srun --mpi=pmi2 or MPICH's mpirun",
+            (Some(Wireup::Pmi), false) => "MPICH's mpirun",
+            (None, true) => "srun without an MPI plugin",
+            (None, false) => "no MPI launcher",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(pairs: &[(&str, &str)]) -> Launcher {
+        Launcher::from_lookup(|name| {
+            pairs
+                .iter()
+                .find(|(key, _)| *key == name)
+                .map(|(_, value)| (*value).to_owned())
+        })
+    }
+
+    #[test]
+    fn launchers_are_told_apart() {
+        let openmpi = of(&[
+            ("OMPI_COMM_WORLD_SIZE", "4"),
+            ("OMPI_COMM_WORLD_RANK", "2"),
+            ("PMIX_RANK", "2"),
+            ("SLURM_STEP_ID", "0"),
+            ("SLURM_NTASKS", "4"),
+        ]);
+        assert_eq!(openmpi.wireups, [Wireup::OpenMpi]);
+        assert_eq!((openmpi.rank, openmpi.size), (Some(2), Some(4)));
+
+        let hydra = of(&[
+            ("PMI_FD", "6"),
+            ("PMI_RANK", "1"),
+            ("PMI_SIZE", "2"),
+            ("HYDI_CONTROL_FD", "7"),
+        ]);
+        assert_eq!(hydra.wireups, [Wireup::Pmi]);
+        assert_eq!((hydra.rank, hydra.size), (Some(1), Some(2)));
+
+        let slurm = of(&[
+            ("SLURM_STEP_ID", "1"),
+            ("SLURM_STEP_NUM_TASKS", "3"),
+            ("SLURM_PROCID", "1"),
+            ("PMIX_RANK", "1"),
+            ("SLURM_RESTART_COUNT", "2"),
+        ]);
+        assert_eq!(slurm.wireups, [Wireup::Pmix]);
+        assert_eq!((slurm.size, slurm.restart_count), (Some(3), 2));
+
+        let bare = of(&[("SLURM_STEP_ID", "1"), ("SLURM_STEP_NUM_TASKS", "3")]);
+        assert!(bare.wireups.is_empty() && bare.slurm_tasks == 3);
+        assert_eq!(
+            of(&[]),
+            Launcher {
+                slurm_tasks: 1,
+                ..Launcher::default()
+            }
+        );
+    }
+
+    /// mpirun.mpich inside a batch job whose MpiDefault is pmix: the proxies are started by srun.
+    #[test]
+    fn hydra_below_srun_is_hydra() {
+        let nested = of(&[
+            ("HYDI_CONTROL_FD", "7"),
+            ("PMI_FD", "6"),
+            ("PMI_RANK", "0"),
+            ("PMI_SIZE", "2"),
+            ("PMIX_RANK", "0"),
+            ("SLURM_STEP_ID", "0"),
+        ]);
+        assert_eq!(nested.wireups, [Wireup::Pmi]);
+    }
+}

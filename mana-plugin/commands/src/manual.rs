@@ -1,0 +1,62 @@
+//! Manual pages and completions, from the definition of the options.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::Path;
+
+use clap::{Command, CommandFactory as _};
+
+use crate::cli::Cli;
+use crate::message::Failure;
+
+/// Commands that have a page under their classic name too.
+const CLASSIC: &[&str] = &["launch", "restart", "status", "coordinator"];
+
+/// Writes `mana.1` and a page for each command.
+pub fn pages(out: &Path) -> Result<i32, Failure> {
+    fs::create_dir_all(out)
+        .map_err(|e| Failure::new(format!("cannot make {}: {e}", out.display())))?;
+    let mut top = Cli::command();
+    top.build();
+    page(&top, "mana", out)?;
+    for verb in top
+        .get_subcommands()
+        .filter(|c| !c.is_hide_set() && c.get_name() != "help")
+    {
+        let name = format!("mana-{}", verb.get_name());
+        page(verb, &name, out)?;
+        if CLASSIC.contains(&verb.get_name()) {
+            let path = out.join(format!("mana_{}.1", verb.get_name()));
+            write(&path, format!(".so man1/{name}.1\n").as_bytes())?;
+        }
+    }
+    Ok(0)
+}
+
+fn page(command: &Command, name: &str, out: &Path) -> Result<(), Failure> {
+    // clap wants names that live as long as the program; one page each, then the process ends.
+    let leaked: &'static str = Box::leak(name.to_owned().into_boxed_str());
+    let command = command
+        .clone()
+        .name(leaked)
+        .version(env!("CARGO_PKG_VERSION"));
+    let mut text = Vec::new();
+    clap_mangen::Man::new(command)
+        .render(&mut text)
+        .map_err(|e| Failure::new(format!("cannot make the page {name}: {e}")))?;
+    write(&out.join(format!("{name}.1")), &text)
+}
+
+fn write(path: &Path, text: &[u8]) -> Result<(), Failure> {
+    fs::write(path, text).map_err(|e| Failure::new(format!("cannot write {}: {e}", path.display())))
+}
+
+/// Prints a completion script.
+pub fn completions(shell: clap_complete::Shell) -> Result<i32, Failure> {
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "mana", &mut text);
+    std::io::stdout()
+        .write_all(&text)
+        .map_err(|e| Failure::new(format!("cannot write: {e}")))?;
+    Ok(0)
+}

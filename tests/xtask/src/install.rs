@@ -1,0 +1,21 @@
+//! Copies the built tree to where it shall live.
+
+use std::path::Path;
+
+use anyhow::{bail, Result};
+
+use crate::{process, tree};
+
+/// Builds, and copies to `prefix`.
+pub fn run(prefix: &Path) -> Result<()> {
+    let prefix = std::path::absolute(prefix)?;
+    let built = tree::build()?;
+    if prefix.starts_with(process::target_dir()?.join("mana")) {
+        bail!("{}: lies inside the build's own tree", prefix.display());
+    }
+    for part in ["bin", "lib", "share"] {
+        tree::copy_all(&built.join(part), &prefix.join(part))?;
+    }
+    println!("installed in {0}; add {0}/bin to PATH", prefix.display());
+    Ok(())
+}

@@ -1,0 +1,247 @@
+//! The installable tree in `target/mana`.
+//!
+//! ```text
+//!  bin/mana, bin/mana_{launch,restart,status,coordinator} -> mana
+//!  lib/mana/mana-lower
+//!  lib/mana/adapters/<name>/{libmana_adapter.so, adapter.toml}   one for each MPI found
+//!  lib/mana/stubs/openmpi/libmpi.so.40
+//!  lib/mana/stubs/mpich/{libmpich.so.12, libmpi.so.12}
+//!  share/doc/mana, share/man/man1, share/mana/{templates, slurm, src}
+//! ```
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{bail, Context as _, Result};
+
+use crate::process::{captured, cargo, on_path, run, target_dir, workspace};
+
+/// The names under which `mana` is called.
+const NAMES: &[&str] = &[
+    "mana_launch",
+    "mana_restart",
+    "mana_status",
+    "mana_coordinator",
+];
+
+/// An MPI of this machine.
+struct Mpi {
+    name: &'static str,
+    mpicc: &'static str,
+}
+
+/// Debian's names of the compiler wrappers.
+const MPIS: &[Mpi] = &[
+    Mpi {
+        name: "openmpi",
+        mpicc: "mpicc.openmpi",
+    },
+    Mpi {
+        name: "mpich",
+        mpicc: "mpicc.mpich",
+    },
+];
+
+/// Builds everything; the path of the tree.
+pub fn build() -> Result<PathBuf> {
+    let top = workspace()?;
+    let target = target_dir()?;
+    let tree = target.join("mana");
+    run(cargo().current_dir(&top).args([
+        "build",
+        "--release",
+        "--quiet",
+        "-p",
+        "mana",
+        "-p",
+        "mana-lower",
+    ]))?;
+    let release = target.join("release");
+
+    let bin = fresh_dir(&tree.join("bin"))?;
+    place(&release.join("mana"), &bin.join("mana"))?;
+    for name in NAMES {
+        let link = bin.join(name);
+        symlink("mana", &link).with_context(|| format!("cannot make {}", link.display()))?;
+    }
+    let lib = tree.join("lib/mana");
+    fs::create_dir_all(&lib).with_context(|| format!("cannot make {}", lib.display()))?;
+    place(&release.join("mana-lower"), &lib.join("mana-lower"))?;
+
+    stubs(&top, &target, &lib)?;
+    let share = fresh_dir(&tree.join("share"))?;
+    documents(&top, &share, &bin.join("mana"))?;
+    sources(&top, &share.join("mana/src"))?;
+    adapters(&top, &target, &lib, &bin.join("mana"))?;
+    Ok(tree)
+}
+
+/// One adapter for each MPI found, with a target directory each: their build scripts' results
+/// differ and would overwrite each other.
+fn adapters(top: &Path, target: &Path, lib: &Path, mana: &Path) -> Result<()> {
+    let mut found = 0;
+    for mpi in MPIS {
+        let Some(mpicc) = on_path(mpi.mpicc) else {
+            println!("no {} here: no adapter for it", mpi.mpicc);
+            continue;
+        };
+        run(Command::new(mana)
+            .args(["adapter", "--quiet", "--name", mpi.name, "--mpicc"])
+            .arg(&mpicc)
+            .arg("--sources")
+            .arg(top)
+            .arg("--target-dir")
+            .arg(target.join(format!("adapter-{}", mpi.name))))?;
+        found += 1;
+    }
+    // A machine with an MPI under its usual name only.
+    if found == 0 {
+        let Some(mpicc) = on_path("mpicc") else {
+            bail!("no MPI compiler wrapper (mpicc) found; run 'cargo xtask setup'");
+        };
+        run(Command::new(mana)
+            .args(["adapter", "--quiet", "--mpicc"])
+            .arg(&mpicc)
+            .arg("--sources")
+            .arg(top)
+            .arg("--target-dir")
+            .arg(target.join("adapter-site")))?;
+    }
+    let _ = lib;
+    Ok(())
+}
+
+/// The libraries for the upper half: linked from static libraries, because a `cdylib` would hide
+/// the second name (`MPI_X` = `PMPI_X`) of each procedure.
+fn stubs(top: &Path, target: &Path, lib: &Path) -> Result<()> {
+    for (family, sonames) in [
+        ("openmpi", ["libmpi.so.40"].as_slice()),
+        ("mpich", &["libmpich.so.12", "libmpi.so.12"]),
+    ] {
+        let package = format!("mana-stub-{family}");
+        let directory = fresh_dir(&lib.join("stubs").join(family))?;
+        run(cargo()
+            .current_dir(top)
+            .args(["build", "--release", "--quiet", "-p", &package]))?;
+        let archive = target
+            .join("release")
+            .join(format!("libmana_stub_{family}.a"));
+        if !archive.is_file() {
+            println!("{}: not there, no stub for {family}", archive.display());
+            continue;
+        }
+        let exports = top
+            .join("mana-plugin/stub")
+            .join(family)
+            .join("exports.map");
+        for soname in sonames {
+            let output = directory.join(soname);
+            run(Command::new("gcc")
+                .args(["-shared", "-o"])
+                .arg(&output)
+                .arg(format!("-Wl,-soname,{soname}"))
+                .arg(format!("-Wl,--version-script={}", exports.display()))
+                .args(["-Wl,--whole-archive"])
+                .arg(&archive)
+                .args(["-Wl,--no-whole-archive", "-Wl,-z,now"]))?;
+        }
+    }
+    Ok(())
+}
+
+/// Manual pages, completions, guide, templates.
+fn documents(top: &Path, share: &Path, mana: &Path) -> Result<()> {
+    let man = share.join("man/man1");
+    fs::create_dir_all(&man)?;
+    run(Command::new(mana).args(["man", "--out"]).arg(&man))?;
+    for (shell, path) in [
+        ("bash", "bash-completion/completions/mana"),
+        ("zsh", "zsh/site-functions/_mana"),
+        ("fish", "fish/vendor_completions.d/mana.fish"),
+    ] {
+        let file = share.join(path);
+        if let Some(parent) = file.parent() {
+            fs::create_dir_all(parent)?;
+        }
+        let text = captured(Command::new(mana).args(["completions", shell]))?;
+        fs::write(&file, text + "\n")
+            .with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    let doc = share.join("doc/mana");
+    copy_all(&top.join("docs"), &doc)?;
+    for name in ["README.md", "CHANGELOG.md"] {
+        place(&top.join(name), &doc.join(name))?;
+    }
+    copy_all(&top.join("templates"), &share.join("mana/templates"))?;
+    copy_all(&top.join("slurm"), &share.join("mana/slurm"))
+}
+
+/// What `mana adapter` needs to build one more adapter: the adapter and the two crates below it, as
+/// a workspace of their own with our lock file.
+fn sources(top: &Path, into: &Path) -> Result<()> {
+    for part in [
+        "mana-plugin/abi",
+        "mana-plugin/table",
+        "mana-plugin/adapter",
+    ] {
+        copy_all(&top.join(part), &into.join(part))?;
+    }
+    place(&top.join("Cargo.lock"), &into.join("Cargo.lock"))?;
+    let manifest = fs::read_to_string(top.join("Cargo.toml")).context("cannot read Cargo.toml")?;
+    fs::write(into.join("Cargo.toml"), reduced_manifest(&manifest)?)
+        .context("cannot write the reduced Cargo.toml")
+}
+
+/// The workspace's manifest with the three crates as its only members.
+fn reduced_manifest(manifest: &str) -> Result<String> {
+    let Some((_, rest)) = manifest.split_once("[workspace.package]") else {
+        bail!("Cargo.toml has no [workspace.package]");
+    };
+    // Path dependencies on crates that are not copied would not resolve only if used; cargo does
+    // not look at unused entries of [workspace.dependencies].
+    Ok(format!(
+        "[workspace]\nresolver = \"2\"\nmembers = [\"mana-plugin/abi\", \"mana-plugin/table\", \"mana-plugin/adapter\"]\n\n[workspace.package]{rest}"
+    ))
+}
+
+/// An empty directory, whatever was there.
+fn fresh_dir(path: &Path) -> Result<PathBuf> {
+    if path.exists() {
+        fs::remove_dir_all(path).with_context(|| format!("cannot remove {}", path.display()))?;
+    }
+    fs::create_dir_all(path).with_context(|| format!("cannot make {}", path.display()))?;
+    Ok(path.to_owned())
+}
+
+/// Puts a copy of a file in place in one step: a program that is running keeps its own.
+pub fn place(from: &Path, to: &Path) -> Result<()> {
+    if let Some(parent) = to.parent() {
+        fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
+    }
+    let temporary = to.with_extension("new");
+    fs::copy(from, &temporary)
+        .with_context(|| format!("cannot copy {} to {}", from.display(), temporary.display()))?;
+    fs::rename(&temporary, to).with_context(|| format!("cannot rename {}", temporary.display()))
+}
+
+/// Copies a directory with everything below it; symbolic links stay links.
+pub fn copy_all(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to).with_context(|| format!("cannot make {}", to.display()))?;
+    for entry in fs::read_dir(from).with_context(|| format!("cannot list {}", from.display()))? {
+        let entry = entry?;
+        let (source, copy) = (entry.path(), to.join(entry.file_name()));
+        let kind = entry.file_type()?;
+        if kind.is_dir() {
+            copy_all(&source, &copy)?;
+        } else if kind.is_symlink() {
+            let points_to = fs::read_link(&source)?;
+            let _ = fs::remove_file(&copy);
+            symlink(points_to, &copy).with_context(|| format!("cannot make {}", copy.display()))?;
+        } else {
+            place(&source, &copy)?;
+        }
+    }
+    Ok(())
+}
