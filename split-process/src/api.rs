@@ -1,4 +1,4 @@
-//! The published shape of the crate (bodies move to their modules).
+//! The types of the crate's interface.
 
 use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
@@ -35,6 +35,13 @@ pub struct Resolved {
     pub launch: Launch,
 }
 
+/// See [`Hooks::on_execve`]: path, `argv`, `envp` (both null-terminated, of the program).
+pub type OnExecve = fn(
+    path: &std::ffi::CStr,
+    argv: *const *const libc::c_char,
+    envp: *const *const libc::c_char,
+) -> Result<(), i32>;
+
 /// Functions of the glue that are called when the program does something of consequence. In the
 /// lower half, with its FS; all signals blocked.
 #[derive(Clone, Copy, Default)]
@@ -42,7 +49,7 @@ pub struct Hooks {
     /// The program ends with this code: called before `exit_group` really happens.
     pub on_exit: Option<fn(code: i32)>,
     /// The program replaces itself. Returning an error number refuses it.
-    pub on_execve: Option<fn(path: &std::ffi::CStr) -> Result<(), i32>>,
+    pub on_execve: Option<OnExecve>,
 }
 
 /// The identity of a thread of the upper half: what its `gettid` says. Survives restarts.

@@ -2,25 +2,117 @@
 //! program's threads, captures and restores them. Lower half.
 //!
 //! ```text
-//!  start:    Launch::resolve -> start(resolved, hooks)                        never returns
+//!  start:    Launch::resolve -> start(resolved, hooks)                             never returns
 //!  capture:  park_all -> Parked::{run_on, state, regions, memory} -> release
-//!  restore:  Restorer::begin -> map -> (fill the runs) -> protect -> finish   never returns
+//!  restore:  Restorer::begin -> map -> (fill the buffers) -> protect -> finish     never returns
 //! ```
 //!
 //! | module | holds |
 //! |---|---|
-//! | `launch` | what to start: PATH, scripts, refusals |
-//! | `elf` | reading ELF headers |
-//! | `arena` | zones of the arena, placement of mappings, break |
-//! | `sites` | finding system-call instructions by decoding, patching them |
-//! | `shim` | code that lives in the arena: trampolines, signal entry, vDSO copy |
-//! | `calls` | what the trapped system calls do |
+//! | `launch`, `elf` | what to start: PATH, scripts, refusals |
+//! | `start` | mapping the program's loader and entering it |
+//! | `arena`, `book` | placement of mappings, the break; what survives a restart |
+//! | `sites`, `patch` | finding system-call instructions by decoding, patching them |
+//! | `vdso`, `control` | the copied vDSO; the control page, slots |
+//! | `calls`, `signals`, `children` | what the trapped system calls do |
 //! | `threads` | one lower pthread for each thread of the program |
-//! | `signals` | the program's handlers, masks around lower code |
-//! | `park` | signal 33, EINTR rewind |
-//! | `capture`, `restore` | the image's view of all that |
+//! | `park`, `wait` | signal 33; interrupted waits go on |
+//! | `capture`, `restore`, `processor` | the image's view of all that |
+//! | `descriptors` | keeping the lower half's descriptors out of the program's way |
 #![warn(missing_docs)]
 
 mod api;
+mod arena;
+mod book;
+mod calls;
+mod capture;
+mod children;
+mod control;
+mod descriptors;
+mod elf;
+mod launch;
+mod park;
+mod patch;
+mod processor;
+mod restore;
+mod signals;
+mod sites;
+mod start;
+mod threads;
+mod vdso;
+mod wait;
 
 pub use api::*;
+pub use book::in_upper_range;
+pub use control::{membarrier, membarrier_register, publish_comm, publish_slots};
+pub use descriptors::{with_reserved_descriptors, LOWER_FD_BASE};
+pub use mana_raw::upcall::{call_upper, NoUpcall};
+pub use park::{park_all, set_pending, Parked};
+pub use restore::{Restorer, RunBuffer};
+pub use signals::with_signals_blocked;
+pub use start::start;
+pub use threads::Job;
+
+/// The identity of the calling thread, if it carries a thread of the upper half.
+pub fn current_thread_id() -> Option<ThreadId> {
+    threads::current().map(|t| t.identity())
+}
+
+/// The identity of the thread of the upper half that the kernel knows as `tid` in this process.
+pub fn thread_of_kernel_tid(tid: i32) -> Option<ThreadId> {
+    threads::by_kernel_tid(tid)
+}
+
+/// Maps fresh private memory at exactly `[address, address + len)`.
+pub(crate) fn memory_at(
+    address: usize,
+    len: usize,
+    prot: i32,
+    operation: &'static str,
+) -> Result<(), LaunchError> {
+    // SAFETY: NOREPLACE: nothing that exists is touched.
+    let result = unsafe {
+        mana_raw::sys::syscall(
+            mana_raw::sys::MMAP,
+            [
+                address,
+                len,
+                prot as usize,
+                0x22 | arena::NOREPLACE,
+                usize::MAX,
+                0,
+            ],
+        )
+    };
+    if result == address as isize {
+        return Ok(());
+    }
+    if result > 0 {
+        // A kernel before 4.17 ignores NOREPLACE and maps elsewhere.
+        // SAFETY: the mapping just made.
+        unsafe { libc::munmap(result as *mut _, len) };
+    }
+    let errno = if result < 0 {
+        -result as i32
+    } else {
+        libc::EEXIST
+    };
+    Err(LaunchError::Memory {
+        operation,
+        address,
+        errno,
+    })
+}
+
+/// Changes the protection of memory of the upper half.
+pub(crate) fn protect_at(address: usize, len: usize, prot: i32) -> Result<(), LaunchError> {
+    // SAFETY: memory of the upper half or of its shim; the callers keep it usable for its owner.
+    if unsafe { libc::mprotect(address as *mut _, arena::pages(len), prot) } == 0 {
+        return Ok(());
+    }
+    Err(LaunchError::Memory {
+        operation: "change the protection of memory",
+        address,
+        errno: arena::errno() as i32,
+    })
+}

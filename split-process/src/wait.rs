@@ -1,0 +1,204 @@
+//! Waits that a park has interrupted: the call is made again as if nothing had happened, with what
+//! is left of its time-out. Lower half, while the threads are parked.
+//!
+//! The kernel itself restarts what it can (the park signal's handler is `SA_RESTART`). What it
+//! answers with EINTR whenever a handler has run (poll, nanosleep, pause, ...) is rewound to the
+//! `syscall` instruction here. Its number is the one recorded by the trampoline, else found by
+//! decoding backwards. A handler of the program that arrives before the call is made again finds
+//! `ThreadBlock::rewound` and gives the program the EINTR it is owed.
+
+use crate::book::book;
+use crate::threads::Thread;
+use mana_raw::layout::{SHIM_CODE_END, TRAMPOLINES};
+use mana_raw::sys;
+use std::sync::Mutex;
+use std::time::Instant;
+
+/// Offsets in the kernel's `ucontext`.
+pub const RDI: usize = 104;
+const RSI: usize = 112;
+const RDX: usize = 136;
+const R10: usize = 56;
+const RAX: usize = 144;
+/// Instruction pointer.
+pub const RIP: usize = 168;
+
+const EINTR: isize = -4;
+
+/// A timed wait of a parked thread.
+struct Timed {
+    thread: i32,
+    /// Time stamp of the entry, or of the last settlement.
+    stamp: u64,
+}
+
+static TIMED: Mutex<Vec<Timed>> = Mutex::new(Vec::new());
+
+fn stamp() -> u64 {
+    // SAFETY: RDTSC exists on every x86-64 processor.
+    unsafe { core::arch::x86_64::_rdtsc() }
+}
+
+/// Nanoseconds of `ticks` of the time stamp counter, measured since the first call.
+fn nanoseconds(ticks: u64) -> u64 {
+    static ORIGIN: Mutex<Option<(u64, Instant)>> = Mutex::new(None);
+    let mut origin = ORIGIN
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    let (first, time) = *origin.get_or_insert_with(|| (stamp(), Instant::now()));
+    let mut passed = stamp().wrapping_sub(first);
+    let mut elapsed = time.elapsed();
+    if elapsed.as_micros() < 2000 {
+        std::thread::sleep(std::time::Duration::from_millis(2));
+        passed = stamp().wrapping_sub(first);
+        elapsed = time.elapsed();
+    }
+    (u128::from(ticks) * elapsed.as_nanos() / u128::from(passed.max(1))) as u64
+}
+
+/// Starts the measurement of the counter's rate.
+pub fn calibrate() {
+    nanoseconds(0);
+}
+
+struct Context(usize);
+
+impl Context {
+    fn get(&self, offset: usize) -> usize {
+        // SAFETY: the ucontext of a parked thread, which stays valid while it is parked.
+        unsafe { *((self.0 + offset) as *const usize) }
+    }
+    fn set(&self, offset: usize, value: usize) {
+        // SAFETY: as above; its thread reads it only after release.
+        unsafe { *((self.0 + offset) as *mut usize) = value }
+    }
+}
+
+fn context(thread: &Thread) -> Context {
+    Context(thread.context.load(std::sync::atomic::Ordering::Relaxed))
+}
+
+/// The number of the call that ended just before `rip`.
+fn number(thread: &Thread, rip: usize) -> Option<u32> {
+    if (TRAMPOLINES..SHIM_CODE_END).contains(&rip) && thread.block.wait_nr != 0 {
+        return u32::try_from(thread.block.wait_nr).ok();
+    }
+    const LOOK: usize = 160;
+    let start = [LOOK, 64, 32, 16]
+        .into_iter()
+        .map(|n| rip - n)
+        .find(|&s| crate::in_upper_range(s))?;
+    // SAFETY: code of the program just before where its thread stands.
+    let code = unsafe { std::slice::from_raw_parts(start as *const u8, rip - start) };
+    crate::sites::number_at(code, rip - start - 2)
+}
+
+/// Brings every parked thread to a state that can go on later, here or in another process.
+pub fn settle(threads: &[&'static Thread]) {
+    let mut timed = TIMED
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    timed.clear();
+    for thread in threads {
+        let context = context(thread);
+        let rip = context.get(RIP);
+        // SAFETY: two bytes of upper code before the place a system call returned to.
+        let after_call = crate::in_upper_range(rip - 2)
+            && unsafe { *((rip - 2) as *const [u8; 2]) } == [0x0f, 5];
+        if context.get(RAX) as isize != EINTR || !after_call {
+            continue;
+        }
+        let Some(number) = number(thread, rip) else {
+            log::debug!(
+                "thread {}: interrupted call at {rip:#x} is not known",
+                thread.identity().0
+            );
+            continue;
+        };
+        if number == 3 {
+            continue; // close: the descriptor is gone
+        }
+        context.set(RAX, number as usize);
+        context.set(RIP, rip - 2);
+        thread.with_block(|block| block.rewound = (rip - 2) as u64);
+        if crate::sites::is_timed(number) && (TRAMPOLINES..SHIM_CODE_END).contains(&rip) {
+            let now = stamp();
+            shorten(
+                thread,
+                &context,
+                number,
+                now.wrapping_sub(thread.block.wait_tsc),
+            );
+            timed.push(Timed {
+                thread: thread.identity().0,
+                stamp: now,
+            });
+        }
+    }
+}
+
+/// The time the program stood still counts too.
+pub fn resume<'a>(threads: impl Iterator<Item = &'a Thread>) {
+    let mut timed = TIMED
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    let now = stamp();
+    for thread in threads {
+        let id = thread.identity().0;
+        let Some(entry) = timed.iter().find(|t| t.thread == id) else {
+            continue;
+        };
+        let context = context(thread);
+        let number = context.get(RAX) as u32;
+        shorten(thread, &context, number, now.wrapping_sub(entry.stamp));
+        thread.with_block(|block| block.wait_tsc = now);
+    }
+    timed.clear();
+}
+
+/// After a restart, a wait counts from now.
+pub fn restamp(thread: &Thread) {
+    thread.with_block(|block| block.wait_tsc = stamp());
+}
+
+/// Takes `ticks` off the time-out of the call a context is about to make.
+fn shorten(thread: &Thread, context: &Context, number: u32, ticks: u64) {
+    let ns = nanoseconds(ticks);
+    let milliseconds = |register: usize| {
+        let left = context.get(register) as i32;
+        if left > 0 {
+            context.set(
+                register,
+                i64::from(left)
+                    .saturating_sub((ns / 1_000_000) as i64)
+                    .max(0) as usize,
+            );
+        }
+    };
+    match number as usize {
+        sys::POLL => milliseconds(RDX),
+        sys::EPOLL_WAIT | sys::EPOLL_PWAIT => milliseconds(R10),
+        sys::NANOSLEEP => timespec(thread, context, RDI, ns),
+        // Absolute deadlines stay.
+        sys::CLOCK_NANOSLEEP if context.get(RSI) & 1 == 0 => timespec(thread, context, RDX, ns),
+        128 => timespec(thread, context, RDX, ns), // rt_sigtimedwait
+        220 => timespec(thread, context, R10, ns), // semtimedop
+        441 => timespec(thread, context, R10, ns), // epoll_pwait2
+        _ => {} // select, pselect6, ppoll: the kernel has written what is left
+    }
+}
+
+/// The same for a time value in memory: a shortened copy in the book takes its place.
+fn timespec(thread: &Thread, context: &Context, register: usize, ns: u64) {
+    let at = context.get(register);
+    if at == 0 {
+        return;
+    }
+    // SAFETY: the program's time value, which the kernel has read before.
+    let [seconds, rest] = unsafe { *(at as *const [i64; 2]) };
+    let left = (i128::from(seconds) * 1_000_000_000 + i128::from(rest) - i128::from(ns)).max(0);
+    // SAFETY: this thread's own slot of the book.
+    let scratch = unsafe { &mut book().scratch[thread.slot] };
+    *scratch = [(left / 1_000_000_000) as i64, (left % 1_000_000_000) as i64];
+    context.set(register, scratch.as_ptr() as usize);
+}
