@@ -3,8 +3,17 @@
 //! Lower half, one control thread per rank. Spawn it with all signals blocked: the thread inherits
 //! the mask, and a handler of the program must never run on it.
 
-use std::time::Duration;
+use std::io::Write as _;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
+use crate::auth::{exactly, Role};
+use crate::connect::{after, await_message, Target};
+use crate::protocol::{FromRank, Registration, ToRank};
+use crate::service::Service;
+use crate::wire::above;
 use crate::{ControlError, Outcome, RankHooks, Request, Secret, Settings};
 
 /// Who this rank is, and where its coordinator listens.
@@ -38,45 +47,181 @@ pub struct AgentOptions {
     pub fd_floor: i32,
 }
 
-/// Handle to a rank's control thread. All methods may be called from any thread.
+/// `MPI_Finalize`, seen from the control connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Finalize {
+    #[default]
+    No,
+    /// To be announced.
+    Wanted,
+    Announced,
+    Granted,
+}
+
+/// What the program's threads and the control thread tell each other.
+#[derive(Debug, Default)]
+pub(crate) struct Exchange {
+    pub finalize: Finalize,
+    pub exit: Option<i32>,
+    pub exit_announced: bool,
+    pub requests: Vec<Request>,
+    pub outcome: Option<Outcome>,
+    pub disconnected: bool,
+    pub stop: bool,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Shared {
+    exchange: Mutex<Exchange>,
+    changed: Condvar,
+}
+
+impl Shared {
+    pub fn lock(&self) -> MutexGuard<'_, Exchange> {
+        self.exchange.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes something the program's threads may wait for.
+    pub fn update(&self, change: impl FnOnce(&mut Exchange)) {
+        change(&mut self.lock());
+        self.changed.notify_all();
+    }
+}
+
+/// Handle to a rank's control thread. All methods may be called from any thread. Dropping it ends the
+/// connection (which the coordinator takes for a loss, unless [`Agent::exit`] was called).
 #[derive(Debug)]
-pub struct Agent {}
+pub struct Agent {
+    shared: Arc<Shared>,
+    waker: UnixStream,
+}
 
 impl Agent {
     /// Connects, proves membership, registers the rank and starts the control thread.
     ///
     /// # Errors
-    /// When no address leads to the job's coordinator within `connect_limit`.
+    /// When no address leads to the job's coordinator within `connect_limit`, or it does not accept
+    /// this rank.
     pub fn spawn(options: AgentOptions, hooks: Box<dyn RankHooks>) -> Result<Self, ControlError> {
-        drop(hooks);
-        Err(ControlError::Denied {
-            reason: format!("rank {}: the agent is not built yet", options.rank),
-        })
+        let deadline = after(options.connect_limit);
+        let target = Target {
+            role: Role::Rank(options.rank),
+            job: &options.job,
+            incarnation: options.incarnation,
+            secret: &options.secret,
+            addresses: &options.addresses,
+            fd_floor: options.fd_floor,
+        };
+        let mut wire = target.connect(options.connect_limit)?;
+        wire.push_message(&FromRank::Register(Registration {
+            size: options.size,
+            host: options.host,
+            node: options.node,
+            pid: std::process::id(),
+            program: options.program,
+            next_number: options.next_number,
+            settings: options.settings,
+        }))?;
+        let answer = await_message(&mut wire, deadline, "registration")?;
+        match exactly(&answer, &wire.peer)? {
+            ToRank::Welcome => {}
+            ToRank::Denied { reason } => return Err(ControlError::Denied { reason }),
+            _ => {
+                return Err(ControlError::Broken {
+                    peer: wire.peer.clone(),
+                    reason: "no answer to the registration".into(),
+                })
+            }
+        }
+        let failed = |operation, e| {
+            ControlError::io(
+                operation,
+                format!("rank {}'s control thread", options.rank),
+                e,
+            )
+        };
+        let (waker, woken) =
+            UnixStream::pair().map_err(|e| failed("make a wake-up channel for", e))?;
+        let [waker, woken] =
+            [waker, woken].map(|end| UnixStream::from(above(OwnedFd::from(end), options.fd_floor)));
+        for end in [&waker, &woken] {
+            end.set_nonblocking(true)
+                .map_err(|e| failed("prepare the wake-up channel of", e))?;
+        }
+        let shared = Arc::new(Shared::default());
+        let service = Service::new(wire, hooks, Arc::clone(&shared), woken);
+        std::thread::Builder::new()
+            .name("mana-agent".into())
+            .spawn(move || service.run())
+            .map_err(|e| failed("start", e))?;
+        Ok(Self { shared, waker })
     }
 
     /// The program is in `MPI_Finalize`: may it go on? The first call announces it; ask again until
     /// `true`. No checkpoint begins once this rank (or any other) was told `true`. Never waits;
     /// `true` at once if the coordinator is gone.
     pub fn finalizing(&self) -> bool {
-        true
+        let mut exchange = self.shared.lock();
+        match exchange.finalize {
+            _ if exchange.disconnected => true,
+            Finalize::Granted => true,
+            Finalize::Wanted | Finalize::Announced => false,
+            Finalize::No => {
+                exchange.finalize = Finalize::Wanted;
+                drop(exchange);
+                self.wake();
+                false
+            }
+        }
     }
 
     /// The program ends with `code`: reports it and waits up to `limit` until a generation that is
     /// being written is committed or abandoned and the job's outcome is known
     /// ([`RankHooks::finish`] has then been called). With another code than 0 it does not wait for
-    /// the other ranks.
+    /// the other ranks. [`Outcome::Undecided`] when the limit passes or the coordinator is gone.
     pub fn exit(&self, code: i32, limit: Duration) -> Outcome {
-        let _ = (code, limit);
-        Outcome::Undecided
+        let deadline = after(limit);
+        let mut exchange = self.shared.lock();
+        exchange.exit.get_or_insert(code);
+        self.wake();
+        loop {
+            if let Some(outcome) = &exchange.outcome {
+                return outcome.clone();
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if exchange.disconnected || left.is_zero() {
+                return Outcome::Undecided;
+            }
+            exchange = self
+                .shared
+                .changed
+                .wait_timeout(exchange, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
     }
 
     /// Asks the coordinator for a checkpoint, as a signal of the batch system would. Does not wait.
     pub fn request(&self, request: Request) {
-        let _ = request;
+        self.shared.lock().requests.push(request);
+        self.wake();
     }
 
     /// Whether the coordinator is still connected.
     pub fn is_connected(&self) -> bool {
-        false
+        !self.shared.lock().disconnected
+    }
+
+    fn wake(&self) {
+        // A full channel means that the thread will wake up anyway.
+        let _ = (&self.waker).write(&[1]);
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        // Not joined: a hook may be at work, and the process is on its way out.
+        self.shared.lock().stop = true;
+        self.wake();
     }
 }

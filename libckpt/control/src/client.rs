@@ -6,6 +6,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::auth::{exactly, Role};
+use crate::connect::{after, await_message, Target};
+use crate::protocol::{FromTool, ToTool};
+use crate::wire::Wire;
 use crate::{ControlError, GenerationStatus, Level, Rendezvous, Status};
 
 /// A checkpoint asked for by hand or by a signal.
@@ -18,18 +22,40 @@ pub struct Request {
 }
 
 /// A connection to a job's coordinator.
-#[derive(Debug)]
-pub struct Client {}
+pub struct Client {
+    wire: Wire,
+    limit: Duration,
+    /// An answer is still on its way: nothing more can be asked here.
+    owed: bool,
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Client")
+            .field("peer", &self.wire.peer)
+            .finish_non_exhaustive()
+    }
+}
 
 impl Client {
-    /// Connects and proves knowledge of the secret, within `limit` in all.
+    /// Connects and proves knowledge of the secret, within `limit` in all. Later calls that have no
+    /// limit of their own are bounded by it too.
     ///
     /// # Errors
     /// When nobody answers there as this job's coordinator.
     pub fn connect(rendezvous: &Rendezvous, limit: Duration) -> Result<Self, ControlError> {
-        let _ = limit;
-        Err(ControlError::Denied {
-            reason: format!("{}: the client is not built yet", rendezvous.job),
+        let target = Target {
+            role: Role::Tool,
+            job: &rendezvous.job,
+            incarnation: rendezvous.incarnation,
+            secret: &rendezvous.secret,
+            addresses: &rendezvous.addresses,
+            fd_floor: 0,
+        };
+        Ok(Self {
+            wire: target.connect(limit)?,
+            limit,
+            owed: false,
         })
     }
 
@@ -38,9 +64,10 @@ impl Client {
     /// # Errors
     /// Connection lost, or no answer within the limit.
     pub fn status(&mut self) -> Result<Status, ControlError> {
-        Err(ControlError::Closed {
-            peer: "the coordinator".into(),
-        })
+        match self.ask(&FromTool::Status, self.limit, "status")? {
+            ToTool::Status(status) => Ok(*status),
+            other => Err(self.unexpected(&other)),
+        }
     }
 
     /// Asks for a checkpoint. With `wait` returns its figures once it is committed (`Ok(Some)`),
@@ -55,10 +82,11 @@ impl Client {
         wait: bool,
         limit: Duration,
     ) -> Result<Option<GenerationStatus>, ControlError> {
-        let _ = (request, wait, limit);
-        Err(ControlError::Closed {
-            peer: "the coordinator".into(),
-        })
+        match self.ask(&FromTool::Checkpoint { request, wait }, limit, "checkpoint")? {
+            ToTool::Committed(figures) => Ok(Some(figures)),
+            ToTool::Done if !wait => Ok(None),
+            other => Err(self.unexpected(&other)),
+        }
     }
 
     /// Ends the job.
@@ -66,10 +94,12 @@ impl Client {
     /// # Errors
     /// Connection lost, or no answer within the limit.
     pub fn kill(&mut self, reason: &str) -> Result<(), ControlError> {
-        let _ = reason;
-        Err(ControlError::Closed {
-            peer: "the coordinator".into(),
-        })
+        self.order(
+            &FromTool::Kill {
+                reason: reason.to_owned(),
+            },
+            "kill",
+        )
     }
 
     /// Changes one level's interval; `None`: by hand only.
@@ -81,10 +111,7 @@ impl Client {
         level: Level,
         interval: Option<Duration>,
     ) -> Result<(), ControlError> {
-        let _ = (level, interval);
-        Err(ControlError::Closed {
-            peer: "the coordinator".into(),
-        })
+        self.order(&FromTool::SetInterval { level, interval }, "interval")
     }
 
     /// Stops a stand-alone coordinator (the job runs on without checkpoints); refused by an embedded
@@ -93,8 +120,46 @@ impl Client {
     /// # Errors
     /// Refused, or connection lost.
     pub fn quit(&mut self) -> Result<(), ControlError> {
-        Err(ControlError::Closed {
-            peer: "the coordinator".into(),
-        })
+        self.order(&FromTool::Quit, "quit")
+    }
+
+    fn order(&mut self, message: &FromTool, operation: &'static str) -> Result<(), ControlError> {
+        match self.ask(message, self.limit, operation)? {
+            ToTool::Done => Ok(()),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
+    fn ask(
+        &mut self,
+        message: &FromTool,
+        limit: Duration,
+        operation: &'static str,
+    ) -> Result<ToTool, ControlError> {
+        if self.owed {
+            return Err(ControlError::Closed {
+                peer: format!(
+                    "{} (after an answer that did not come in time)",
+                    self.wire.peer
+                ),
+            });
+        }
+        self.wire.push_message(message)?;
+        self.owed = true;
+        let answer = await_message(&mut self.wire, after(limit), operation)?;
+        self.owed = false;
+        exactly(&answer, &self.wire.peer)
+    }
+
+    fn unexpected(&self, answer: &ToTool) -> ControlError {
+        match answer {
+            ToTool::Denied { reason } => ControlError::Denied {
+                reason: reason.clone(),
+            },
+            _ => ControlError::Broken {
+                peer: self.wire.peer.clone(),
+                reason: "the answer to another question".into(),
+            },
+        }
     }
 }

@@ -8,6 +8,7 @@
 mod agent;
 mod auth;
 mod client;
+mod connect;
 mod coordinator;
 mod error;
 mod generation;
@@ -17,8 +18,11 @@ mod protocol;
 mod rendezvous;
 mod scheduler;
 mod secret;
+mod server;
+mod service;
 mod settings;
 mod status;
+mod wire;
 
 pub use agent::{Agent, AgentOptions};
 pub use client::{Client, Request};

@@ -131,9 +131,20 @@ impl Core {
         }
     }
 
-    /// Job and incarnation, as far as known.
-    pub fn identity(&self) -> (Option<&str>, Option<u32>) {
-        (self.job.as_deref(), self.incarnation)
+    /// Whether any job may be served, one after the other.
+    pub fn is_stand_alone(&self) -> bool {
+        self.stand_alone
+    }
+
+    /// Whether a message to `to` is for `rank`.
+    pub fn is_addressed(&self, to: To, rank: u32) -> bool {
+        let leader = || self.ranks.get(rank).is_some_and(|found| found.leader);
+        match to {
+            To::All => true,
+            To::Leaders => leader(),
+            To::Others => !leader(),
+            To::Rank(one) => one == rank,
+        }
     }
 
     /// Whether somebody who claims to belong to (`job`, `incarnation`) may talk to us. Tools of a

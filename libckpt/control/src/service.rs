@@ -1,0 +1,443 @@
+//! The control thread of a rank: obeys the coordinator by calling the rank's hooks.
+//!
+//! Lower half. One hook runs at a time; between hooks the thread waits for messages and for the next
+//! moment to poll something. It obeys only orders that fit the state this rank is in.
+
+use std::io::Read as _;
+use std::os::fd::AsFd as _;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use crate::agent::{Finalize, Shared};
+use crate::auth::exactly;
+use crate::connect::one_line;
+use crate::protocol::{bounded, FromRank, Pause, ToRank};
+use crate::wire::Wire;
+use crate::{Checkpoint, ControlError, GatePoll, GenerationId, Level, RankHooks};
+
+/// Between two looks at the gates.
+const GATE_POLL: Duration = Duration::from_micros(500);
+/// The same once this rank has reached the safe point (a thread of it may still come to a gate).
+const GATE_POLL_REACHED: Duration = Duration::from_millis(5);
+/// Shortest and longest time between two looks at work in the background.
+const WORK_POLL: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(20));
+/// With nothing to poll.
+const IDLE: Duration = Duration::from_secs(3600);
+
+/// Background work that is polled, ever more slowly.
+#[derive(Clone, Copy, Debug)]
+struct Watch {
+    next: Instant,
+    every: Duration,
+}
+
+impl Watch {
+    fn new(now: Instant) -> Self {
+        Self {
+            next: now,
+            every: WORK_POLL.0,
+        }
+    }
+
+    fn put_off(&mut self, now: Instant) {
+        self.next = now + self.every;
+        self.every = (self.every * 2).min(WORK_POLL.1);
+    }
+}
+
+/// The rank at the gate.
+#[derive(Debug)]
+struct AtGate {
+    epoch: u32,
+    /// Last report, and the epoch it was made in.
+    told: Option<(u32, GatePoll)>,
+    told_at: Instant,
+    next: Instant,
+}
+
+#[derive(Debug)]
+enum Step {
+    /// Waiting for the coordinator.
+    Ordered,
+    Gate(AtGate),
+    Writing(Watch),
+    /// The manifest is written here.
+    Committed,
+}
+
+/// The checkpoint this rank takes part in.
+#[derive(Debug)]
+struct Taking {
+    checkpoint: Checkpoint,
+    step: Step,
+    report_every: Duration,
+    /// When a thread of the program was first seen waiting at a gate.
+    held_since: Option<Instant>,
+    stopped_at: Option<Instant>,
+    drained_at: Option<Instant>,
+}
+
+pub(crate) struct Service {
+    wire: Wire,
+    hooks: Box<dyn RankHooks>,
+    shared: Arc<Shared>,
+    woken: UnixStream,
+    taking: Option<Taking>,
+    levels: Vec<(GenerationId, Level, Watch)>,
+}
+
+impl Service {
+    pub fn new(
+        wire: Wire,
+        hooks: Box<dyn RankHooks>,
+        shared: Arc<Shared>,
+        woken: UnixStream,
+    ) -> Self {
+        Self {
+            wire,
+            hooks,
+            shared,
+            woken,
+            taking: None,
+            levels: Vec::new(),
+        }
+    }
+
+    pub fn run(mut self) {
+        let ended = self.serve();
+        // Whoever waits must hear of it, whatever the hook below does.
+        self.shared.update(|exchange| exchange.disconnected = true);
+        let Err(error) = ended else { return };
+        let expected = {
+            let exchange = self.shared.lock();
+            exchange.outcome.is_some() || exchange.exit_announced || exchange.stop
+        };
+        if !expected {
+            log::warn!(
+                "{}: the program runs on without checkpoints",
+                one_line(&error)
+            );
+        }
+        if let Some(taking) = self.taking.take() {
+            if !matches!(taking.step, Step::Committed) {
+                self.hooks
+                    .abandon(taking.checkpoint.generation, "the coordinator is gone");
+            }
+        }
+    }
+
+    fn serve(&mut self) -> Result<(), ControlError> {
+        loop {
+            while let Some(message) = self.wire.next()? {
+                let message = exactly(&message, &self.wire.peer)?;
+                self.obey(message)?;
+                self.wire.flush()?;
+            }
+            self.poll()?;
+            if self.relay()? {
+                return Ok(());
+            }
+            self.wire.flush()?;
+            if self.wire.wait(Some(self.woken.as_fd()), self.timeout()) {
+                let mut bytes = [0; 64];
+                while matches!(self.woken.read(&mut bytes), Ok(n) if n > 0) {}
+                self.wire.receive()?;
+            }
+        }
+    }
+
+    /// Passes on what the program's threads have left. True: stop.
+    fn relay(&mut self) -> Result<bool, ControlError> {
+        let (finalizing, exit, requests) = {
+            let mut exchange = self.shared.lock();
+            if exchange.stop {
+                return Ok(true);
+            }
+            let finalizing = exchange.finalize == Finalize::Wanted;
+            if finalizing {
+                exchange.finalize = Finalize::Announced;
+            }
+            let exit = exchange.exit.filter(|_| !exchange.exit_announced);
+            exchange.exit_announced |= exit.is_some();
+            (finalizing, exit, std::mem::take(&mut exchange.requests))
+        };
+        if finalizing {
+            self.wire.push_message(&FromRank::Finalizing)?;
+        }
+        for request in requests {
+            self.wire.push_message(&FromRank::Request(request))?;
+        }
+        if let Some(code) = exit {
+            self.wire.push_message(&FromRank::Exit { code })?;
+        }
+        Ok(false)
+    }
+
+    fn timeout(&self) -> Duration {
+        let step = match self.taking.as_ref().map(|taking| &taking.step) {
+            Some(Step::Gate(gate)) => Some(gate.next),
+            Some(Step::Writing(watch)) => Some(watch.next),
+            _ => None,
+        };
+        let next = self
+            .levels
+            .iter()
+            .map(|(_, _, watch)| watch.next)
+            .chain(step)
+            .min();
+        next.map_or(IDLE, |next| next.saturating_duration_since(Instant::now()))
+    }
+
+    /// The checkpoint of that generation, if this rank takes part in it.
+    fn at(&mut self, generation: GenerationId) -> Option<&mut Taking> {
+        self.taking
+            .as_mut()
+            .filter(|taking| taking.checkpoint.generation == generation)
+    }
+
+    fn obey(&mut self, message: ToRank) -> Result<(), ControlError> {
+        match message {
+            ToRank::Welcome => {}
+            ToRank::Denied { reason } => {
+                return Err(ControlError::Denied {
+                    reason: bounded(&reason),
+                })
+            }
+            ToRank::Started(facts) => self.hooks.started(facts),
+            ToRank::Intent {
+                checkpoint,
+                report_every,
+            } => {
+                self.taking = Some(Taking {
+                    checkpoint,
+                    step: Step::Ordered,
+                    report_every,
+                    held_since: None,
+                    stopped_at: None,
+                    drained_at: None,
+                });
+                let result = self.hooks.intent(checkpoint);
+                self.wire.push_message(&FromRank::Seqs {
+                    generation: checkpoint.generation,
+                    result,
+                })?;
+            }
+            ToRank::Targets {
+                generation,
+                epoch,
+                targets,
+            } => {
+                let now = Instant::now();
+                if let Some(taking) = self.at(generation) {
+                    match &mut taking.step {
+                        Step::Gate(gate) => (gate.epoch, gate.next) = (epoch, now),
+                        Step::Ordered => {
+                            taking.step = Step::Gate(AtGate {
+                                epoch,
+                                told: None,
+                                told_at: now,
+                                next: now,
+                            });
+                        }
+                        _ => return Ok(()),
+                    }
+                    self.hooks.targets(&targets);
+                }
+            }
+            ToRank::Stop(generation) => {
+                if let Some(taking) = self.at(generation) {
+                    taking.step = Step::Ordered;
+                    taking.stopped_at = Some(Instant::now());
+                    let result = self.hooks.stop();
+                    self.wire
+                        .push_message(&FromRank::Stopped { generation, result })?;
+                }
+            }
+            ToRank::Drain(generation) => {
+                if self.at(generation).is_some() {
+                    let result = self.hooks.drain();
+                    if let Some(taking) = self.at(generation) {
+                        taking.drained_at = Some(Instant::now());
+                    }
+                    self.wire
+                        .push_message(&FromRank::Drained { generation, result })?;
+                }
+            }
+            ToRank::Capture(checkpoint) => {
+                let generation = checkpoint.generation;
+                if self.at(generation).is_some() {
+                    let result = self.hooks.capture(checkpoint);
+                    self.wire
+                        .push_message(&FromRank::Captured { generation, result })?;
+                }
+            }
+            ToRank::Resume(generation) => {
+                if self.at(generation).is_some() {
+                    self.hooks.resume();
+                    let now = Instant::now();
+                    if let Some(taking) = self.at(generation) {
+                        taking.step = Step::Writing(Watch::new(now));
+                        let pause = taking.pause(now);
+                        self.wire
+                            .push_message(&FromRank::Resumed { generation, pause })?;
+                    }
+                }
+            }
+            ToRank::Commit { checkpoint, images } => {
+                let generation = checkpoint.generation;
+                if self.at(generation).is_some() {
+                    let result = self.hooks.commit(checkpoint, images.as_deref());
+                    if let Some(taking) = self.at(generation).filter(|_| result.is_ok()) {
+                        taking.step = Step::Committed;
+                    }
+                    self.wire
+                        .push_message(&FromRank::Committed { generation, result })?;
+                }
+            }
+            ToRank::Abandon { generation, reason } => {
+                if self
+                    .taking
+                    .take_if(|taking| taking.checkpoint.generation == generation)
+                    .is_some()
+                {
+                    self.hooks.abandon(generation, &reason);
+                }
+            }
+            ToRank::LevelWork { generation, level } => {
+                match self.hooks.level_work(generation, level) {
+                    Ok(()) => self
+                        .levels
+                        .push((generation, level, Watch::new(Instant::now()))),
+                    Err(error) => {
+                        self.wire.push_message(&FromRank::LevelDone {
+                            generation,
+                            level,
+                            result: Err(error),
+                        })?;
+                    }
+                }
+            }
+            ToRank::LevelComplete { generation, level } => {
+                // The generation is committed: nothing can abandon it any more.
+                self.taking
+                    .take_if(|taking| taking.checkpoint.generation == generation);
+                let result = self.hooks.level_complete(generation, level);
+                self.wire.push_message(&FromRank::LevelRecorded {
+                    generation,
+                    level,
+                    result,
+                })?;
+            }
+            ToRank::Prune { protect } => self.hooks.prune(&protect),
+            ToRank::Finalize => self
+                .shared
+                .update(|exchange| exchange.finalize = Finalize::Granted),
+            ToRank::Finish(outcome) => {
+                self.hooks.finish(&outcome);
+                self.shared
+                    .update(|exchange| exchange.outcome = Some(outcome));
+            }
+            ToRank::EndJob { reason } => self.hooks.end_job(&bounded(&reason)),
+            ToRank::Ping => {
+                let doing = bounded(&self.hooks.state());
+                self.wire.push_message(&FromRank::Pong { doing })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks at everything whose time has come.
+    fn poll(&mut self) -> Result<(), ControlError> {
+        let now = Instant::now();
+        if let Some(taking) = &mut self.taking {
+            let generation = taking.checkpoint.generation;
+            match &mut taking.step {
+                Step::Gate(gate) if now >= gate.next => {
+                    let mut poll = self.hooks.poll();
+                    poll.where_ = bounded(&poll.where_);
+                    if poll.waiting.is_some() {
+                        taking.held_since.get_or_insert(now);
+                    }
+                    gate.next = now
+                        + if poll.reached {
+                            GATE_POLL_REACHED
+                        } else {
+                            GATE_POLL
+                        };
+                    if gate.is_news(&poll, now, taking.report_every) {
+                        gate.told = Some((gate.epoch, poll.clone()));
+                        gate.told_at = now;
+                        let epoch = gate.epoch;
+                        self.wire.push_message(&FromRank::Gate {
+                            generation,
+                            epoch,
+                            poll,
+                        })?;
+                    }
+                }
+                Step::Writing(watch) if now >= watch.next => {
+                    watch.put_off(now);
+                    if let Poll::Ready(result) = self.hooks.durable() {
+                        taking.step = Step::Ordered;
+                        self.wire
+                            .push_message(&FromRank::Durable { generation, result })?;
+                    }
+                }
+                _ => {}
+            }
+        }
+        let mut done = Vec::new();
+        for (generation, level, watch) in &mut self.levels {
+            if now >= watch.next {
+                watch.put_off(now);
+                if let Poll::Ready(result) = self.hooks.level_poll(*generation, *level) {
+                    done.push((*generation, *level, result));
+                }
+            }
+        }
+        for (generation, level, result) in done {
+            self.levels
+                .retain(|(g, l, _)| (*g, *l) != (generation, level));
+            self.wire.push_message(&FromRank::LevelDone {
+                generation,
+                level,
+                result,
+            })?;
+        }
+        Ok(())
+    }
+}
+
+impl AtGate {
+    /// Whether the coordinator has to hear of it now: at once that the safe point is reached (or is
+    /// not any more), other changes only so often.
+    fn is_news(&self, poll: &GatePoll, now: Instant, every: Duration) -> bool {
+        let Some((epoch, told)) = &self.told else {
+            return true;
+        };
+        if *epoch != self.epoch || told.reached != poll.reached {
+            return true;
+        }
+        let changed =
+            told.waiting != poll.waiting || told.seqs != poll.seqs || told.where_ != poll.where_;
+        changed && now >= self.told_at + every
+    }
+}
+
+impl Taking {
+    fn pause(&self, now: Instant) -> Pause {
+        let between = |from: Option<Instant>, to: Option<Instant>| match (from, to) {
+            (Some(from), Some(to)) => {
+                u64::try_from(to.saturating_duration_since(from).as_micros()).unwrap_or(u64::MAX)
+            }
+            _ => 0,
+        };
+        Pause {
+            gate: between(self.held_since, self.stopped_at),
+            drain: between(self.stopped_at, self.drained_at),
+            snapshot: between(self.drained_at, Some(now)),
+        }
+    }
+}
