@@ -10,13 +10,31 @@ use crate::{entry, upcall};
 use mpi_std::*;
 use std::ffi::c_void;
 
-fn create(kind: u8, copy: *mut c_void, delete: *mut c_void, key: *mut i32, extra: u64, name: &'static str) -> i32 {
+fn create(
+    kind: u8,
+    copy: *mut c_void,
+    delete: *mut c_void,
+    key: *mut i32,
+    extra: u64,
+    name: &'static str,
+) -> i32 {
     let _guard = entry::enter();
-    let made = Keyval { kind, copy: function(copy), delete: function(delete), extra, references: 1 };
-    let outcome = core().state.keyvals.insert(made).ok_or(MPI_ERR_OTHER).map(|i| {
-        // SAFETY: an output argument.
-        unsafe { *key = keyval(i) };
-    });
+    let made = Keyval {
+        kind,
+        copy: function(copy),
+        delete: function(delete),
+        extra,
+        references: 1,
+    };
+    let outcome = core()
+        .state
+        .keyvals
+        .insert(made)
+        .ok_or(MPI_ERR_OTHER)
+        .map(|i| {
+            // SAFETY: an output argument.
+            unsafe { *key = keyval(i) };
+        });
     finish(outcome, MPI_COMM_WORLD, name)
 }
 
@@ -74,15 +92,29 @@ fn list(kind: u8, object: u64) -> Outcome<&'static mut Vec<(i32, u64)>> {
 }
 
 fn call_delete(object: u64, key: i32, value: u64) -> Outcome {
-    let Some(k) = keyval_index(key).and_then(|i| core().state.keyvals.get(i)).cloned() else { return Ok(()) };
-    let mut call =
-        DeleteCall { function: k.delete as usize, object, keyval: key, reserved: 0, value: value as usize, extra: k.extra as usize };
+    let Some(k) = keyval_index(key)
+        .and_then(|i| core().state.keyvals.get(i))
+        .cloned()
+    else {
+        return Ok(());
+    };
+    let mut call = DeleteCall {
+        function: k.delete as usize,
+        object,
+        keyval: key,
+        reserved: 0,
+        value: value as usize,
+        extra: k.extra as usize,
+    };
     check(upcall::delete(&mut call))
 }
 
 fn set(kind: u8, object: u64, key: i32, value: u64) -> Outcome {
     let i = find(key, kind)?;
-    let old = list(kind, object)?.iter().find(|(k, _)| *k == key).map(|(_, v)| *v);
+    let old = list(kind, object)?
+        .iter()
+        .find(|(k, _)| *k == key)
+        .map(|(_, v)| *v);
     if let Some(old) = old {
         call_delete(object, key, old)?;
         if let Some(entry) = list(kind, object)?.iter_mut().find(|(k, _)| *k == key) {
@@ -99,7 +131,11 @@ fn set(kind: u8, object: u64, key: i32, value: u64) -> Outcome {
 
 fn delete(kind: u8, object: u64, key: i32) -> Outcome {
     let i = find(key, kind)?;
-    let value = list(kind, object)?.iter().find(|(k, _)| *k == key).map(|(_, v)| *v).ok_or(MPI_ERR_KEYVAL)?;
+    let value = list(kind, object)?
+        .iter()
+        .find(|(k, _)| *k == key)
+        .map(|(_, v)| *v)
+        .ok_or(MPI_ERR_KEYVAL)?;
     call_delete(object, key, value)?;
     list(kind, object)?.retain(|(k, _)| *k != key);
     unhold(i);
@@ -121,7 +157,9 @@ fn delete_all(kind: u8, object: u64) -> Outcome {
 fn copy_all(kind: u8, old: u64, new: u64) -> Outcome {
     for (key, value) in list(kind, old)?.clone() {
         let Some(i) = keyval_index(key) else { continue };
-        let Some(k) = core().state.keyvals.get(i).cloned() else { continue };
+        let Some(k) = core().state.keyvals.get(i).cloned() else {
+            continue;
+        };
         let mut call = CopyCall {
             function: k.copy as usize,
             object: old,
@@ -167,7 +205,10 @@ pub fn delete_type(datatype: u64) -> Outcome {
 
 unsafe fn get(kind: u8, object: u64, key: i32, value: *mut c_void, flag: *mut i32) -> Outcome {
     find(key, kind)?;
-    let found = list(kind, object)?.iter().find(|(k, _)| *k == key).map(|(_, v)| *v);
+    let found = list(kind, object)?
+        .iter()
+        .find(|(k, _)| *k == key)
+        .map(|(_, v)| *v);
     // SAFETY: output arguments; the first is the address of a pointer.
     unsafe { *flag = found.is_some() as i32 };
     if let Some(v) = found {
@@ -191,10 +232,25 @@ fn predefined(key: i32) -> Option<&'static i32> {
 pub fn learn_predefined() {
     let c = core();
     let mut out = Vec::new();
-    for key in [MPI_TAG_UB, MPI_HOST, MPI_IO, MPI_WTIME_IS_GLOBAL, MPI_APPNUM, MPI_UNIVERSE_SIZE, MPI_LASTUSEDCODE] {
+    for key in [
+        MPI_TAG_UB,
+        MPI_HOST,
+        MPI_IO,
+        MPI_WTIME_IS_GLOBAL,
+        MPI_APPNUM,
+        MPI_UNIVERSE_SIZE,
+        MPI_LASTUSEDCODE,
+    ] {
         let (mut at, mut flag) = (std::ptr::null::<i32>(), 0);
         // SAFETY: output arguments of ours.
-        let rc = unsafe { (c.procs().MPI_Comm_get_attr)(MPI_COMM_WORLD, key, (&mut at as *mut *const i32).cast(), &mut flag) };
+        let rc = unsafe {
+            (c.procs().MPI_Comm_get_attr)(
+                MPI_COMM_WORLD,
+                key,
+                (&mut at as *mut *const i32).cast(),
+                &mut flag,
+            )
+        };
         if rc == MPI_SUCCESS && flag != 0 && !at.is_null() {
             // SAFETY: a predefined attribute of the world is the address of an int.
             out.push((key, unsafe { *at }));
@@ -203,7 +259,12 @@ pub fn learn_predefined() {
     c.state.predefined = out;
 }
 
-pub unsafe extern "C" fn MPI_Comm_get_attr(comm: u64, comm_keyval: i32, attribute_val: *mut c_void, flag: *mut i32) -> i32 {
+pub unsafe extern "C" fn MPI_Comm_get_attr(
+    comm: u64,
+    comm_keyval: i32,
+    attribute_val: *mut c_void,
+    flag: *mut i32,
+) -> i32 {
     let _guard = entry::enter();
     let outcome = (|| {
         core().comm(comm)?;
@@ -232,29 +293,58 @@ fn last_used_code() -> Option<&'static i32> {
     core().state.codes.last().map(|(code, _, _)| code)
 }
 
-pub unsafe extern "C" fn MPI_Comm_set_attr(comm: u64, comm_keyval: i32, attribute_val: *const c_void) -> i32 {
+pub unsafe extern "C" fn MPI_Comm_set_attr(
+    comm: u64,
+    comm_keyval: i32,
+    attribute_val: *const c_void,
+) -> i32 {
     let _guard = entry::enter();
-    finish(set(kind::COMM, comm, comm_keyval, attribute_val as u64), comm, "MPI_Comm_set_attr")
+    finish(
+        set(kind::COMM, comm, comm_keyval, attribute_val as u64),
+        comm,
+        "MPI_Comm_set_attr",
+    )
 }
 
 pub unsafe extern "C" fn MPI_Comm_delete_attr(comm: u64, comm_keyval: i32) -> i32 {
     let _guard = entry::enter();
-    finish(delete(kind::COMM, comm, comm_keyval), comm, "MPI_Comm_delete_attr")
+    finish(
+        delete(kind::COMM, comm, comm_keyval),
+        comm,
+        "MPI_Comm_delete_attr",
+    )
 }
 
-pub unsafe extern "C" fn MPI_Type_get_attr(datatype: u64, type_keyval: i32, attribute_val: *mut c_void, flag: *mut i32) -> i32 {
+pub unsafe extern "C" fn MPI_Type_get_attr(
+    datatype: u64,
+    type_keyval: i32,
+    attribute_val: *mut c_void,
+    flag: *mut i32,
+) -> i32 {
     let _guard = entry::enter();
     // SAFETY: the program's arguments.
     let outcome = unsafe { get(kind::DATATYPE, datatype, type_keyval, attribute_val, flag) };
     finish(outcome, MPI_COMM_WORLD, "MPI_Type_get_attr")
 }
 
-pub unsafe extern "C" fn MPI_Type_set_attr(datatype: u64, type_keyval: i32, attribute_val: *const c_void) -> i32 {
+pub unsafe extern "C" fn MPI_Type_set_attr(
+    datatype: u64,
+    type_keyval: i32,
+    attribute_val: *const c_void,
+) -> i32 {
     let _guard = entry::enter();
-    finish(set(kind::DATATYPE, datatype, type_keyval, attribute_val as u64), MPI_COMM_WORLD, "MPI_Type_set_attr")
+    finish(
+        set(kind::DATATYPE, datatype, type_keyval, attribute_val as u64),
+        MPI_COMM_WORLD,
+        "MPI_Type_set_attr",
+    )
 }
 
 pub unsafe extern "C" fn MPI_Type_delete_attr(datatype: u64, type_keyval: i32) -> i32 {
     let _guard = entry::enter();
-    finish(delete(kind::DATATYPE, datatype, type_keyval), MPI_COMM_WORLD, "MPI_Type_delete_attr")
+    finish(
+        delete(kind::DATATYPE, datatype, type_keyval),
+        MPI_COMM_WORLD,
+        "MPI_Type_delete_attr",
+    )
 }

@@ -33,7 +33,10 @@ pub fn send(comm: u32, e: &Envelope) -> Outcome {
 }
 
 fn fits(need: u64) -> bool {
-    core().state.buffer.is_some_and(|b| b.used + need <= b.size as u64)
+    core()
+        .state
+        .buffer
+        .is_some_and(|b| b.used + need <= b.size as u64)
 }
 
 pub unsafe extern "C" fn MPI_Buffer_attach(buffer: *const c_void, size: i32) -> i32 {
@@ -42,7 +45,11 @@ pub unsafe extern "C" fn MPI_Buffer_attach(buffer: *const c_void, size: i32) -> 
     let outcome = if s.buffer.is_some() || size < 0 {
         Err(MPI_ERR_BUFFER)
     } else {
-        s.buffer = Some(AttachedBuffer { address: buffer as u64, size, used: 0 });
+        s.buffer = Some(AttachedBuffer {
+            address: buffer as u64,
+            size,
+            used: 0,
+        });
         Ok(())
     };
     finish(outcome, MPI_COMM_WORLD, "MPI_Buffer_attach")

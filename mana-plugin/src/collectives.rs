@@ -73,7 +73,9 @@ pub unsafe fn types(types: *const u64, n: usize, significant: bool) -> Box<[u64]
     }
     let c = core();
     // SAFETY: the caller's promise.
-    (0..n).map(|i| c.lenient_type(unsafe { *types.add(i) })).collect()
+    (0..n)
+        .map(|i| c.lenient_type(unsafe { *types.add(i) }))
+        .collect()
 }
 
 /// Members of the communicator.
@@ -84,26 +86,46 @@ pub fn size(index: u32) -> usize {
 /// Processes with an edge to this one, and those this one has an edge to.
 pub fn degrees(index: u32) -> (usize, usize) {
     use crate::state::Topology::*;
-    let Some(c) = core().state.comms.get(index) else { return (0, 0) };
+    let Some(c) = core().state.comms.get(index) else {
+        return (0, 0);
+    };
     match &c.topology {
         Plain => (0, 0),
         Cart { dims, .. } => (2 * dims.len(), 2 * dims.len()),
         Graph { index, .. } => {
             let r = c.rank as usize;
             let end = index.get(r).copied().unwrap_or(0);
-            let start = if r == 0 { 0 } else { index.get(r - 1).copied().unwrap_or(0) };
+            let start = if r == 0 {
+                0
+            } else {
+                index.get(r - 1).copied().unwrap_or(0)
+            };
             ((end - start).max(0) as usize, (end - start).max(0) as usize)
         }
-        Distributed { sources, destinations, .. } => (sources.len(), destinations.len()),
+        Distributed {
+            sources,
+            destinations,
+            ..
+        } => (sources.len(), destinations.len()),
     }
 }
 
 /// Stores the request of a started collective; its word.
 pub fn started(index: u32, real: u64, words: Vec<Box<[u64]>>) -> Outcome<u64> {
-    let e = Envelope { buf: 0, count: 0, datatype: MPI_DATATYPE_NULL, peer: MPI_PROC_NULL, tag: 0, comm: 0 };
+    let e = Envelope {
+        buf: 0,
+        count: 0,
+        datatype: MPI_DATATYPE_NULL,
+        peer: MPI_PROC_NULL,
+        tag: 0,
+        comm: 0,
+    };
     let mut r = p2p::request(Work::Collective, index, &e, real);
     if !words.is_empty() {
-        r.kept = Some(Box::new(Kept { words, ..Kept::default() }));
+        r.kept = Some(Box::new(Kept {
+            words,
+            ..Kept::default()
+        }));
     }
     core().insert_request(r).map(requests::word)
 }

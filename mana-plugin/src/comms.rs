@@ -38,7 +38,9 @@ fn members_of(real: u64) -> Outcome<Vec<u32>> {
     let ranks: Vec<i32> = (0..n).collect();
     let mut out = vec![0i32; n as usize];
     // SAFETY: as above.
-    check(unsafe { (procs.MPI_Group_translate_ranks)(mine, n, ranks.as_ptr(), world, out.as_mut_ptr()) })?;
+    check(unsafe {
+        (procs.MPI_Group_translate_ranks)(mine, n, ranks.as_ptr(), world, out.as_mut_ptr())
+    })?;
     // SAFETY: as above.
     unsafe { (procs.MPI_Group_free)(&mut mine) };
     // SAFETY: as above.
@@ -63,9 +65,21 @@ fn topology_of(real: u64) -> Outcome<Topology> {
             let mut n = 0;
             // SAFETY: as above.
             check(unsafe { (procs.MPI_Cartdim_get)(real, &mut n) })?;
-            let (mut dims, mut periods, mut coords) = (vec![0; n as usize], vec![0; n as usize], vec![0; n as usize]);
+            let (mut dims, mut periods, mut coords) = (
+                vec![0; n as usize],
+                vec![0; n as usize],
+                vec![0; n as usize],
+            );
             // SAFETY: as above.
-            check(unsafe { (procs.MPI_Cart_get)(real, n, dims.as_mut_ptr(), periods.as_mut_ptr(), coords.as_mut_ptr()) })?;
+            check(unsafe {
+                (procs.MPI_Cart_get)(
+                    real,
+                    n,
+                    dims.as_mut_ptr(),
+                    periods.as_mut_ptr(),
+                    coords.as_mut_ptr(),
+                )
+            })?;
             Ok(Topology::Cart { dims, periods })
         }
         MPI_GRAPH => {
@@ -74,18 +88,30 @@ fn topology_of(real: u64) -> Outcome<Topology> {
             check(unsafe { (procs.MPI_Graphdims_get)(real, &mut nodes, &mut edges) })?;
             let (mut index, mut to) = (vec![0; nodes as usize], vec![0; edges as usize]);
             // SAFETY: as above.
-            check(unsafe { (procs.MPI_Graph_get)(real, nodes, edges, index.as_mut_ptr(), to.as_mut_ptr()) })?;
+            check(unsafe {
+                (procs.MPI_Graph_get)(real, nodes, edges, index.as_mut_ptr(), to.as_mut_ptr())
+            })?;
             Ok(Topology::Graph { index, edges: to })
         }
         MPI_DIST_GRAPH => {
             let (mut i, mut o, mut weighted) = (0, 0, 0);
             // SAFETY: as above.
-            check(unsafe { (procs.MPI_Dist_graph_neighbors_count)(real, &mut i, &mut o, &mut weighted) })?;
+            check(unsafe {
+                (procs.MPI_Dist_graph_neighbors_count)(real, &mut i, &mut o, &mut weighted)
+            })?;
             let (mut sources, mut sw) = (vec![0; i as usize], vec![0; i as usize]);
             let (mut destinations, mut dw) = (vec![0; o as usize], vec![0; o as usize]);
             // SAFETY: as above.
             check(unsafe {
-                (procs.MPI_Dist_graph_neighbors)(real, i, sources.as_mut_ptr(), sw.as_mut_ptr(), o, destinations.as_mut_ptr(), dw.as_mut_ptr())
+                (procs.MPI_Dist_graph_neighbors)(
+                    real,
+                    i,
+                    sources.as_mut_ptr(),
+                    sw.as_mut_ptr(),
+                    o,
+                    destinations.as_mut_ptr(),
+                    dw.as_mut_ptr(),
+                )
             })?;
             let weighted = weighted != 0;
             Ok(Topology::Distributed {
@@ -145,13 +171,23 @@ fn adopt(real: u64, parent: u32, number: u64) -> Outcome<u64> {
 
 /// Tells the stub's cache about rank and size of a communicator.
 pub fn publish(index: u32) {
-    let entry = core().state.comms.get(index).filter(|c| !c.freed).map_or((0, 0), |c| (c.rank, c.members.len() as i32));
+    let entry = core()
+        .state
+        .comms
+        .get(index)
+        .filter(|c| !c.freed)
+        .map_or((0, 0), |c| (c.rank, c.members.len() as i32));
     let at = if index <= SELF { index } else { index + 2 };
     crate::cache::store(at, entry.0, entry.1);
 }
 
 /// A collective creation: gate, real call, adoption.
-fn create(comm: u64, out: *mut u64, name: &'static &'static str, call: impl FnOnce(u64, &mut u64) -> i32) -> i32 {
+fn create(
+    comm: u64,
+    out: *mut u64,
+    name: &'static &'static str,
+    call: impl FnOnce(u64, &mut u64) -> i32,
+) -> i32 {
     let _guard = entry::enter();
     let outcome = create_inner(comm, name, call).map(|w| {
         // SAFETY: an output argument.
@@ -160,10 +196,19 @@ fn create(comm: u64, out: *mut u64, name: &'static &'static str, call: impl FnOn
     finish(outcome, comm, name)
 }
 
-fn create_inner(comm: u64, name: &'static &'static str, call: impl FnOnce(u64, &mut u64) -> i32) -> Outcome<u64> {
+fn create_inner(
+    comm: u64,
+    name: &'static &'static str,
+    call: impl FnOnce(u64, &mut u64) -> i32,
+) -> Outcome<u64> {
     let (index, real) = collectives::comm(comm)?;
     enter(index, name)?;
-    let number = core().state.comms.get(index).and_then(|c| c.gate).map_or(0, |g| g.seq());
+    let number = core()
+        .state
+        .comms
+        .get(index)
+        .and_then(|c| c.gate)
+        .map_or(0, |g| g.seq());
     let mut new = MPI_COMM_NULL;
     let rc = entry::unlocked(|| call(real, &mut new));
     let adopted = check(rc).and_then(|()| adopt(new, index, number));
@@ -207,20 +252,34 @@ pub unsafe extern "C" fn MPI_Comm_dup_with_info(comm: u64, info: u64, newcomm: *
     dup(comm, Some(info), newcomm, &NAME)
 }
 
-unsafe fn idup(comm: u64, info: Option<u64>, newcomm: *mut u64, request: *mut u64, name: &'static &'static str) -> i32 {
+unsafe fn idup(
+    comm: u64,
+    info: Option<u64>,
+    newcomm: *mut u64,
+    request: *mut u64,
+    name: &'static &'static str,
+) -> i32 {
     let _guard = entry::enter();
     let outcome = (|| {
         let (parent, real) = collectives::comm(comm)?;
         enter(parent, name)?;
-        let number = core().state.comms.get(parent).and_then(|c| c.gate).map_or(0, |g| g.seq());
+        let number = core()
+            .state
+            .comms
+            .get(parent)
+            .and_then(|c| c.gate)
+            .map_or(0, |g| g.seq());
         let mut arriving = Box::new(MPI_COMM_NULL);
         let mut real_request = MPI_REQUEST_NULL;
         // SAFETY: `arriving` lives until the request is complete.
         let rc = unsafe { (core().procs().MPI_Comm_idup)(real, &mut *arriving, &mut real_request) };
         leave();
         check(rc)?;
-        let Some(p) = core().state.comms.get(parent) else { return Err(MPI_ERR_COMM) };
-        let (members, topology, handler, parent_id) = (p.members.clone(), p.topology.clone(), p.errhandler, p.id);
+        let Some(p) = core().state.comms.get(parent) else {
+            return Err(MPI_ERR_COMM);
+        };
+        let (members, topology, handler, parent_id) =
+            (p.members.clone(), p.topology.clone(), p.errhandler, p.id);
         let lowest = members.iter().copied().min().unwrap_or(0);
         let id = identity(&[parent_id, number, lowest as u64, members.len() as u64]);
         let mut made = describe(MPI_COMM_NULL, members, id, handler);
@@ -232,7 +291,10 @@ unsafe fn idup(comm: u64, info: Option<u64>, newcomm: *mut u64, request: *mut u6
         let r = collectives::started(parent, real_request, Vec::new())?;
         if let Ok(Some(i)) = requests::index(r) {
             let c = core();
-            c.request(i)?.kept = Some(Box::new(Kept { arriving: Some(index), ..Kept::default() }));
+            c.request(i)?.kept = Some(Box::new(Kept {
+                arriving: Some(index),
+                ..Kept::default()
+            }));
             if c.request(i)?.phase == Phase::Done {
                 arrive(index);
             }
@@ -266,7 +328,12 @@ pub unsafe extern "C" fn MPI_Comm_idup(comm: u64, newcomm: *mut u64, request: *m
     unsafe { idup(comm, None, newcomm, request, &NAME) }
 }
 
-pub unsafe extern "C" fn MPI_Comm_idup_with_info(comm: u64, info: u64, newcomm: *mut u64, request: *mut u64) -> i32 {
+pub unsafe extern "C" fn MPI_Comm_idup_with_info(
+    comm: u64,
+    info: u64,
+    newcomm: *mut u64,
+    request: *mut u64,
+) -> i32 {
     static NAME: &str = "MPI_Comm_idup_with_info";
     // SAFETY: the program's arguments.
     unsafe { idup(comm, Some(info), newcomm, request, &NAME) }
@@ -283,7 +350,9 @@ pub fn with_real_group<T>(members: &[u32], with: impl FnOnce(u64) -> Outcome<T>)
     check(unsafe { (procs.MPI_Comm_group)(core().private, &mut world) })?;
     let ranks: Vec<i32> = members.iter().map(|&m| m as i32).collect();
     // SAFETY: as above.
-    let made = check(unsafe { (procs.MPI_Group_incl)(world, ranks.len() as i32, ranks.as_ptr(), &mut real) });
+    let made = check(unsafe {
+        (procs.MPI_Group_incl)(world, ranks.len() as i32, ranks.as_ptr(), &mut real)
+    });
     // SAFETY: as above.
     unsafe { (procs.MPI_Group_free)(&mut world) };
     made?;
@@ -306,7 +375,12 @@ pub unsafe extern "C" fn MPI_Comm_create(comm: u64, group: u64, newcomm: *mut u6
     })
 }
 
-pub unsafe extern "C" fn MPI_Comm_create_group(comm: u64, group: u64, tag: i32, newcomm: *mut u64) -> i32 {
+pub unsafe extern "C" fn MPI_Comm_create_group(
+    comm: u64,
+    group: u64,
+    tag: i32,
+    newcomm: *mut u64,
+) -> i32 {
     static NAME: &str = "MPI_Comm_create_group";
     let _guard = entry::enter();
     let outcome = (|| {
@@ -321,11 +395,17 @@ pub unsafe extern "C" fn MPI_Comm_create_group(comm: u64, group: u64, tag: i32, 
             words.extend(members.iter().map(|&m| m as u64));
             let key = identity(&words);
             let size = members.len() as u32;
-            let gate = *core().group_gates.entry(key).or_insert_with(|| gate::create(key, size, 0));
+            let gate = *core()
+                .group_gates
+                .entry(key)
+                .or_insert_with(|| gate::create(key, size, 0));
             collectives::pass(gate, &NAME)?;
             // SAFETY: an output argument of ours.
-            let call = |g| check(unsafe { (core().procs().MPI_Comm_create_group)(real, g, tag, &mut new) });
-            let outcome = with_real_group(&members, call).and_then(|()| adopt(new, index, key ^ gate.seq()));
+            let call = |g| {
+                check(unsafe { (core().procs().MPI_Comm_create_group)(real, g, tag, &mut new) })
+            };
+            let outcome =
+                with_real_group(&members, call).and_then(|()| adopt(new, index, key ^ gate.seq()));
             leave();
             new = outcome?;
         }
@@ -344,7 +424,13 @@ pub unsafe extern "C" fn MPI_Comm_split(comm: u64, color: i32, key: i32, newcomm
     })
 }
 
-pub unsafe extern "C" fn MPI_Comm_split_type(comm: u64, split_type: i32, key: i32, info: u64, newcomm: *mut u64) -> i32 {
+pub unsafe extern "C" fn MPI_Comm_split_type(
+    comm: u64,
+    split_type: i32,
+    key: i32,
+    info: u64,
+    newcomm: *mut u64,
+) -> i32 {
     static NAME: &str = "MPI_Comm_split_type";
     let _ = info;
     create(comm, newcomm, &NAME, |real, new| {
@@ -353,7 +439,14 @@ pub unsafe extern "C" fn MPI_Comm_split_type(comm: u64, split_type: i32, key: i3
     })
 }
 
-pub unsafe extern "C" fn MPI_Cart_create(comm_old: u64, ndims: i32, dims: *const i32, periods: *const i32, reorder: i32, comm_cart: *mut u64) -> i32 {
+pub unsafe extern "C" fn MPI_Cart_create(
+    comm_old: u64,
+    ndims: i32,
+    dims: *const i32,
+    periods: *const i32,
+    reorder: i32,
+    comm_cart: *mut u64,
+) -> i32 {
     static NAME: &str = "MPI_Cart_create";
     create(comm_old, comm_cart, &NAME, |real, new| {
         // SAFETY: the program's arrays.
@@ -361,7 +454,11 @@ pub unsafe extern "C" fn MPI_Cart_create(comm_old: u64, ndims: i32, dims: *const
     })
 }
 
-pub unsafe extern "C" fn MPI_Cart_sub(comm: u64, remain_dims: *const i32, newcomm: *mut u64) -> i32 {
+pub unsafe extern "C" fn MPI_Cart_sub(
+    comm: u64,
+    remain_dims: *const i32,
+    newcomm: *mut u64,
+) -> i32 {
     static NAME: &str = "MPI_Cart_sub";
     create(comm, newcomm, &NAME, |real, new| {
         // SAFETY: the program's array.
@@ -369,7 +466,14 @@ pub unsafe extern "C" fn MPI_Cart_sub(comm: u64, remain_dims: *const i32, newcom
     })
 }
 
-pub unsafe extern "C" fn MPI_Graph_create(comm_old: u64, nnodes: i32, index: *const i32, edges: *const i32, reorder: i32, comm_graph: *mut u64) -> i32 {
+pub unsafe extern "C" fn MPI_Graph_create(
+    comm_old: u64,
+    nnodes: i32,
+    index: *const i32,
+    edges: *const i32,
+    reorder: i32,
+    comm_graph: *mut u64,
+) -> i32 {
     static NAME: &str = "MPI_Graph_create";
     create(comm_old, comm_graph, &NAME, |real, new| {
         // SAFETY: the program's arrays.
@@ -392,7 +496,19 @@ pub unsafe extern "C" fn MPI_Dist_graph_create(
     let _ = info;
     create(comm_old, comm_dist_graph, &NAME, |real, new| {
         // SAFETY: the program's arrays.
-        unsafe { (core().procs().MPI_Dist_graph_create)(real, n, sources, degrees, destinations, weights, MPI_INFO_NULL, reorder, new) }
+        unsafe {
+            (core().procs().MPI_Dist_graph_create)(
+                real,
+                n,
+                sources,
+                degrees,
+                destinations,
+                weights,
+                MPI_INFO_NULL,
+                reorder,
+                new,
+            )
+        }
     })
 }
 
@@ -414,7 +530,16 @@ pub unsafe extern "C" fn MPI_Dist_graph_create_adjacent(
         // SAFETY: the program's arrays.
         unsafe {
             (core().procs().MPI_Dist_graph_create_adjacent)(
-                real, indegree, sources, sourceweights, outdegree, destinations, destweights, MPI_INFO_NULL, reorder, new,
+                real,
+                indegree,
+                sources,
+                sourceweights,
+                outdegree,
+                destinations,
+                destweights,
+                MPI_INFO_NULL,
+                reorder,
+                new,
             )
         }
     })
@@ -454,7 +579,9 @@ unsafe fn free(comm: *mut u64, name: &'static &'static str) -> i32 {
 
 /// Frees a communicator that the program has freed and on which nothing is pending.
 pub fn bury(index: u32) {
-    let Some(gone) = core().state.comms.remove(index) else { return };
+    let Some(gone) = core().state.comms.remove(index) else {
+        return;
+    };
     if let Some(g) = gone.gate {
         gate::destroy(g);
     }
@@ -489,7 +616,9 @@ pub unsafe extern "C" fn MPI_Comm_rank(comm: u64, rank: *mut i32) -> i32 {
 pub unsafe extern "C" fn MPI_Comm_size(comm: u64, size: *mut i32) -> i32 {
     let _guard = entry::enter();
     // SAFETY: an output argument.
-    let outcome = core().comm(comm).map(|(_, c)| unsafe { *size = c.members.len() as i32 });
+    let outcome = core()
+        .comm(comm)
+        .map(|(_, c)| unsafe { *size = c.members.len() as i32 });
     finish(outcome, comm, "MPI_Comm_size")
 }
 
@@ -543,7 +672,11 @@ pub unsafe extern "C" fn MPI_Comm_set_name(comm: u64, comm_name: *const c_char) 
     finish(outcome, comm, "MPI_Comm_set_name")
 }
 
-pub unsafe extern "C" fn MPI_Comm_get_name(comm: u64, comm_name: *mut c_char, resultlen: *mut i32) -> i32 {
+pub unsafe extern "C" fn MPI_Comm_get_name(
+    comm: u64,
+    comm_name: *mut c_char,
+    resultlen: *mut i32,
+) -> i32 {
     let _guard = entry::enter();
     let outcome = core().comm(comm).map(|(_, c)| {
         // SAFETY: the program's buffer has the length the standard asks for.
@@ -560,10 +693,14 @@ pub unsafe extern "C" fn MPI_Comm_set_info(comm: u64, info: u64) -> i32 {
 
 pub unsafe extern "C" fn MPI_Comm_get_info(comm: u64, info_used: *mut u64) -> i32 {
     let _guard = entry::enter();
-    let outcome = core().comm(comm).map(|(_, c)| c.info.clone()).and_then(crate::info::make).map(|w| {
-        // SAFETY: an output argument.
-        unsafe { *info_used = w };
-    });
+    let outcome = core()
+        .comm(comm)
+        .map(|(_, c)| c.info.clone())
+        .and_then(crate::info::make)
+        .map(|w| {
+            // SAFETY: an output argument.
+            unsafe { *info_used = w };
+        });
     finish(outcome, comm, "MPI_Comm_get_info")
 }
 
@@ -572,7 +709,12 @@ pub fn begin(rank: i32, size: i32) {
     let everyone: Members = Arc::new((0..size as u32).collect());
     let mut world = describe(MPI_COMM_WORLD, everyone, 1, MPI_ERRORS_ARE_FATAL);
     world.name = b"MPI_COMM_WORLD".to_vec();
-    let mut own = describe(MPI_COMM_SELF, Arc::new(vec![rank as u32]), 2, MPI_ERRORS_ARE_FATAL);
+    let mut own = describe(
+        MPI_COMM_SELF,
+        Arc::new(vec![rank as u32]),
+        2,
+        MPI_ERRORS_ARE_FATAL,
+    );
     own.name = b"MPI_COMM_SELF".to_vec();
     let comms = &mut core().state.comms;
     comms.place(WORLD, world);

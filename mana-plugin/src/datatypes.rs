@@ -16,7 +16,11 @@ pub fn construct(recipe: &Recipe) -> Outcome<u64> {
     let p = c.procs();
     let ints = &recipe.integers;
     let addresses = recipe.addresses.as_ptr();
-    let types: Vec<u64> = recipe.types.iter().map(|t| c.real_type(*t)).collect::<Outcome<_>>()?;
+    let types: Vec<u64> = recipe
+        .types
+        .iter()
+        .map(|t| c.real_type(*t))
+        .collect::<Outcome<_>>()?;
     let old = types.first().copied().unwrap_or(MPI_DATATYPE_NULL);
     let int = |i: usize| ints.get(i).copied().unwrap_or(0);
     let address = |i: usize| recipe.addresses.get(i).copied().unwrap_or(0);
@@ -35,16 +39,40 @@ pub fn construct(recipe: &Recipe) -> Outcome<u64> {
             MPI_COMBINER_HVECTOR => (p.MPI_Type_create_hvector)(n, int(1), address(0), old, out),
             MPI_COMBINER_INDEXED => (p.MPI_Type_indexed)(n, part(1), part(1 + at), old, out),
             MPI_COMBINER_HINDEXED => (p.MPI_Type_create_hindexed)(n, part(1), addresses, old, out),
-            MPI_COMBINER_INDEXED_BLOCK => (p.MPI_Type_create_indexed_block)(n, int(1), part(2), old, out),
-            MPI_COMBINER_HINDEXED_BLOCK => (p.MPI_Type_create_hindexed_block)(n, int(1), addresses, old, out),
-            MPI_COMBINER_STRUCT => (p.MPI_Type_create_struct)(n, part(1), addresses, types.as_ptr(), out),
-            MPI_COMBINER_SUBARRAY => {
-                (p.MPI_Type_create_subarray)(n, part(1), part(1 + at), part(1 + 2 * at), int(1 + 3 * at), old, out)
+            MPI_COMBINER_INDEXED_BLOCK => {
+                (p.MPI_Type_create_indexed_block)(n, int(1), part(2), old, out)
             }
+            MPI_COMBINER_HINDEXED_BLOCK => {
+                (p.MPI_Type_create_hindexed_block)(n, int(1), addresses, old, out)
+            }
+            MPI_COMBINER_STRUCT => {
+                (p.MPI_Type_create_struct)(n, part(1), addresses, types.as_ptr(), out)
+            }
+            MPI_COMBINER_SUBARRAY => (p.MPI_Type_create_subarray)(
+                n,
+                part(1),
+                part(1 + at),
+                part(1 + 2 * at),
+                int(1 + 3 * at),
+                old,
+                out,
+            ),
             MPI_COMBINER_DARRAY => {
                 let d = int(2).max(0) as usize;
-                let (sizes, distribs, dargs, psizes) = (part(3), part(3 + d), part(3 + 2 * d), part(3 + 3 * d));
-                (p.MPI_Type_create_darray)(n, int(1), int(2), sizes, distribs, dargs, psizes, int(3 + 4 * d), old, out)
+                let (sizes, distribs, dargs, psizes) =
+                    (part(3), part(3 + d), part(3 + 2 * d), part(3 + 3 * d));
+                (p.MPI_Type_create_darray)(
+                    n,
+                    int(1),
+                    int(2),
+                    sizes,
+                    distribs,
+                    dargs,
+                    psizes,
+                    int(3 + 4 * d),
+                    old,
+                    out,
+                )
             }
             MPI_COMBINER_RESIZED => (p.MPI_Type_create_resized)(old, address(0), address(1), out),
             MPI_COMBINER_F90_REAL => (p.MPI_Type_create_f90_real)(n, int(1), out),
@@ -76,8 +104,20 @@ fn create_inner(recipe: Recipe) -> Outcome<u64> {
         c.use_type(t);
     }
     let serial = c.next_serial();
-    let named = matches!(recipe.combiner, MPI_COMBINER_F90_REAL | MPI_COMBINER_F90_COMPLEX | MPI_COMBINER_F90_INTEGER);
-    let made = Datatype { real, recipe, held: 1, used: 0, committed: named, serial, name: Vec::new(), attributes: Vec::new() };
+    let named = matches!(
+        recipe.combiner,
+        MPI_COMBINER_F90_REAL | MPI_COMBINER_F90_COMPLEX | MPI_COMBINER_F90_INTEGER
+    );
+    let made = Datatype {
+        real,
+        recipe,
+        held: 1,
+        used: 0,
+        committed: named,
+        serial,
+        name: Vec::new(),
+        attributes: Vec::new(),
+    };
     let i = c.state.datatypes.insert(made).ok_or(MPI_ERR_OTHER)?;
     Ok(handle(kind::DATATYPE, i))
 }
@@ -96,8 +136,13 @@ fn sweep(word: u64) {
     if !c.datatype(word).is_ok_and(|t| t.held == 0 && t.used == 0) {
         return;
     }
-    let Some(gone) = c.state.datatypes.remove(index_of(word)) else { return };
-    let f90 = matches!(gone.recipe.combiner, MPI_COMBINER_F90_REAL | MPI_COMBINER_F90_COMPLEX | MPI_COMBINER_F90_INTEGER);
+    let Some(gone) = c.state.datatypes.remove(index_of(word)) else {
+        return;
+    };
+    let f90 = matches!(
+        gone.recipe.combiner,
+        MPI_COMBINER_F90_REAL | MPI_COMBINER_F90_COMPLEX | MPI_COMBINER_F90_INTEGER
+    );
     let mut real = gone.real;
     // SAFETY: a datatype of the library that nothing uses; those of F90 must not be freed.
     if !f90 && unsafe { (c.procs().MPI_Type_free)(&mut real) } != MPI_SUCCESS {
@@ -123,7 +168,12 @@ unsafe fn copied<T: Copy>(array: *const T, n: i32) -> Vec<T> {
 }
 
 fn recipe(combiner: i32, integers: Vec<i32>, addresses: Vec<i64>, old: u64) -> Recipe {
-    Recipe { combiner, integers, addresses, types: vec![old] }
+    Recipe {
+        combiner,
+        integers,
+        addresses,
+        types: vec![old],
+    }
 }
 
 fn joined(parts: &[&[i32]]) -> Vec<i32> {
@@ -145,15 +195,49 @@ pub unsafe extern "C" fn MPI_Type_dup(oldtype: u64, newtype: *mut u64) -> i32 {
 }
 
 pub unsafe extern "C" fn MPI_Type_contiguous(count: i32, oldtype: u64, newtype: *mut u64) -> i32 {
-    create(recipe(MPI_COMBINER_CONTIGUOUS, vec![count], vec![], oldtype), newtype, "MPI_Type_contiguous")
+    create(
+        recipe(MPI_COMBINER_CONTIGUOUS, vec![count], vec![], oldtype),
+        newtype,
+        "MPI_Type_contiguous",
+    )
 }
 
-pub unsafe extern "C" fn MPI_Type_vector(count: i32, blocklength: i32, stride: i32, oldtype: u64, newtype: *mut u64) -> i32 {
-    create(recipe(MPI_COMBINER_VECTOR, vec![count, blocklength, stride], vec![], oldtype), newtype, "MPI_Type_vector")
+pub unsafe extern "C" fn MPI_Type_vector(
+    count: i32,
+    blocklength: i32,
+    stride: i32,
+    oldtype: u64,
+    newtype: *mut u64,
+) -> i32 {
+    create(
+        recipe(
+            MPI_COMBINER_VECTOR,
+            vec![count, blocklength, stride],
+            vec![],
+            oldtype,
+        ),
+        newtype,
+        "MPI_Type_vector",
+    )
 }
 
-pub unsafe extern "C" fn MPI_Type_create_hvector(count: i32, blocklength: i32, stride: i64, oldtype: u64, newtype: *mut u64) -> i32 {
-    create(recipe(MPI_COMBINER_HVECTOR, vec![count, blocklength], vec![stride], oldtype), newtype, "MPI_Type_create_hvector")
+pub unsafe extern "C" fn MPI_Type_create_hvector(
+    count: i32,
+    blocklength: i32,
+    stride: i64,
+    oldtype: u64,
+    newtype: *mut u64,
+) -> i32 {
+    create(
+        recipe(
+            MPI_COMBINER_HVECTOR,
+            vec![count, blocklength],
+            vec![stride],
+            oldtype,
+        ),
+        newtype,
+        "MPI_Type_create_hvector",
+    )
 }
 
 pub unsafe extern "C" fn MPI_Type_indexed(
@@ -164,9 +248,18 @@ pub unsafe extern "C" fn MPI_Type_indexed(
     newtype: *mut u64,
 ) -> i32 {
     // SAFETY: the program's arrays.
-    let (lengths, displacements) = unsafe { (copied(array_of_blocklengths, count), copied(array_of_displacements, count)) };
+    let (lengths, displacements) = unsafe {
+        (
+            copied(array_of_blocklengths, count),
+            copied(array_of_displacements, count),
+        )
+    };
     let ints = joined(&[&[count], &lengths, &displacements]);
-    create(recipe(MPI_COMBINER_INDEXED, ints, vec![], oldtype), newtype, "MPI_Type_indexed")
+    create(
+        recipe(MPI_COMBINER_INDEXED, ints, vec![], oldtype),
+        newtype,
+        "MPI_Type_indexed",
+    )
 }
 
 pub unsafe extern "C" fn MPI_Type_create_hindexed(
@@ -177,9 +270,18 @@ pub unsafe extern "C" fn MPI_Type_create_hindexed(
     newtype: *mut u64,
 ) -> i32 {
     // SAFETY: the program's arrays.
-    let (lengths, displacements) = unsafe { (copied(array_of_blocklengths, count), copied(array_of_displacements, count)) };
+    let (lengths, displacements) = unsafe {
+        (
+            copied(array_of_blocklengths, count),
+            copied(array_of_displacements, count),
+        )
+    };
     let ints = joined(&[&[count], &lengths]);
-    create(recipe(MPI_COMBINER_HINDEXED, ints, displacements, oldtype), newtype, "MPI_Type_create_hindexed")
+    create(
+        recipe(MPI_COMBINER_HINDEXED, ints, displacements, oldtype),
+        newtype,
+        "MPI_Type_create_hindexed",
+    )
 }
 
 pub unsafe extern "C" fn MPI_Type_create_indexed_block(
@@ -192,7 +294,11 @@ pub unsafe extern "C" fn MPI_Type_create_indexed_block(
     // SAFETY: the program's array.
     let displacements = unsafe { copied(array_of_displacements, count) };
     let ints = joined(&[&[count, blocklength], &displacements]);
-    create(recipe(MPI_COMBINER_INDEXED_BLOCK, ints, vec![], oldtype), newtype, "MPI_Type_create_indexed_block")
+    create(
+        recipe(MPI_COMBINER_INDEXED_BLOCK, ints, vec![], oldtype),
+        newtype,
+        "MPI_Type_create_indexed_block",
+    )
 }
 
 pub unsafe extern "C" fn MPI_Type_create_hindexed_block(
@@ -205,7 +311,12 @@ pub unsafe extern "C" fn MPI_Type_create_hindexed_block(
     // SAFETY: the program's array.
     let displacements = unsafe { copied(array_of_displacements, count) };
     create(
-        recipe(MPI_COMBINER_HINDEXED_BLOCK, vec![count, blocklength], displacements, oldtype),
+        recipe(
+            MPI_COMBINER_HINDEXED_BLOCK,
+            vec![count, blocklength],
+            displacements,
+            oldtype,
+        ),
         newtype,
         "MPI_Type_create_hindexed_block",
     )
@@ -219,10 +330,24 @@ pub unsafe extern "C" fn MPI_Type_create_struct(
     newtype: *mut u64,
 ) -> i32 {
     // SAFETY: the program's arrays.
-    let (lengths, addresses, types) =
-        unsafe { (copied(array_of_blocklengths, count), copied(array_of_displacements, count), copied(array_of_types, count)) };
+    let (lengths, addresses, types) = unsafe {
+        (
+            copied(array_of_blocklengths, count),
+            copied(array_of_displacements, count),
+            copied(array_of_types, count),
+        )
+    };
     let integers = joined(&[&[count], &lengths]);
-    create(Recipe { combiner: MPI_COMBINER_STRUCT, integers, addresses, types }, newtype, "MPI_Type_create_struct")
+    create(
+        Recipe {
+            combiner: MPI_COMBINER_STRUCT,
+            integers,
+            addresses,
+            types,
+        },
+        newtype,
+        "MPI_Type_create_struct",
+    )
 }
 
 pub unsafe extern "C" fn MPI_Type_create_subarray(
@@ -235,10 +360,19 @@ pub unsafe extern "C" fn MPI_Type_create_subarray(
     newtype: *mut u64,
 ) -> i32 {
     // SAFETY: the program's arrays.
-    let (sizes, subsizes, starts) =
-        unsafe { (copied(array_of_sizes, ndims), copied(array_of_subsizes, ndims), copied(array_of_starts, ndims)) };
+    let (sizes, subsizes, starts) = unsafe {
+        (
+            copied(array_of_sizes, ndims),
+            copied(array_of_subsizes, ndims),
+            copied(array_of_starts, ndims),
+        )
+    };
     let ints = joined(&[&[ndims], &sizes, &subsizes, &starts, &[order]]);
-    create(recipe(MPI_COMBINER_SUBARRAY, ints, vec![], oldtype), newtype, "MPI_Type_create_subarray")
+    create(
+        recipe(MPI_COMBINER_SUBARRAY, ints, vec![], oldtype),
+        newtype,
+        "MPI_Type_create_subarray",
+    )
 }
 
 pub unsafe extern "C" fn MPI_Type_create_darray(
@@ -254,22 +388,62 @@ pub unsafe extern "C" fn MPI_Type_create_darray(
     newtype: *mut u64,
 ) -> i32 {
     // SAFETY: the program's arrays.
-    let (sizes, distribs) = unsafe { (copied(array_of_gsizes, ndims), copied(array_of_distribs, ndims)) };
+    let (sizes, distribs) = unsafe {
+        (
+            copied(array_of_gsizes, ndims),
+            copied(array_of_distribs, ndims),
+        )
+    };
     // SAFETY: as above.
-    let (dargs, psizes) = unsafe { (copied(array_of_dargs, ndims), copied(array_of_psizes, ndims)) };
-    let ints = joined(&[&[size, rank, ndims], &sizes, &distribs, &dargs, &psizes, &[order]]);
-    create(recipe(MPI_COMBINER_DARRAY, ints, vec![], oldtype), newtype, "MPI_Type_create_darray")
+    let (dargs, psizes) = unsafe {
+        (
+            copied(array_of_dargs, ndims),
+            copied(array_of_psizes, ndims),
+        )
+    };
+    let ints = joined(&[
+        &[size, rank, ndims],
+        &sizes,
+        &distribs,
+        &dargs,
+        &psizes,
+        &[order],
+    ]);
+    create(
+        recipe(MPI_COMBINER_DARRAY, ints, vec![], oldtype),
+        newtype,
+        "MPI_Type_create_darray",
+    )
 }
 
-pub unsafe extern "C" fn MPI_Type_create_resized(oldtype: u64, lb: i64, extent: i64, newtype: *mut u64) -> i32 {
-    create(recipe(MPI_COMBINER_RESIZED, vec![], vec![lb, extent], oldtype), newtype, "MPI_Type_create_resized")
+pub unsafe extern "C" fn MPI_Type_create_resized(
+    oldtype: u64,
+    lb: i64,
+    extent: i64,
+    newtype: *mut u64,
+) -> i32 {
+    create(
+        recipe(MPI_COMBINER_RESIZED, vec![], vec![lb, extent], oldtype),
+        newtype,
+        "MPI_Type_create_resized",
+    )
 }
 
 /// Datatypes of F90 are the same object whenever asked for with the same arguments.
 fn f90(combiner: i32, integers: Vec<i32>, out: *mut u64, name: &'static str) -> i32 {
     let _guard = entry::enter();
-    let wanted = Recipe { combiner, integers, addresses: vec![], types: vec![] };
-    let known = core().state.datatypes.iter().find(|(_, t)| t.recipe == wanted).map(|(i, _)| handle(kind::DATATYPE, i));
+    let wanted = Recipe {
+        combiner,
+        integers,
+        addresses: vec![],
+        types: vec![],
+    };
+    let known = core()
+        .state
+        .datatypes
+        .iter()
+        .find(|(_, t)| t.recipe == wanted)
+        .map(|(i, _)| handle(kind::DATATYPE, i));
     let outcome = known.map_or_else(|| create_inner(wanted), Ok).map(|w| {
         // SAFETY: an output argument.
         unsafe { *out = w };
@@ -278,15 +452,30 @@ fn f90(combiner: i32, integers: Vec<i32>, out: *mut u64, name: &'static str) -> 
 }
 
 pub unsafe extern "C" fn MPI_Type_create_f90_real(p: i32, r: i32, newtype: *mut u64) -> i32 {
-    f90(MPI_COMBINER_F90_REAL, vec![p, r], newtype, "MPI_Type_create_f90_real")
+    f90(
+        MPI_COMBINER_F90_REAL,
+        vec![p, r],
+        newtype,
+        "MPI_Type_create_f90_real",
+    )
 }
 
 pub unsafe extern "C" fn MPI_Type_create_f90_complex(p: i32, r: i32, newtype: *mut u64) -> i32 {
-    f90(MPI_COMBINER_F90_COMPLEX, vec![p, r], newtype, "MPI_Type_create_f90_complex")
+    f90(
+        MPI_COMBINER_F90_COMPLEX,
+        vec![p, r],
+        newtype,
+        "MPI_Type_create_f90_complex",
+    )
 }
 
 pub unsafe extern "C" fn MPI_Type_create_f90_integer(r: i32, newtype: *mut u64) -> i32 {
-    f90(MPI_COMBINER_F90_INTEGER, vec![r], newtype, "MPI_Type_create_f90_integer")
+    f90(
+        MPI_COMBINER_F90_INTEGER,
+        vec![r],
+        newtype,
+        "MPI_Type_create_f90_integer",
+    )
 }
 
 /// Commits the real datatype.
@@ -302,7 +491,11 @@ pub unsafe extern "C" fn MPI_Type_commit(datatype: *mut u64) -> i32 {
     let word = unsafe { *datatype };
     let outcome = (|| {
         if word < PREDEFINED_END {
-            return if word == MPI_DATATYPE_NULL { Err(MPI_ERR_TYPE) } else { Ok(()) };
+            return if word == MPI_DATATYPE_NULL {
+                Err(MPI_ERR_TYPE)
+            } else {
+                Ok(())
+            };
         }
         commit(core().datatype(word)?.real)?;
         core().datatype_mut(word)?.committed = true;
@@ -348,7 +541,12 @@ pub unsafe extern "C" fn MPI_Type_get_envelope(
             (0, 0, 0, MPI_COMBINER_NAMED)
         } else {
             let r = &core().datatype(datatype)?.recipe;
-            (r.integers.len() as i32, r.addresses.len() as i32, r.types.len() as i32, r.combiner)
+            (
+                r.integers.len() as i32,
+                r.addresses.len() as i32,
+                r.types.len() as i32,
+                r.combiner,
+            )
         };
         // SAFETY: output arguments.
         unsafe { *num_integers = i };
@@ -375,14 +573,28 @@ pub unsafe extern "C" fn MPI_Type_get_contents(
     let _guard = entry::enter();
     let outcome = (|| {
         let r = core().datatype(datatype)?.recipe.clone();
-        let room = |max: i32, n: usize| if (max.max(0) as usize) < n { Err(MPI_ERR_ARG) } else { Ok(()) };
+        let room = |max: i32, n: usize| {
+            if (max.max(0) as usize) < n {
+                Err(MPI_ERR_ARG)
+            } else {
+                Ok(())
+            }
+        };
         room(max_integers, r.integers.len())?;
         room(max_addresses, r.addresses.len())?;
         room(max_datatypes, r.types.len())?;
         // SAFETY: the program's arrays are as long as it says.
-        unsafe { std::ptr::copy_nonoverlapping(r.integers.as_ptr(), array_of_integers, r.integers.len()) };
+        unsafe {
+            std::ptr::copy_nonoverlapping(r.integers.as_ptr(), array_of_integers, r.integers.len())
+        };
         // SAFETY: as above.
-        unsafe { std::ptr::copy_nonoverlapping(r.addresses.as_ptr(), array_of_addresses, r.addresses.len()) };
+        unsafe {
+            std::ptr::copy_nonoverlapping(
+                r.addresses.as_ptr(),
+                array_of_addresses,
+                r.addresses.len(),
+            )
+        };
         for (i, &t) in r.types.iter().enumerate() {
             // The handle returned is one more that the program holds.
             if t >= PREDEFINED_END {
@@ -408,11 +620,18 @@ pub unsafe extern "C" fn MPI_Type_set_name(datatype: u64, type_name: *const c_ch
     finish(outcome, MPI_COMM_WORLD, "MPI_Type_set_name")
 }
 
-pub unsafe extern "C" fn MPI_Type_get_name(datatype: u64, type_name: *mut c_char, resultlen: *mut i32) -> i32 {
+pub unsafe extern "C" fn MPI_Type_get_name(
+    datatype: u64,
+    type_name: *mut c_char,
+    resultlen: *mut i32,
+) -> i32 {
     let _guard = entry::enter();
     let outcome = (|| {
         let name = if datatype < PREDEFINED_END {
-            PREDEFINED_DATATYPES.iter().find(|p| p.handle == datatype).map_or(b"".as_slice(), |p| p.name.as_bytes())
+            PREDEFINED_DATATYPES
+                .iter()
+                .find(|p| p.handle == datatype)
+                .map_or(b"".as_slice(), |p| p.name.as_bytes())
         } else {
             core().datatype(datatype)?.name.as_slice()
         };

@@ -74,17 +74,29 @@ mod tests {
     use super::*;
 
     fn message(source: i32, tag: i32, id: u8) -> Drained {
-        Drained { source, tag, data: vec![id] }
+        Drained {
+            source,
+            tag,
+            data: vec![id],
+        }
     }
 
     fn pattern(source: impl Into<Option<i32>>, tag: impl Into<Option<i32>>) -> Pattern {
-        Pattern { source: source.into(), tag: tag.into() }
+        Pattern {
+            source: source.into(),
+            tag: tag.into(),
+        }
     }
 
     #[test]
     fn matching_is_in_order_with_and_without_wildcards() {
         let mut q = Queue::default();
-        for m in [message(1, 7, 0), message(2, 7, 1), message(1, 8, 2), message(1, 7, 3)] {
+        for m in [
+            message(1, 7, 0),
+            message(2, 7, 1),
+            message(1, 8, 2),
+            message(1, 7, 3),
+        ] {
             q.push(m);
         }
         assert_eq!(q.peek(pattern(2, None)).unwrap().data, [1]);

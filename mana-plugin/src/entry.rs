@@ -59,7 +59,10 @@ fn lock(depth: u32) {
         return;
     }
     let mut spins = 0;
-    while OWNER.compare_exchange_weak(0, me, Ordering::Acquire, Ordering::Relaxed).is_err() {
+    while OWNER
+        .compare_exchange_weak(0, me, Ordering::Acquire, Ordering::Relaxed)
+        .is_err()
+    {
         spins += 1;
         if spins > 50 {
             std::thread::yield_now();

@@ -34,12 +34,23 @@ pub fn check(rc: i32) -> Outcome {
 #[cold]
 pub fn raise(comm: u64, code: i32, name: &str) -> i32 {
     let c = core();
-    let word = if c.comm(comm).is_ok() { comm } else { MPI_COMM_WORLD };
-    let handler = c.comm(word).map(|(_, c)| c.errhandler).unwrap_or(MPI_ERRORS_ARE_FATAL);
+    let word = if c.comm(comm).is_ok() {
+        comm
+    } else {
+        MPI_COMM_WORLD
+    };
+    let handler = c
+        .comm(word)
+        .map(|(_, c)| c.errhandler)
+        .unwrap_or(MPI_ERRORS_ARE_FATAL);
     match handler {
         MPI_ERRORS_RETURN => code,
         h if kind_of(h) == kind::ERRHANDLER && h >= PREDEFINED_END => {
-            let function = c.state.errhandlers.get(index_of(h)).map_or(0, |e| e.function);
+            let function = c
+                .state
+                .errhandlers
+                .get(index_of(h))
+                .map_or(0, |e| e.function);
             upcall::errhandler(function, word, code);
             code
         }
@@ -52,7 +63,10 @@ fn fatal(comm: u64, code: i32, name: &str) -> i32 {
         Ok((_, c)) if !c.name.is_empty() => String::from_utf8_lossy(&c.name).into_owned(),
         _ => format!("communicator 0x{comm:x}"),
     };
-    log::error!("error in {name} on {on}: {} (MPI_ERRORS_ARE_FATAL: the job is aborted)", text(code));
+    log::error!(
+        "error in {name} on {on}: {} (MPI_ERRORS_ARE_FATAL: the job is aborted)",
+        text(code)
+    );
     abort(MPI_COMM_WORLD, code)
 }
 
@@ -94,7 +108,9 @@ pub fn text(code: i32) -> String {
         *last = 0;
     }
     // SAFETY: the buffer ends with a NUL.
-    unsafe { CStr::from_ptr(buf.as_ptr()) }.to_string_lossy().into_owned()
+    unsafe { CStr::from_ptr(buf.as_ptr()) }
+        .to_string_lossy()
+        .into_owned()
 }
 
 /// The function argument of an entry as it is kept.
@@ -169,17 +185,30 @@ pub unsafe extern "C" fn MPI_Add_error_string(errorcode: i32, string: *const c_c
 
 pub unsafe extern "C" fn MPI_Error_class(errorcode: i32, errorclass: *mut i32) -> i32 {
     let _guard = entry::enter();
-    let class = code_index(errorcode).and_then(|at| core().state.codes.get(at)).map_or(errorcode, |c| c.1);
+    let class = code_index(errorcode)
+        .and_then(|at| core().state.codes.get(at))
+        .map_or(errorcode, |c| c.1);
     // SAFETY: an output argument.
     unsafe { *errorclass = class };
     MPI_SUCCESS
 }
 
-pub unsafe extern "C" fn MPI_Error_string(errorcode: i32, string: *mut c_char, resultlen: *mut i32) -> i32 {
+pub unsafe extern "C" fn MPI_Error_string(
+    errorcode: i32,
+    string: *mut c_char,
+    resultlen: *mut i32,
+) -> i32 {
     let _guard = entry::enter();
     let text = text(errorcode);
     // SAFETY: the program's buffer has the length the standard asks for.
-    unsafe { put_string(text.as_bytes(), string, MPI_MAX_ERROR_STRING as usize, resultlen) };
+    unsafe {
+        put_string(
+            text.as_bytes(),
+            string,
+            MPI_MAX_ERROR_STRING as usize,
+            resultlen,
+        )
+    };
     MPI_SUCCESS
 }
 
@@ -210,7 +239,10 @@ pub fn release(handler: u64) {
 fn create(f: *mut c_void, out: *mut u64, name: &'static str) -> i32 {
     let _guard = entry::enter();
     let table = &mut core().state.errhandlers;
-    match table.insert(Errhandler { function: function(f), references: 1 }) {
+    match table.insert(Errhandler {
+        function: function(f),
+        references: 1,
+    }) {
         Some(i) => {
             // SAFETY: an output argument.
             unsafe { *out = handle(kind::ERRHANDLER, i) };
@@ -220,15 +252,24 @@ fn create(f: *mut c_void, out: *mut u64, name: &'static str) -> i32 {
     }
 }
 
-pub unsafe extern "C" fn MPI_Comm_create_errhandler(comm_errhandler_fn: *mut c_void, errhandler: *mut u64) -> i32 {
+pub unsafe extern "C" fn MPI_Comm_create_errhandler(
+    comm_errhandler_fn: *mut c_void,
+    errhandler: *mut u64,
+) -> i32 {
     create(comm_errhandler_fn, errhandler, "MPI_Comm_create_errhandler")
 }
 
-pub unsafe extern "C" fn MPI_Win_create_errhandler(win_errhandler_fn: *mut c_void, errhandler: *mut u64) -> i32 {
+pub unsafe extern "C" fn MPI_Win_create_errhandler(
+    win_errhandler_fn: *mut c_void,
+    errhandler: *mut u64,
+) -> i32 {
     create(win_errhandler_fn, errhandler, "MPI_Win_create_errhandler")
 }
 
-pub unsafe extern "C" fn MPI_File_create_errhandler(file_errhandler_fn: *mut c_void, errhandler: *mut u64) -> i32 {
+pub unsafe extern "C" fn MPI_File_create_errhandler(
+    file_errhandler_fn: *mut c_void,
+    errhandler: *mut u64,
+) -> i32 {
     create(file_errhandler_fn, errhandler, "MPI_File_create_errhandler")
 }
 
@@ -244,7 +285,9 @@ pub unsafe extern "C" fn MPI_Errhandler_free(errhandler: *mut u64) -> i32 {
 
 pub unsafe extern "C" fn MPI_Comm_set_errhandler(comm: u64, errhandler: u64) -> i32 {
     let _guard = entry::enter();
-    let outcome = core().comm(comm).map(|(_, c)| std::mem::replace(&mut c.errhandler, errhandler));
+    let outcome = core()
+        .comm(comm)
+        .map(|(_, c)| std::mem::replace(&mut c.errhandler, errhandler));
     finish(
         outcome.map(|old| {
             hold(errhandler);

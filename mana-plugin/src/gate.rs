@@ -38,7 +38,11 @@ static ARMED: AtomicBool = AtomicBool::new(false);
 static INSIDE: AtomicU64 = AtomicU64::new(0);
 /// Name of the collective entered last, for messages.
 static LAST_NAME: AtomicPtr<&'static str> = AtomicPtr::new(std::ptr::null_mut());
-static BOOK: Mutex<Book> = Mutex::new(Book { gates: Vec::new(), targets: None, waiting: Vec::new() });
+static BOOK: Mutex<Book> = Mutex::new(Book {
+    gates: Vec::new(),
+    targets: None,
+    waiting: Vec::new(),
+});
 
 struct Book {
     /// Every gate ever made; they are never deallocated, freed ones are used again.
@@ -60,7 +64,12 @@ pub fn create(id: u64, size: u32, seq: u64) -> &'static Gate {
         Some(t) => t.get(&id).copied().unwrap_or(0).max(seq),
         None => seq,
     };
-    let gate = match book.gates.iter().find(|g| !g.used.load(Ordering::Relaxed)).copied() {
+    let gate = match book
+        .gates
+        .iter()
+        .find(|g| !g.used.load(Ordering::Relaxed))
+        .copied()
+    {
         Some(g) => g,
         None => {
             let g: &'static Gate = Box::leak(Box::new(Gate {
@@ -95,6 +104,11 @@ impl Gate {
         self.seq.load(Ordering::Relaxed)
     }
 
+    /// Members of the communicator.
+    pub fn size(&self) -> u32 {
+        self.size.load(Ordering::Relaxed)
+    }
+
     fn report(&self) -> CommSeq {
         CommSeq {
             comm_id: self.id.load(Ordering::Relaxed),
@@ -113,7 +127,10 @@ fn add_inside(multiple: bool, delta: u64) {
     if multiple {
         INSIDE.fetch_add(delta, Ordering::AcqRel);
     } else {
-        INSIDE.store(INSIDE.load(Ordering::Relaxed).wrapping_add(delta), Ordering::Release);
+        INSIDE.store(
+            INSIDE.load(Ordering::Relaxed).wrapping_add(delta),
+            Ordering::Release,
+        );
     }
 }
 
@@ -122,7 +139,8 @@ fn add_seq(gate: &Gate, multiple: bool) {
     if multiple {
         gate.seq.fetch_add(1, Ordering::AcqRel);
     } else {
-        gate.seq.store(gate.seq.load(Ordering::Relaxed) + 1, Ordering::Release);
+        gate.seq
+            .store(gate.seq.load(Ordering::Relaxed) + 1, Ordering::Release);
     }
 }
 
@@ -130,7 +148,10 @@ fn add_seq(gate: &Gate, multiple: bool) {
 #[inline(always)]
 pub fn enter(gate: &'static Gate, name: &'static &'static str, multiple: bool) -> Passage {
     add_inside(multiple, 1);
-    LAST_NAME.store(name as *const &'static str as *mut &'static str, Ordering::Relaxed);
+    LAST_NAME.store(
+        name as *const &'static str as *mut &'static str,
+        Ordering::Relaxed,
+    );
     add_seq(gate, multiple);
     // The processor may still let the load below pass the store above; the control thread's
     // membarrier makes up for that.
@@ -144,7 +165,10 @@ pub fn enter(gate: &'static Gate, name: &'static &'static str, multiple: bool) -
 #[cold]
 fn enter_armed(gate: &'static Gate, name: &'static str) -> Passage {
     let mut book = book();
-    if book.targets.is_none() || !gate.counts() || gate.seq.load(Ordering::Relaxed) <= gate.target.load(Ordering::Relaxed) {
+    if book.targets.is_none()
+        || !gate.counts()
+        || gate.seq.load(Ordering::Relaxed) <= gate.target.load(Ordering::Relaxed)
+    {
         return Passage::Open;
     }
     gate.seq.fetch_sub(1, Ordering::AcqRel);
@@ -156,7 +180,9 @@ fn enter_armed(gate: &'static Gate, name: &'static str) -> Passage {
 /// Asks again after [`Passage::Closed`].
 pub fn retry(gate: &'static Gate) -> Passage {
     let mut book = book();
-    if book.targets.is_some() && gate.seq.load(Ordering::Relaxed) >= gate.target.load(Ordering::Relaxed) {
+    if book.targets.is_some()
+        && gate.seq.load(Ordering::Relaxed) >= gate.target.load(Ordering::Relaxed)
+    {
         return Passage::Closed;
     }
     unwait(&mut book, gate);
@@ -205,13 +231,19 @@ pub fn arm() -> Vec<CommSeq> {
 /// Raises targets; those of communicators this rank does not have (yet) are remembered.
 pub fn raise(wanted: &[CommSeq]) {
     let mut book = book();
-    let Some(targets) = book.targets.as_mut() else { return };
+    let Some(targets) = book.targets.as_mut() else {
+        return;
+    };
     for t in wanted {
         let known = targets.entry(t.comm_id).or_insert(0);
         *known = (*known).max(t.seq);
     }
     for gate in &book.gates {
-        if let Some(t) = book.targets.as_ref().and_then(|m| m.get(&gate.id.load(Ordering::Relaxed))) {
+        if let Some(t) = book
+            .targets
+            .as_ref()
+            .and_then(|m| m.get(&gate.id.load(Ordering::Relaxed)))
+        {
             gate.target.fetch_max(*t, Ordering::Relaxed);
         }
     }
@@ -246,15 +278,28 @@ pub fn poll() -> GatePoll {
     let inside = INSIDE.load(Ordering::Acquire) > 0;
     let name = last_name();
     let where_ = if let Some((comm, name)) = book.waiting.first() {
-        format!("waits before {name} number {} on communicator {:016x}", comm.seq + 1, comm.comm_id)
+        format!(
+            "waits before {name} number {} on communicator {:016x}",
+            comm.seq + 1,
+            comm.comm_id
+        )
     } else if inside {
         format!("inside {name}")
     } else if let Some((comm, target)) = behind {
-        format!("has not called collective number {} of {target} on communicator {:016x} yet", comm.seq + 1, comm.comm_id)
+        format!(
+            "has not called collective number {} of {target} on communicator {:016x} yet",
+            comm.seq + 1,
+            comm.comm_id
+        )
     } else {
         String::from("at the safe point")
     };
-    GatePoll { reached: reached && !inside, waiting: book.waiting.first().map(|(c, _)| *c), seqs, where_ }
+    GatePoll {
+        reached: reached && !inside,
+        waiting: book.waiting.first().map(|(c, _)| *c),
+        seqs,
+        where_,
+    }
 }
 
 fn last_name() -> &'static str {
@@ -293,7 +338,11 @@ mod tests {
     static SERIAL: Mutex<()> = Mutex::new(());
 
     fn seq(id: u64, seq: u64) -> CommSeq {
-        CommSeq { comm_id: id, size: 2, seq }
+        CommSeq {
+            comm_id: id,
+            size: 2,
+            seq,
+        }
     }
 
     #[test]
@@ -373,11 +422,17 @@ mod tests {
                 for _ in 0..50 {
                     let now = g.seq();
                     // A transient raise by one is taken back under the lock before anything starts.
-                    assert!(Some(now) <= reported.map(|r| r + 1), "started beyond the report");
+                    assert!(
+                        Some(now) <= reported.map(|r| r + 1),
+                        "started beyond the report"
+                    );
                 }
                 let p = poll();
                 if p.reached {
-                    assert_eq!(p.seqs.iter().find(|c| c.comm_id == 55).map(|c| c.seq), reported.filter(|r| *r > 0));
+                    assert_eq!(
+                        p.seqs.iter().find(|c| c.comm_id == 55).map(|c| c.seq),
+                        reported.filter(|r| *r > 0)
+                    );
                 }
                 disarm();
             }

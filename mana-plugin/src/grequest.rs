@@ -18,7 +18,14 @@ pub unsafe extern "C" fn MPI_Grequest_start(
     request: *mut u64,
 ) -> i32 {
     let _guard = entry::enter();
-    let e = Envelope { buf: 0, count: 0, datatype: MPI_DATATYPE_NULL, peer: MPI_PROC_NULL, tag: 0, comm: 0 };
+    let e = Envelope {
+        buf: 0,
+        count: 0,
+        datatype: MPI_DATATYPE_NULL,
+        peer: MPI_PROC_NULL,
+        tag: 0,
+        comm: 0,
+    };
     let mut r = p2p::request(Work::Generalised, WORLD, &e, MPI_REQUEST_NULL);
     let functions = Generalised {
         query: function(query_fn),
@@ -26,7 +33,10 @@ pub unsafe extern "C" fn MPI_Grequest_start(
         cancel: function(cancel_fn),
         extra: extra_state as u64,
     };
-    r.kept = Some(Box::new(Kept { generalised: Some(functions), ..Kept::default() }));
+    r.kept = Some(Box::new(Kept {
+        generalised: Some(functions),
+        ..Kept::default()
+    }));
     let outcome = core().insert_request(r).map(|i| {
         // SAFETY: an output argument.
         unsafe { *request = requests::word(i) };

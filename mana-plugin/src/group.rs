@@ -60,7 +60,13 @@ pub fn excl(a: &[u32], ranks: &[i32]) -> Option<Vec<u32>> {
             return None;
         }
     }
-    Some(a.iter().zip(&gone).filter(|(_, g)| !**g).map(|(m, _)| *m).collect())
+    Some(
+        a.iter()
+            .zip(&gone)
+            .filter(|(_, g)| !**g)
+            .map(|(m, _)| *m)
+            .collect(),
+    )
 }
 
 /// The ranks named by `(first, last, stride)` triplets, in order; `None` if a triplet is malformed.
@@ -125,7 +131,10 @@ mod tests {
 
     #[test]
     fn ranges_follow_the_standards_examples() {
-        assert_eq!(expand_ranges(&[[6, 7, 1], [1, 6, 2], [0, 9, 4]]), Some(vec![6, 7, 1, 3, 5, 0, 4, 8]));
+        assert_eq!(
+            expand_ranges(&[[6, 7, 1], [1, 6, 2], [0, 9, 4]]),
+            Some(vec![6, 7, 1, 3, 5, 0, 4, 8])
+        );
         assert_eq!(expand_ranges(&[[3, 1, -1]]), Some(vec![3, 2, 1]));
         assert_eq!(expand_ranges(&[[0, 3, 0]]), None);
         assert_eq!(expand_ranges(&[[3, 0, 1]]), None);

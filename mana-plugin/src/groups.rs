@@ -2,10 +2,10 @@
 //!
 //! Lower half; nothing reaches the library.
 
+use crate::entry;
 use crate::errors::finish;
 use crate::group::{self, Comparison, Members};
 use crate::state::{core, Outcome};
-use crate::entry;
 use mpi_std::*;
 use std::sync::Arc;
 
@@ -17,7 +17,12 @@ pub fn members(word: u64) -> Outcome<Members> {
     if kind_of(word) != kind::GROUP {
         return Err(MPI_ERR_GROUP);
     }
-    core().state.groups.get(index_of(word)).cloned().ok_or(MPI_ERR_GROUP)
+    core()
+        .state
+        .groups
+        .get(index_of(word))
+        .cloned()
+        .ok_or(MPI_ERR_GROUP)
 }
 
 /// A new word for a group.
@@ -25,7 +30,12 @@ pub fn make(members: Members) -> Outcome<u64> {
     if members.is_empty() {
         return Ok(MPI_GROUP_EMPTY);
     }
-    core().state.groups.insert(members).map(|i| handle(kind::GROUP, i)).ok_or(MPI_ERR_OTHER)
+    core()
+        .state
+        .groups
+        .insert(members)
+        .map(|i| handle(kind::GROUP, i))
+        .ok_or(MPI_ERR_OTHER)
 }
 
 unsafe fn give(outcome: Outcome<Members>, out: *mut u64, name: &'static str) -> i32 {
@@ -59,25 +69,34 @@ pub unsafe extern "C" fn MPI_Group_rank(group: u64, rank: *mut i32) -> i32 {
     let _guard = entry::enter();
     let me = core().state.rank as u32;
     // SAFETY: an output argument.
-    let outcome = members(group).map(|m| unsafe { *rank = group::rank_of(&m, me).unwrap_or(MPI_UNDEFINED) });
+    let outcome =
+        members(group).map(|m| unsafe { *rank = group::rank_of(&m, me).unwrap_or(MPI_UNDEFINED) });
     finish(outcome, MPI_COMM_WORLD, "MPI_Group_rank")
 }
 
 pub unsafe extern "C" fn MPI_Group_compare(group1: u64, group2: u64, result: *mut i32) -> i32 {
     let _guard = entry::enter();
-    let outcome = members(group1).and_then(|a| Ok((a, members(group2)?))).map(|(a, b)| {
-        let r = match group::compare(&a, &b) {
-            Comparison::Ident => MPI_IDENT,
-            Comparison::Similar => MPI_SIMILAR,
-            Comparison::Unequal => MPI_UNEQUAL,
-        };
-        // SAFETY: an output argument.
-        unsafe { *result = r };
-    });
+    let outcome = members(group1)
+        .and_then(|a| Ok((a, members(group2)?)))
+        .map(|(a, b)| {
+            let r = match group::compare(&a, &b) {
+                Comparison::Ident => MPI_IDENT,
+                Comparison::Similar => MPI_SIMILAR,
+                Comparison::Unequal => MPI_UNEQUAL,
+            };
+            // SAFETY: an output argument.
+            unsafe { *result = r };
+        });
     finish(outcome, MPI_COMM_WORLD, "MPI_Group_compare")
 }
 
-pub unsafe extern "C" fn MPI_Group_translate_ranks(group1: u64, n: i32, ranks1: *const i32, group2: u64, ranks2: *mut i32) -> i32 {
+pub unsafe extern "C" fn MPI_Group_translate_ranks(
+    group1: u64,
+    n: i32,
+    ranks1: *const i32,
+    group2: u64,
+    ranks2: *mut i32,
+) -> i32 {
     let _guard = entry::enter();
     let outcome = (|| {
         let (a, b) = (members(group1)?, members(group2)?);
@@ -86,7 +105,10 @@ pub unsafe extern "C" fn MPI_Group_translate_ranks(group1: u64, n: i32, ranks1: 
             let to = if r == MPI_PROC_NULL {
                 MPI_PROC_NULL
             } else {
-                let world = *usize::try_from(r).ok().and_then(|r| a.get(r)).ok_or(MPI_ERR_RANK)?;
+                let world = *usize::try_from(r)
+                    .ok()
+                    .and_then(|r| a.get(r))
+                    .ok_or(MPI_ERR_RANK)?;
                 group::rank_of(&b, world).unwrap_or(MPI_UNDEFINED)
             };
             // SAFETY: as above.
@@ -104,63 +126,139 @@ fn two(a: u64, b: u64, f: impl Fn(&[u32], &[u32]) -> Vec<u32>) -> Outcome<Member
 pub unsafe extern "C" fn MPI_Group_union(group1: u64, group2: u64, newgroup: *mut u64) -> i32 {
     let _guard = entry::enter();
     // SAFETY: an output argument.
-    unsafe { give(two(group1, group2, group::union), newgroup, "MPI_Group_union") }
+    unsafe {
+        give(
+            two(group1, group2, group::union),
+            newgroup,
+            "MPI_Group_union",
+        )
+    }
 }
 
-pub unsafe extern "C" fn MPI_Group_intersection(group1: u64, group2: u64, newgroup: *mut u64) -> i32 {
+pub unsafe extern "C" fn MPI_Group_intersection(
+    group1: u64,
+    group2: u64,
+    newgroup: *mut u64,
+) -> i32 {
     let _guard = entry::enter();
     // SAFETY: an output argument.
-    unsafe { give(two(group1, group2, group::intersection), newgroup, "MPI_Group_intersection") }
+    unsafe {
+        give(
+            two(group1, group2, group::intersection),
+            newgroup,
+            "MPI_Group_intersection",
+        )
+    }
 }
 
 pub unsafe extern "C" fn MPI_Group_difference(group1: u64, group2: u64, newgroup: *mut u64) -> i32 {
     let _guard = entry::enter();
     // SAFETY: an output argument.
-    unsafe { give(two(group1, group2, group::difference), newgroup, "MPI_Group_difference") }
+    unsafe {
+        give(
+            two(group1, group2, group::difference),
+            newgroup,
+            "MPI_Group_difference",
+        )
+    }
 }
 
-fn by_ranks(group: u64, ranks: Option<&[i32]>, f: impl Fn(&[u32], &[i32]) -> Option<Vec<u32>>) -> Outcome<Members> {
+fn by_ranks(
+    group: u64,
+    ranks: Option<&[i32]>,
+    f: impl Fn(&[u32], &[i32]) -> Option<Vec<u32>>,
+) -> Outcome<Members> {
     let m = members(group)?;
-    ranks.and_then(|r| f(&m, r)).map(Arc::new).ok_or(MPI_ERR_RANK)
+    ranks
+        .and_then(|r| f(&m, r))
+        .map(Arc::new)
+        .ok_or(MPI_ERR_RANK)
 }
 
-pub unsafe extern "C" fn MPI_Group_incl(group: u64, n: i32, ranks: *const i32, newgroup: *mut u64) -> i32 {
+pub unsafe extern "C" fn MPI_Group_incl(
+    group: u64,
+    n: i32,
+    ranks: *const i32,
+    newgroup: *mut u64,
+) -> i32 {
     let _guard = entry::enter();
     // SAFETY: the program's array.
     let ranks = unsafe { ranks_of(n, ranks) };
     // SAFETY: an output argument.
-    unsafe { give(by_ranks(group, Some(ranks), group::incl), newgroup, "MPI_Group_incl") }
+    unsafe {
+        give(
+            by_ranks(group, Some(ranks), group::incl),
+            newgroup,
+            "MPI_Group_incl",
+        )
+    }
 }
 
-pub unsafe extern "C" fn MPI_Group_excl(group: u64, n: i32, ranks: *const i32, newgroup: *mut u64) -> i32 {
+pub unsafe extern "C" fn MPI_Group_excl(
+    group: u64,
+    n: i32,
+    ranks: *const i32,
+    newgroup: *mut u64,
+) -> i32 {
     let _guard = entry::enter();
     // SAFETY: the program's array.
     let ranks = unsafe { ranks_of(n, ranks) };
     // SAFETY: an output argument.
-    unsafe { give(by_ranks(group, Some(ranks), group::excl), newgroup, "MPI_Group_excl") }
+    unsafe {
+        give(
+            by_ranks(group, Some(ranks), group::excl),
+            newgroup,
+            "MPI_Group_excl",
+        )
+    }
 }
 
 unsafe fn ranges_of(n: i32, ranges: *const i32) -> Option<Vec<i32>> {
     // SAFETY: the caller's array of `3 n` elements.
     let flat = unsafe { ranks_of(n.saturating_mul(3), ranges) };
-    let triplets: Vec<[i32; 3]> = flat.chunks_exact(3).filter_map(|c| c.try_into().ok()).collect();
+    let triplets: Vec<[i32; 3]> = flat
+        .chunks_exact(3)
+        .filter_map(|c| c.try_into().ok())
+        .collect();
     group::expand_ranges(&triplets)
 }
 
-pub unsafe extern "C" fn MPI_Group_range_incl(group: u64, n: i32, ranges: *const i32, newgroup: *mut u64) -> i32 {
+pub unsafe extern "C" fn MPI_Group_range_incl(
+    group: u64,
+    n: i32,
+    ranges: *const i32,
+    newgroup: *mut u64,
+) -> i32 {
     let _guard = entry::enter();
     // SAFETY: the program's array.
     let ranks = unsafe { ranges_of(n, ranges) };
     // SAFETY: an output argument.
-    unsafe { give(by_ranks(group, ranks.as_deref(), group::incl), newgroup, "MPI_Group_range_incl") }
+    unsafe {
+        give(
+            by_ranks(group, ranks.as_deref(), group::incl),
+            newgroup,
+            "MPI_Group_range_incl",
+        )
+    }
 }
 
-pub unsafe extern "C" fn MPI_Group_range_excl(group: u64, n: i32, ranges: *const i32, newgroup: *mut u64) -> i32 {
+pub unsafe extern "C" fn MPI_Group_range_excl(
+    group: u64,
+    n: i32,
+    ranges: *const i32,
+    newgroup: *mut u64,
+) -> i32 {
     let _guard = entry::enter();
     // SAFETY: the program's array.
     let ranks = unsafe { ranges_of(n, ranges) };
     // SAFETY: an output argument.
-    unsafe { give(by_ranks(group, ranks.as_deref(), group::excl), newgroup, "MPI_Group_range_excl") }
+    unsafe {
+        give(
+            by_ranks(group, ranks.as_deref(), group::excl),
+            newgroup,
+            "MPI_Group_range_excl",
+        )
+    }
 }
 
 pub unsafe extern "C" fn MPI_Group_free(group: *mut u64) -> i32 {

@@ -16,7 +16,11 @@ fn table(word: u64) -> Outcome<&'static mut Pairs> {
     if kind_of(word) != kind::INFO {
         return Err(MPI_ERR_INFO);
     }
-    core().state.infos.get_mut(index_of(word)).ok_or(MPI_ERR_INFO)
+    core()
+        .state
+        .infos
+        .get_mut(index_of(word))
+        .ok_or(MPI_ERR_INFO)
 }
 
 /// What an info object holds; nothing for the null object and the environment's.
@@ -29,7 +33,12 @@ pub fn pairs(word: u64) -> Outcome<Pairs> {
 
 /// A new info object.
 pub fn make(pairs: Pairs) -> Outcome<u64> {
-    core().state.infos.insert(pairs).map(|i| handle(kind::INFO, i)).ok_or(MPI_ERR_OTHER)
+    core()
+        .state
+        .infos
+        .insert(pairs)
+        .map(|i| handle(kind::INFO, i))
+        .ok_or(MPI_ERR_OTHER)
 }
 
 unsafe fn give(outcome: Outcome<u64>, out: *mut u64, name: &'static str) -> i32 {
@@ -46,7 +55,11 @@ pub unsafe extern "C" fn MPI_Info_create(info: *mut u64) -> i32 {
     unsafe { give(make(Vec::new()), info, "MPI_Info_create") }
 }
 
-pub unsafe extern "C" fn MPI_Info_create_env(argc: *mut i32, argv: *mut c_void, info: *mut u64) -> i32 {
+pub unsafe extern "C" fn MPI_Info_create_env(
+    argc: *mut i32,
+    argv: *mut c_void,
+    info: *mut u64,
+) -> i32 {
     let _guard = entry::enter();
     let _ = (argc, argv);
     // SAFETY: an output argument.
@@ -98,7 +111,10 @@ pub unsafe extern "C" fn MPI_Info_delete(info: u64, key: *const c_char) -> i32 {
     let key = unsafe { bytes_of(key) };
     let outcome = (|| {
         let t = table(info)?;
-        let at = t.iter().position(|(k, _)| *k == key).ok_or(MPI_ERR_INFO_NOKEY)?;
+        let at = t
+            .iter()
+            .position(|(k, _)| *k == key)
+            .ok_or(MPI_ERR_INFO_NOKEY)?;
         t.remove(at);
         Ok(())
     })();
@@ -106,10 +122,19 @@ pub unsafe extern "C" fn MPI_Info_delete(info: u64, key: *const c_char) -> i32 {
 }
 
 fn value_of(info: u64, key: &[u8]) -> Outcome<Option<Vec<u8>>> {
-    Ok(pairs(info)?.into_iter().find(|(k, _)| k == key).map(|(_, v)| v))
+    Ok(pairs(info)?
+        .into_iter()
+        .find(|(k, _)| k == key)
+        .map(|(_, v)| v))
 }
 
-pub unsafe extern "C" fn MPI_Info_get(info: u64, key: *const c_char, valuelen: i32, value: *mut c_char, flag: *mut i32) -> i32 {
+pub unsafe extern "C" fn MPI_Info_get(
+    info: u64,
+    key: *const c_char,
+    valuelen: i32,
+    value: *mut c_char,
+    flag: *mut i32,
+) -> i32 {
     let _guard = entry::enter();
     // SAFETY: a string argument.
     let outcome = value_of(info, &unsafe { bytes_of(key) }).map(|found| {
@@ -118,13 +143,26 @@ pub unsafe extern "C" fn MPI_Info_get(info: u64, key: *const c_char, valuelen: i
         if let Some(v) = found {
             // The buffer has one byte more than `valuelen`.
             // SAFETY: as the standard asks of the program.
-            unsafe { put_string(&v, value, valuelen.max(0) as usize + 1, std::ptr::null_mut()) };
+            unsafe {
+                put_string(
+                    &v,
+                    value,
+                    valuelen.max(0) as usize + 1,
+                    std::ptr::null_mut(),
+                )
+            };
         }
     });
     finish(outcome, MPI_COMM_WORLD, "MPI_Info_get")
 }
 
-pub unsafe extern "C" fn MPI_Info_get_string(info: u64, key: *const c_char, buflen: *mut i32, value: *mut c_char, flag: *mut i32) -> i32 {
+pub unsafe extern "C" fn MPI_Info_get_string(
+    info: u64,
+    key: *const c_char,
+    buflen: *mut i32,
+    value: *mut c_char,
+    flag: *mut i32,
+) -> i32 {
     let _guard = entry::enter();
     // SAFETY: a string argument.
     let outcome = value_of(info, &unsafe { bytes_of(key) }).map(|found| {
@@ -144,7 +182,12 @@ pub unsafe extern "C" fn MPI_Info_get_string(info: u64, key: *const c_char, bufl
     finish(outcome, MPI_COMM_WORLD, "MPI_Info_get_string")
 }
 
-pub unsafe extern "C" fn MPI_Info_get_valuelen(info: u64, key: *const c_char, valuelen: *mut i32, flag: *mut i32) -> i32 {
+pub unsafe extern "C" fn MPI_Info_get_valuelen(
+    info: u64,
+    key: *const c_char,
+    valuelen: *mut i32,
+    flag: *mut i32,
+) -> i32 {
     let _guard = entry::enter();
     // SAFETY: a string argument.
     let outcome = value_of(info, &unsafe { bytes_of(key) }).map(|found| {
@@ -168,7 +211,10 @@ pub unsafe extern "C" fn MPI_Info_get_nkeys(info: u64, nkeys: *mut i32) -> i32 {
 pub unsafe extern "C" fn MPI_Info_get_nthkey(info: u64, n: i32, key: *mut c_char) -> i32 {
     let _guard = entry::enter();
     let outcome = pairs(info).and_then(|p| {
-        let (k, _) = usize::try_from(n).ok().and_then(|n| p.get(n)).ok_or(MPI_ERR_ARG)?;
+        let (k, _) = usize::try_from(n)
+            .ok()
+            .and_then(|n| p.get(n))
+            .ok_or(MPI_ERR_ARG)?;
         // SAFETY: the program's buffer has the length the standard asks for.
         unsafe { put_string(k, key, MPI_MAX_INFO_KEY as usize, std::ptr::null_mut()) };
         Ok(())

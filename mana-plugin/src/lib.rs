@@ -8,9 +8,15 @@
 //! [`checkpoint::rebuild`] before the upper half runs.
 #![warn(missing_docs)]
 #![allow(non_snake_case, reason = "procedures have the standard's names")]
-#![allow(clippy::missing_safety_doc, clippy::too_many_arguments, reason = "entries have the standard's contracts and parameters")]
-#![allow(clippy::multiple_unsafe_ops_per_block, reason = "a call of a real procedure counts as two")]
-
+#![allow(
+    clippy::missing_safety_doc,
+    clippy::too_many_arguments,
+    reason = "entries have the standard's contracts and parameters"
+)]
+#![allow(
+    clippy::multiple_unsafe_ops_per_block,
+    reason = "a call of a real procedure counts as two"
+)]
 
 mod attributes;
 mod buffers;
@@ -24,9 +30,9 @@ mod entry;
 mod errors;
 mod gate;
 mod generated;
+mod grequest;
 mod group;
 mod groups;
-mod grequest;
 mod hooks;
 mod info;
 mod life;

@@ -16,12 +16,24 @@ fn with_signals_blocked<T>(f: impl FnOnce() -> T) -> T {
     let mut old = 0u64;
     // SAFETY: the kernel's form of the call, with masks of eight bytes.
     unsafe {
-        libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &full as *const u64, &mut old as *mut u64, 8usize);
+        libc::syscall(
+            libc::SYS_rt_sigprocmask,
+            libc::SIG_SETMASK,
+            &full as *const u64,
+            &mut old as *mut u64,
+            8usize,
+        );
     }
     let out = f();
     // SAFETY: as above.
     unsafe {
-        libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &old as *const u64, std::ptr::null_mut::<u64>(), 8usize);
+        libc::syscall(
+            libc::SYS_rt_sigprocmask,
+            libc::SIG_SETMASK,
+            &old as *const u64,
+            std::ptr::null_mut::<u64>(),
+            8usize,
+        );
     }
     out
 }
@@ -33,7 +45,12 @@ pub fn begin(required: i32) -> Outcome {
     let mut provided = MPI_THREAD_SINGLE;
     // SAFETY: no arguments of the program are passed.
     let rc = with_signals_blocked(|| unsafe {
-        (procs.MPI_Init_thread)(std::ptr::null_mut(), std::ptr::null_mut(), required, &mut provided)
+        (procs.MPI_Init_thread)(
+            std::ptr::null_mut(),
+            std::ptr::null_mut(),
+            required,
+            &mut provided,
+        )
     });
     check(rc)?;
     comms::return_errors(MPI_COMM_WORLD)?;
@@ -98,12 +115,25 @@ fn started(outcome: Outcome<i32>, provided: *mut i32, name: &'static str) -> i32
 
 pub unsafe extern "C" fn MPI_Init(argc: *mut i32, argv: *mut c_void) -> i32 {
     let _ = (argc, argv);
-    started(init(MPI_THREAD_SINGLE, "MPI_Init"), std::ptr::null_mut(), "MPI_Init")
+    started(
+        init(MPI_THREAD_SINGLE, "MPI_Init"),
+        std::ptr::null_mut(),
+        "MPI_Init",
+    )
 }
 
-pub unsafe extern "C" fn MPI_Init_thread(argc: *mut i32, argv: *mut c_void, required: i32, provided: *mut i32) -> i32 {
+pub unsafe extern "C" fn MPI_Init_thread(
+    argc: *mut i32,
+    argv: *mut c_void,
+    required: i32,
+    provided: *mut i32,
+) -> i32 {
     let _ = (argc, argv);
-    started(init(required, "MPI_Init_thread"), provided, "MPI_Init_thread")
+    started(
+        init(required, "MPI_Init_thread"),
+        provided,
+        "MPI_Init_thread",
+    )
 }
 
 pub unsafe extern "C" fn MPI_Initialized(flag: *mut i32) -> i32 {

@@ -11,9 +11,17 @@ use std::collections::BTreeMap;
 use std::ffi::c_void;
 
 /// The function of every real operation.
-unsafe extern "C" fn apply(invec: *mut c_void, inoutvec: *mut c_void, len: i32, datatype: u64, slot: u32) {
+unsafe extern "C" fn apply(
+    invec: *mut c_void,
+    inoutvec: *mut c_void,
+    len: i32,
+    datatype: u64,
+    slot: u32,
+) {
     let c = core();
-    let Some((index, op)) = c.state.ops.iter().find(|(_, o)| o.slot == slot) else { return };
+    let Some((index, op)) = c.state.ops.iter().find(|(_, o)| o.slot == slot) else {
+        return;
+    };
     let word = if datatype < PREDEFINED_END {
         datatype
     } else {
@@ -25,7 +33,14 @@ unsafe extern "C" fn apply(invec: *mut c_void, inoutvec: *mut c_void, len: i32, 
         }
     };
     let function = op.function;
-    upcall::op(function, invec.cast(), inoutvec.cast(), len, word, handle(kind::OP, index));
+    upcall::op(
+        function,
+        invec.cast(),
+        inoutvec.cast(),
+        len,
+        word,
+        handle(kind::OP, index),
+    );
 }
 
 /// The real word of an operation of the program, which remembers the datatype it is used with.
@@ -59,11 +74,20 @@ pub unsafe extern "C" fn MPI_Op_create(user_fn: *mut c_void, commute: i32, op: *
         let c = core();
         let taken: Vec<u32> = c.state.ops.iter().map(|(_, o)| o.slot).collect();
         let Some(slot) = (0..Extras::OP_SLOTS).find(|s| !taken.contains(s)) else {
-            log::error!("MPI_Op_create: the program has more than {} operations at once", Extras::OP_SLOTS);
+            log::error!(
+                "MPI_Op_create: the program has more than {} operations at once",
+                Extras::OP_SLOTS
+            );
             return Err(MPI_ERR_OTHER);
         };
         let real = make(commute != 0, slot)?;
-        let made = Op { real, function: function(user_fn), commute: commute != 0, slot, types: BTreeMap::new() };
+        let made = Op {
+            real,
+            function: function(user_fn),
+            commute: commute != 0,
+            slot,
+            types: BTreeMap::new(),
+        };
         let i = core().state.ops.insert(made).ok_or(MPI_ERR_OTHER)?;
         // SAFETY: an output argument.
         unsafe { *op = handle(kind::OP, i) };
@@ -101,7 +125,12 @@ pub unsafe extern "C" fn MPI_Op_commutative(op: u64, commute: *mut i32) -> i32 {
             }
             op != MPI_REPLACE && op != MPI_NO_OP
         } else {
-            core().state.ops.get(index_of(op)).ok_or(MPI_ERR_OP)?.commute
+            core()
+                .state
+                .ops
+                .get(index_of(op))
+                .ok_or(MPI_ERR_OP)?
+                .commute
         };
         // SAFETY: an output argument.
         unsafe { *commute = yes as i32 };

@@ -32,7 +32,10 @@ pub const BUFFERED: u8 = Extras::SEND_BUFFERED as u8;
 const DELIVERY: i32 = 7;
 
 /// The status of an operation with `MPI_PROC_NULL`.
-pub const NOBODY: Status = Status { source: MPI_PROC_NULL, ..Status::EMPTY };
+pub const NOBODY: Status = Status {
+    source: MPI_PROC_NULL,
+    ..Status::EMPTY
+};
 
 /// One side of a communication.
 #[derive(Clone, Copy)]
@@ -54,14 +57,22 @@ pub struct Envelope {
 /// The pattern of a receive or probe.
 #[inline]
 pub fn pattern(source: i32, tag: i32) -> Pattern {
-    Pattern { source: (source != MPI_ANY_SOURCE).then_some(source), tag: (tag != MPI_ANY_TAG).then_some(tag) }
+    Pattern {
+        source: (source != MPI_ANY_SOURCE).then_some(source),
+        tag: (tag != MPI_ANY_TAG).then_some(tag),
+    }
 }
 
 impl Core {
     /// One more message sent to rank `dest` of communicator `comm`.
     #[inline(always)]
     fn count_sent(&mut self, comm: u32, dest: i32) {
-        if let Some(world) = self.state.comms.get(comm).and_then(|c| c.members.get(dest as usize).copied()) {
+        if let Some(world) = self
+            .state
+            .comms
+            .get(comm)
+            .and_then(|c| c.members.get(dest as usize).copied())
+        {
             if let Some(n) = self.state.sent.get_mut(world as usize) {
                 *n += 1;
             }
@@ -103,7 +114,17 @@ unsafe fn start_send(mode: u8, comm: u32, real_comm: u64, e: &Envelope) -> Outco
         _ => c.procs().MPI_Isend,
     };
     // SAFETY: the program's arguments, with real handles.
-    check(unsafe { f(e.buf as *const c_void, e.count, datatype, e.peer, e.tag, real_comm, &mut real) })?;
+    check(unsafe {
+        f(
+            e.buf as *const c_void,
+            e.count,
+            datatype,
+            e.peer,
+            e.tag,
+            real_comm,
+            &mut real,
+        )
+    })?;
     c.count_sent(comm, e.peer);
     Ok(real)
 }
@@ -115,7 +136,17 @@ pub unsafe fn start_recv(real_comm: u64, e: &Envelope) -> Outcome<u64> {
     let datatype = c.real_type(e.datatype)?;
     let mut real = MPI_REQUEST_NULL;
     // SAFETY: the program's arguments, with real handles.
-    check(unsafe { (c.procs().MPI_Irecv)(e.buf as *mut c_void, e.count, datatype, e.peer, e.tag, real_comm, &mut real) })?;
+    check(unsafe {
+        (c.procs().MPI_Irecv)(
+            e.buf as *mut c_void,
+            e.count,
+            datatype,
+            e.peer,
+            e.tag,
+            real_comm,
+            &mut real,
+        )
+    })?;
     Ok(real)
 }
 
@@ -132,13 +163,27 @@ pub unsafe fn deliver(message: &Drained, buf: u64, count: i32, datatype: u64) ->
     let me = c.private_self;
     let mut real = MPI_REQUEST_NULL;
     // SAFETY: the program's receive buffer.
-    let rc = unsafe { (procs.MPI_Irecv)(buf as *mut c_void, count, datatype, 0, DELIVERY, me, &mut real) };
+    let rc = unsafe {
+        (procs.MPI_Irecv)(
+            buf as *mut c_void,
+            count,
+            datatype,
+            0,
+            DELIVERY,
+            me,
+            &mut real,
+        )
+    };
     if rc != MPI_SUCCESS {
         return (status, rc);
     }
     let data = &message.data;
-    // SAFETY: `data` is readable.
-    let sent = unsafe { (procs.MPI_Send)(data.as_ptr().cast(), data.len() as i32, MPI_BYTE, 0, DELIVERY, me) };
+    let sent = crate::checkpoint::with_bytes(data.len() as u64, |count, bytes| {
+        // SAFETY: `data` is readable.
+        check(unsafe { (procs.MPI_Send)(data.as_ptr().cast(), count, bytes, 0, DELIVERY, me) })
+    })
+    .err()
+    .unwrap_or(MPI_SUCCESS);
     // SAFETY: the receive above.
     let rc = unsafe { (procs.MPI_Wait)(&mut real, &mut status) };
     status.source = message.source;
@@ -217,7 +262,17 @@ unsafe fn send(mode: u8, e: Envelope) -> Outcome {
     let watch = c.adapter.extras.send_watch;
     // SAFETY: the program's arguments, with real handles.
     let go = || unsafe {
-        watch(mode as i32, e.buf as *const c_void, e.count, datatype, e.peer, e.tag, real_comm, &mut real, &entry::STOP)
+        watch(
+            mode as i32,
+            e.buf as *const c_void,
+            e.count,
+            datatype,
+            e.peer,
+            e.tag,
+            real_comm,
+            &mut real,
+            &entry::STOP,
+        )
     };
     match entry::unlocked(go) {
         MPI_SUCCESS => Ok(()),
@@ -268,7 +323,17 @@ unsafe fn recv(e: Envelope, status: *mut Status) -> Outcome {
     let watch = c.adapter.extras.recv_watch;
     // SAFETY: the program's arguments, with real handles.
     let go = || unsafe {
-        watch(e.buf as *mut c_void, e.count, datatype, e.peer, e.tag, real_comm, &mut real, &mut s, &entry::STOP)
+        watch(
+            e.buf as *mut c_void,
+            e.count,
+            datatype,
+            e.peer,
+            e.tag,
+            real_comm,
+            &mut real,
+            &mut s,
+            &entry::STOP,
+        )
     };
     let rc = entry::unlocked(go);
     if rc == AGAIN {
@@ -320,12 +385,23 @@ pub fn send_bytes(comm: u32, peer: i32, tag: i32, data: Vec<u8>, charged: u64) -
     let real_comm = c.state.comms.get(comm).ok_or(MPI_ERR_COMM)?.real;
     let word = c.comm_word(comm);
     let count = i32::try_from(data.len()).map_err(|_| MPI_ERR_COUNT)?;
-    let e = Envelope { buf: data.as_ptr() as u64, count, datatype: MPI_PACKED, peer, tag, comm: word };
+    let e = Envelope {
+        buf: data.as_ptr() as u64,
+        count,
+        datatype: MPI_PACKED,
+        peer,
+        tag,
+        comm: word,
+    };
     // SAFETY: `data` is kept with the request below.
     let real = unsafe { start_send(STANDARD, comm, real_comm, &e) }?;
     let mut r = request(Work::Send(BUFFERED), comm, &e, real);
     r.orphan = true;
-    r.kept = Some(Box::new(Kept { bytes: data, charged, ..Kept::default() }));
+    r.kept = Some(Box::new(Kept {
+        bytes: data,
+        charged,
+        ..Kept::default()
+    }));
     let i = core().insert_request(r)?;
     core().orphans.push(i);
     Ok(())
@@ -360,9 +436,17 @@ pub fn start(index: u32) -> Outcome {
     let c = core();
     let r = c.request(index)?;
     let (work, comm) = (r.work, r.comm);
-    let e = Envelope { buf: r.buf, count: r.count, datatype: r.datatype, peer: r.peer, tag: r.tag, comm: c.comm_word(comm) };
+    let e = Envelope {
+        buf: r.buf,
+        count: r.count,
+        datatype: r.datatype,
+        peer: r.peer,
+        tag: r.tag,
+        comm: c.comm_word(comm),
+    };
     let real_comm = c.state.comms.get(comm).ok_or(MPI_ERR_COMM)?.real;
-    let (mut phase, mut status, mut error, mut real, mut order) = (Phase::Done, Status::EMPTY, MPI_SUCCESS, MPI_REQUEST_NULL, 0);
+    let (mut phase, mut status, mut error, mut real, mut order) =
+        (Phase::Done, Status::EMPTY, MPI_SUCCESS, MPI_REQUEST_NULL, 0);
     match work {
         _ if e.peer == MPI_PROC_NULL => {
             if work == Work::Recv {
@@ -466,9 +550,23 @@ blocking_sends! {
     MPI_Rsend READY;
 }
 
-pub unsafe extern "C" fn MPI_Bsend(buf: *const c_void, count: i32, datatype: u64, dest: i32, tag: i32, comm: u64) -> i32 {
+pub unsafe extern "C" fn MPI_Bsend(
+    buf: *const c_void,
+    count: i32,
+    datatype: u64,
+    dest: i32,
+    tag: i32,
+    comm: u64,
+) -> i32 {
     let _guard = entry::enter();
-    let e = Envelope { buf: buf as u64, count, datatype, peer: dest, tag, comm };
+    let e = Envelope {
+        buf: buf as u64,
+        count,
+        datatype,
+        peer: dest,
+        tag,
+        comm,
+    };
     let outcome = (|| {
         let (index, info) = core().comm(comm)?;
         if dest == MPI_PROC_NULL {
@@ -482,16 +580,46 @@ pub unsafe extern "C" fn MPI_Bsend(buf: *const c_void, count: i32, datatype: u64
     finish(outcome, comm, "MPI_Bsend")
 }
 
-pub unsafe extern "C" fn MPI_Recv(buf: *mut c_void, count: i32, datatype: u64, source: i32, tag: i32, comm: u64, status: *mut Status) -> i32 {
+pub unsafe extern "C" fn MPI_Recv(
+    buf: *mut c_void,
+    count: i32,
+    datatype: u64,
+    source: i32,
+    tag: i32,
+    comm: u64,
+    status: *mut Status,
+) -> i32 {
     let _guard = entry::enter();
-    let e = Envelope { buf: buf as u64, count, datatype, peer: source, tag, comm };
+    let e = Envelope {
+        buf: buf as u64,
+        count,
+        datatype,
+        peer: source,
+        tag,
+        comm,
+    };
     // SAFETY: the program's arguments.
     finish(unsafe { recv(e, status) }, comm, "MPI_Recv")
 }
 
-pub unsafe extern "C" fn MPI_Irecv(buf: *mut c_void, count: i32, datatype: u64, source: i32, tag: i32, comm: u64, request: *mut u64) -> i32 {
+pub unsafe extern "C" fn MPI_Irecv(
+    buf: *mut c_void,
+    count: i32,
+    datatype: u64,
+    source: i32,
+    tag: i32,
+    comm: u64,
+    request: *mut u64,
+) -> i32 {
     let _guard = entry::enter();
-    let e = Envelope { buf: buf as u64, count, datatype, peer: source, tag, comm };
+    let e = Envelope {
+        buf: buf as u64,
+        count,
+        datatype,
+        peer: source,
+        tag,
+        comm,
+    };
     // SAFETY: the program's arguments.
     let outcome = unsafe { irecv(e) }.map(|i| {
         // SAFETY: an output argument.
@@ -500,8 +628,23 @@ pub unsafe extern "C" fn MPI_Irecv(buf: *mut c_void, count: i32, datatype: u64, 
     finish(outcome, comm, "MPI_Irecv")
 }
 
-pub unsafe extern "C" fn MPI_Recv_init(buf: *mut c_void, count: i32, datatype: u64, source: i32, tag: i32, comm: u64, request: *mut u64) -> i32 {
-    let e = Envelope { buf: buf as u64, count, datatype, peer: source, tag, comm };
+pub unsafe extern "C" fn MPI_Recv_init(
+    buf: *mut c_void,
+    count: i32,
+    datatype: u64,
+    source: i32,
+    tag: i32,
+    comm: u64,
+    request: *mut u64,
+) -> i32 {
+    let e = Envelope {
+        buf: buf as u64,
+        count,
+        datatype,
+        peer: source,
+        tag,
+        comm,
+    };
     // SAFETY: the program's arguments.
     unsafe { persistent(Work::Recv, e, request, "MPI_Recv_init") }
 }
@@ -548,9 +691,30 @@ pub unsafe extern "C" fn MPI_Sendrecv(
             return outcome;
         }
         // SAFETY: the program's arguments.
-        let r = unsafe { irecv(Envelope { buf: recvbuf as u64, count: recvcount, datatype: recvtype, peer: source, tag: recvtag, comm }) }?;
+        let r = unsafe {
+            irecv(Envelope {
+                buf: recvbuf as u64,
+                count: recvcount,
+                datatype: recvtype,
+                peer: source,
+                tag: recvtag,
+                comm,
+            })
+        }?;
         // SAFETY: as above.
-        let s = unsafe { isend(STANDARD, Envelope { buf: sendbuf as u64, count: sendcount, datatype: sendtype, peer: dest, tag: sendtag, comm }) };
+        let s = unsafe {
+            isend(
+                STANDARD,
+                Envelope {
+                    buf: sendbuf as u64,
+                    count: sendcount,
+                    datatype: sendtype,
+                    peer: dest,
+                    tag: sendtag,
+                    comm,
+                },
+            )
+        };
         let s = s.inspect_err(|_| abandon(r))?;
         // SAFETY: as above.
         unsafe { finish_pair(r, s, status) }
@@ -587,7 +751,15 @@ pub fn pack(e: &Envelope) -> Outcome<Vec<u8>> {
     let mut position = 0;
     // SAFETY: the buffer has the size the library asked for.
     check(unsafe {
-        (procs.MPI_Pack)(e.buf as *const c_void, e.count, datatype, out.as_mut_ptr().cast(), size, &mut position, c.private_self)
+        (procs.MPI_Pack)(
+            e.buf as *const c_void,
+            e.count,
+            datatype,
+            out.as_mut_ptr().cast(),
+            size,
+            &mut position,
+            c.private_self,
+        )
     })?;
     out.truncate(position.max(0) as usize);
     Ok(out)
@@ -598,17 +770,31 @@ fn isend_packed(e: &Envelope) -> Outcome<u32> {
     let (comm, info) = core().comm(e.comm)?;
     let real_comm = info.real;
     if e.peer == MPI_PROC_NULL {
-        return core().insert_request(done(Work::Send(STANDARD), comm, e, Status::EMPTY, MPI_SUCCESS));
+        return core().insert_request(done(
+            Work::Send(STANDARD),
+            comm,
+            e,
+            Status::EMPTY,
+            MPI_SUCCESS,
+        ));
     }
     if e.peer as usize >= info.members.len() {
         return Err(MPI_ERR_RANK);
     }
     let data = pack(e)?;
-    let packed = Envelope { buf: data.as_ptr() as u64, count: data.len() as i32, datatype: MPI_PACKED, ..*e };
+    let packed = Envelope {
+        buf: data.as_ptr() as u64,
+        count: data.len() as i32,
+        datatype: MPI_PACKED,
+        ..*e
+    };
     // SAFETY: `data` is kept with the request.
     let real = unsafe { start_send(STANDARD, comm, real_comm, &packed) }?;
     let mut r = request(Work::Send(STANDARD), comm, &packed, real);
-    r.kept = Some(Box::new(Kept { bytes: data, ..Kept::default() }));
+    r.kept = Some(Box::new(Kept {
+        bytes: data,
+        ..Kept::default()
+    }));
     core().insert_request(r)
 }
 
@@ -629,9 +815,25 @@ pub unsafe extern "C" fn MPI_Sendrecv_replace(
         if let Some(outcome) = unsafe { resumed(status) } {
             return outcome;
         }
-        let s = isend_packed(&Envelope { buf: buf as u64, count, datatype, peer: dest, tag: sendtag, comm })?;
+        let s = isend_packed(&Envelope {
+            buf: buf as u64,
+            count,
+            datatype,
+            peer: dest,
+            tag: sendtag,
+            comm,
+        })?;
         // SAFETY: the program's arguments; the data to send has been copied.
-        let r = unsafe { irecv(Envelope { buf: buf as u64, count, datatype, peer: source, tag: recvtag, comm }) }?;
+        let r = unsafe {
+            irecv(Envelope {
+                buf: buf as u64,
+                count,
+                datatype,
+                peer: source,
+                tag: recvtag,
+                comm,
+            })
+        }?;
         // SAFETY: as above.
         unsafe { finish_pair(r, s, status) }
     })();
@@ -677,9 +879,30 @@ pub unsafe extern "C" fn MPI_Isendrecv(
     let _guard = entry::enter();
     let outcome = (|| {
         // SAFETY: the program's arguments.
-        let r = unsafe { irecv(Envelope { buf: recvbuf as u64, count: recvcount, datatype: recvtype, peer: source, tag: recvtag, comm }) }?;
+        let r = unsafe {
+            irecv(Envelope {
+                buf: recvbuf as u64,
+                count: recvcount,
+                datatype: recvtype,
+                peer: source,
+                tag: recvtag,
+                comm,
+            })
+        }?;
         // SAFETY: as above.
-        let s = unsafe { isend(STANDARD, Envelope { buf: sendbuf as u64, count: sendcount, datatype: sendtype, peer: dest, tag: sendtag, comm }) };
+        let s = unsafe {
+            isend(
+                STANDARD,
+                Envelope {
+                    buf: sendbuf as u64,
+                    count: sendcount,
+                    datatype: sendtype,
+                    peer: dest,
+                    tag: sendtag,
+                    comm,
+                },
+            )
+        };
         let s = s.inspect_err(|_| abandon(r))?;
         // SAFETY: an output argument.
         unsafe { *request = pair(r, s)? };
@@ -701,9 +924,25 @@ pub unsafe extern "C" fn MPI_Isendrecv_replace(
 ) -> i32 {
     let _guard = entry::enter();
     let outcome = (|| {
-        let s = isend_packed(&Envelope { buf: buf as u64, count, datatype, peer: dest, tag: sendtag, comm })?;
+        let s = isend_packed(&Envelope {
+            buf: buf as u64,
+            count,
+            datatype,
+            peer: dest,
+            tag: sendtag,
+            comm,
+        })?;
         // SAFETY: the program's arguments; the data to send has been copied.
-        let r = unsafe { irecv(Envelope { buf: buf as u64, count, datatype, peer: source, tag: recvtag, comm }) }?;
+        let r = unsafe {
+            irecv(Envelope {
+                buf: buf as u64,
+                count,
+                datatype,
+                peer: source,
+                tag: recvtag,
+                comm,
+            })
+        }?;
         // SAFETY: an output argument.
         unsafe { *request = pair(r, s)? };
         Ok(())

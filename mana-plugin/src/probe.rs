@@ -13,7 +13,11 @@ use mpi_std::*;
 use std::ffi::c_void;
 
 fn status_of(m: &Drained) -> Status {
-    let mut s = Status { source: m.source, tag: m.tag, ..Status::EMPTY };
+    let mut s = Status {
+        source: m.source,
+        tag: m.tag,
+        ..Status::EMPTY
+    };
     s.set_bytes(m.data.len() as u64);
     s
 }
@@ -53,7 +57,13 @@ fn until<T>(mut step: impl FnMut() -> Outcome<Option<T>>) -> Outcome<T> {
     }
 }
 
-pub unsafe extern "C" fn MPI_Iprobe(source: i32, tag: i32, comm: u64, flag: *mut i32, status: *mut Status) -> i32 {
+pub unsafe extern "C" fn MPI_Iprobe(
+    source: i32,
+    tag: i32,
+    comm: u64,
+    flag: *mut i32,
+    status: *mut Status,
+) -> i32 {
     let _guard = entry::enter();
     let outcome = look(source, tag, comm).map(|found| {
         // SAFETY: output arguments.
@@ -86,14 +96,23 @@ fn extract(source: i32, tag: i32, comm: u64) -> Outcome<Option<(u64, Status)>> {
             let real_comm = info.real;
             let (mut flag, mut real, mut status) = (0, MPI_MESSAGE_NULL, Status::EMPTY);
             // SAFETY: output arguments of ours.
-            check(unsafe { (c.procs().MPI_Improbe)(source, tag, real_comm, &mut flag, &mut real, &mut status) })?;
+            check(unsafe {
+                (c.procs().MPI_Improbe)(source, tag, real_comm, &mut flag, &mut real, &mut status)
+            })?;
             if flag == 0 {
                 return Ok(None);
             }
             (status, real, None)
         }
     };
-    let message = Message { comm: index, source: status.source, tag: status.tag, bytes: status.bytes(), real, data };
+    let message = Message {
+        comm: index,
+        source: status.source,
+        tag: status.tag,
+        bytes: status.bytes(),
+        real,
+        data,
+    };
     let i = core().state.messages.insert(message).ok_or(MPI_ERR_OTHER)?;
     if let Some(c) = core().state.comms.get_mut(index) {
         c.pending += 1;
@@ -101,7 +120,14 @@ fn extract(source: i32, tag: i32, comm: u64) -> Outcome<Option<(u64, Status)>> {
     Ok(Some((handle(kind::MESSAGE, i), status)))
 }
 
-pub unsafe extern "C" fn MPI_Improbe(source: i32, tag: i32, comm: u64, flag: *mut i32, message: *mut u64, status: *mut Status) -> i32 {
+pub unsafe extern "C" fn MPI_Improbe(
+    source: i32,
+    tag: i32,
+    comm: u64,
+    flag: *mut i32,
+    message: *mut u64,
+    status: *mut Status,
+) -> i32 {
     let _guard = entry::enter();
     let outcome = extract(source, tag, comm).map(|found| {
         // SAFETY: output arguments.
@@ -116,7 +142,13 @@ pub unsafe extern "C" fn MPI_Improbe(source: i32, tag: i32, comm: u64, flag: *mu
     finish(outcome, comm, "MPI_Improbe")
 }
 
-pub unsafe extern "C" fn MPI_Mprobe(source: i32, tag: i32, comm: u64, message: *mut u64, status: *mut Status) -> i32 {
+pub unsafe extern "C" fn MPI_Mprobe(
+    source: i32,
+    tag: i32,
+    comm: u64,
+    message: *mut u64,
+    status: *mut Status,
+) -> i32 {
     let _guard = entry::enter();
     let outcome = until(|| extract(source, tag, comm)).map(|(m, s)| {
         // SAFETY: output arguments.
@@ -133,7 +165,11 @@ fn claim(word: u64) -> Outcome<Message> {
         return Err(MPI_ERR_REQUEST);
     }
     let c = core();
-    let m = c.state.messages.remove(index_of(word)).ok_or(MPI_ERR_REQUEST)?;
+    let m = c
+        .state
+        .messages
+        .remove(index_of(word))
+        .ok_or(MPI_ERR_REQUEST)?;
     if let Some(c) = c.state.comms.get_mut(m.comm) {
         c.pending -= 1;
     }
@@ -149,7 +185,11 @@ enum Started {
 unsafe fn start(m: Message, buf: *mut c_void, count: i32, datatype: u64) -> Outcome<Started> {
     let c = core();
     if let Some(data) = m.data {
-        let d = Drained { source: m.source, tag: m.tag, data };
+        let d = Drained {
+            source: m.source,
+            tag: m.tag,
+            data,
+        };
         // SAFETY: the program's buffer.
         let (s, rc) = unsafe { p2p::deliver(&d, buf as u64, count, datatype) };
         return Ok(Started::Done(s, rc));
@@ -161,7 +201,13 @@ unsafe fn start(m: Message, buf: *mut c_void, count: i32, datatype: u64) -> Outc
     Ok(Started::Real(real))
 }
 
-pub unsafe extern "C" fn MPI_Mrecv(buf: *mut c_void, count: i32, datatype: u64, message: *mut u64, status: *mut Status) -> i32 {
+pub unsafe extern "C" fn MPI_Mrecv(
+    buf: *mut c_void,
+    count: i32,
+    datatype: u64,
+    message: *mut u64,
+    status: *mut Status,
+) -> i32 {
     let _guard = entry::enter();
     let outcome = (|| {
         // SAFETY: the program's output argument.
@@ -183,7 +229,14 @@ pub unsafe extern "C" fn MPI_Mrecv(buf: *mut c_void, count: i32, datatype: u64, 
         let (comm, source, tag) = (m.comm, m.source, m.tag);
         // SAFETY: the program's arguments.
         let started = unsafe { start(m, buf, count, datatype) }?;
-        let e = Envelope { buf: buf as u64, count, datatype, peer: source, tag, comm: 0 };
+        let e = Envelope {
+            buf: buf as u64,
+            count,
+            datatype,
+            peer: source,
+            tag,
+            comm: 0,
+        };
         let outcome = match started {
             Started::Done(s, rc) => {
                 // SAFETY: as above.
@@ -202,12 +255,25 @@ pub unsafe extern "C" fn MPI_Mrecv(buf: *mut c_void, count: i32, datatype: u64, 
     finish(outcome, MPI_COMM_WORLD, "MPI_Mrecv")
 }
 
-pub unsafe extern "C" fn MPI_Imrecv(buf: *mut c_void, count: i32, datatype: u64, message: *mut u64, request: *mut u64) -> i32 {
+pub unsafe extern "C" fn MPI_Imrecv(
+    buf: *mut c_void,
+    count: i32,
+    datatype: u64,
+    message: *mut u64,
+    request: *mut u64,
+) -> i32 {
     let _guard = entry::enter();
     let outcome = (|| {
         // SAFETY: an argument both in and out.
         let word = unsafe { *message };
-        let mut e = Envelope { buf: buf as u64, count, datatype, peer: MPI_PROC_NULL, tag: MPI_ANY_TAG, comm: 0 };
+        let mut e = Envelope {
+            buf: buf as u64,
+            count,
+            datatype,
+            peer: MPI_PROC_NULL,
+            tag: MPI_ANY_TAG,
+            comm: 0,
+        };
         let mut comm = crate::state::WORLD;
         let started = if word == MPI_MESSAGE_NO_PROC {
             Started::Done(NOBODY, MPI_SUCCESS)

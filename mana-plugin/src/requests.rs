@@ -52,7 +52,9 @@ impl Core {
     /// Forgets a request.
     #[inline(always)]
     pub fn remove_request(&mut self, index: u32) {
-        let Some(r) = self.state.requests.remove(index) else { return };
+        let Some(r) = self.state.requests.remove(index) else {
+            return;
+        };
         if r.datatype >= PREDEFINED_END {
             crate::datatypes::unuse(r.datatype);
         }
@@ -67,7 +69,9 @@ impl Core {
     /// Books the completion of an active request: counts, status, what it kept.
     #[inline(always)]
     pub fn complete(&mut self, index: u32, status: &Status, error: i32) {
-        let Some(r) = self.state.requests.get_mut(index) else { return };
+        let Some(r) = self.state.requests.get_mut(index) else {
+            return;
+        };
         r.phase = Phase::Done;
         r.real = MPI_REQUEST_NULL;
         r.error = error;
@@ -88,14 +92,21 @@ impl Core {
 
     #[inline(always)]
     fn complete_kept(&mut self, index: u32) {
-        if self.state.requests.get(index).is_some_and(|r| r.kept.is_some()) {
+        if self
+            .state
+            .requests
+            .get(index)
+            .is_some_and(|r| r.kept.is_some())
+        {
             self.complete_kept_slow(index);
         }
     }
 
     #[cold]
     fn complete_kept_slow(&mut self, index: u32) {
-        let Some(r) = self.state.requests.get_mut(index) else { return };
+        let Some(r) = self.state.requests.get_mut(index) else {
+            return;
+        };
         let Some(kept) = r.kept.as_mut() else { return };
         kept.bytes = Vec::new();
         kept.words = Vec::new();
@@ -113,7 +124,12 @@ impl Core {
     /// One more message received from rank `source` of communicator `comm`.
     #[inline(always)]
     pub fn count_received(&mut self, comm: u32, source: i32) {
-        if let Some(world) = self.state.comms.get(comm).and_then(|c| c.members.get(source as usize).copied()) {
+        if let Some(world) = self
+            .state
+            .comms
+            .get(comm)
+            .and_then(|c| c.members.get(source as usize).copied())
+        {
             if let Some(n) = self.state.received.get_mut(world as usize) {
                 *n += 1;
             }
@@ -140,7 +156,9 @@ pub unsafe fn put_status(out: *mut Status, status: &Status) {
 #[inline(always)]
 unsafe fn hand_over(index: u32, request: *mut u64, status: *mut Status) -> i32 {
     let c = core();
-    let Some(r) = c.state.requests.get_mut(index) else { return MPI_ERR_REQUEST };
+    let Some(r) = c.state.requests.get_mut(index) else {
+        return MPI_ERR_REQUEST;
+    };
     let mut s = Status::from(r.status);
     let mut error = r.error;
     if r.work == Work::Generalised {
@@ -163,8 +181,15 @@ unsafe fn hand_over(index: u32, request: *mut u64, status: *mut Status) -> i32 {
 
 #[cold]
 fn generalised_end(index: u32, status: &mut Status) -> i32 {
-    let functions = core().state.requests.get(index).and_then(|r| r.kept.as_ref()).and_then(|k| k.generalised);
-    let Some(f) = functions else { return MPI_ERR_INTERN };
+    let functions = core()
+        .state
+        .requests
+        .get(index)
+        .and_then(|r| r.kept.as_ref())
+        .and_then(|k| k.generalised);
+    let Some(f) = functions else {
+        return MPI_ERR_INTERN;
+    };
     let error = upcall::grequest_query(f.query, f.extra, status);
     let freed = upcall::grequest_free(f.free, f.extra);
     if error != MPI_SUCCESS {
@@ -245,7 +270,12 @@ pub fn test_index(index: u32) -> bool {
 
 fn finish_partner(index: u32) {
     let c = core();
-    let partner = c.state.requests.get_mut(index).and_then(|r| r.kept.as_mut()).and_then(|k| k.partner.take());
+    let partner = c
+        .state
+        .requests
+        .get_mut(index)
+        .and_then(|r| r.kept.as_mut())
+        .and_then(|k| k.partner.take());
     if let Some(p) = partner {
         c.remove_request(p);
     }
@@ -254,7 +284,11 @@ fn finish_partner(index: u32) {
 fn error_comm(request: u64) -> u64 {
     let c = core();
     match index(request) {
-        Ok(Some(i)) => c.state.requests.get(i).map_or(MPI_COMM_WORLD, |r| c.comm_word(r.comm)),
+        Ok(Some(i)) => c
+            .state
+            .requests
+            .get(i)
+            .map_or(MPI_COMM_WORLD, |r| c.comm_word(r.comm)),
         _ => MPI_COMM_WORLD,
     }
 }
@@ -330,17 +364,25 @@ struct Active {
 unsafe fn collect(count: i32, requests: *const u64) -> Outcome<Active> {
     let n = usize::try_from(count).map_err(|_| MPI_ERR_COUNT)?;
     let room = n.min(INLINE);
-    let mut a = Active { reals: Vec::with_capacity(room), positions: Vec::with_capacity(room), mixed: false, done: None };
+    let mut a = Active {
+        reals: Vec::with_capacity(room),
+        positions: Vec::with_capacity(room),
+        mixed: false,
+        done: None,
+    };
     let c = core();
     for at in 0..n {
         // SAFETY: the program's array has `count` elements.
-        let Some(i) = index(unsafe { *requests.add(at) })? else { continue };
+        let Some(i) = index(unsafe { *requests.add(at) })? else {
+            continue;
+        };
         let r = c.request(i)?;
         match r.phase {
             Phase::Inactive => {}
             Phase::Done => a.done = a.done.or(Some(at as u32)),
             Phase::Active => {
-                a.mixed |= r.work == Work::Generalised || r.kept.as_ref().is_some_and(|k| k.partner.is_some());
+                a.mixed |= r.work == Work::Generalised
+                    || r.kept.as_ref().is_some_and(|k| k.partner.is_some());
                 a.reals.push(r.real);
                 a.positions.push(at as u32);
             }
@@ -391,7 +433,11 @@ unsafe fn hand_over_all(count: i32, requests: *mut u64, statuses: *mut Status) -
     }
 }
 
-pub unsafe extern "C" fn MPI_Waitall(count: i32, array_of_requests: *mut u64, array_of_statuses: *mut Status) -> i32 {
+pub unsafe extern "C" fn MPI_Waitall(
+    count: i32,
+    array_of_requests: *mut u64,
+    array_of_statuses: *mut Status,
+) -> i32 {
     let _guard = entry::enter();
     let outcome = (|| {
         // SAFETY: the program's array.
@@ -412,7 +458,11 @@ pub unsafe extern "C" fn MPI_Waitall(count: i32, array_of_requests: *mut u64, ar
                 // SAFETY: as above.
                 let i = unsafe { index_at(array_of_requests, at) }?;
                 if real == MPI_REQUEST_NULL {
-                    let error = if rc == MPI_ERR_IN_STATUS { status.error } else { MPI_SUCCESS };
+                    let error = if rc == MPI_ERR_IN_STATUS {
+                        status.error
+                    } else {
+                        MPI_SUCCESS
+                    };
                     core().complete(i, status, error);
                 } else {
                     core().request(i)?.real = real;
@@ -436,7 +486,12 @@ pub unsafe extern "C" fn MPI_Waitall(count: i32, array_of_requests: *mut u64, ar
     finish(outcome, MPI_COMM_WORLD, "MPI_Waitall")
 }
 
-pub unsafe extern "C" fn MPI_Testall(count: i32, array_of_requests: *mut u64, flag: *mut i32, array_of_statuses: *mut Status) -> i32 {
+pub unsafe extern "C" fn MPI_Testall(
+    count: i32,
+    array_of_requests: *mut u64,
+    flag: *mut i32,
+    array_of_statuses: *mut Status,
+) -> i32 {
     let _guard = entry::enter();
     let outcome = (|| {
         // SAFETY: the program's array.
@@ -478,20 +533,35 @@ unsafe fn any_done(a: &mut Active, requests: *const u64) -> Outcome<Option<u32>>
     let (mut which, mut flag, mut status) = (MPI_UNDEFINED, 0, Status::EMPTY);
     // SAFETY: active requests of the library.
     let rc = unsafe {
-        (core().procs().MPI_Testany)(a.reals.len() as i32, a.reals.as_mut_ptr(), &mut which, &mut flag, &mut status)
+        (core().procs().MPI_Testany)(
+            a.reals.len() as i32,
+            a.reals.as_mut_ptr(),
+            &mut which,
+            &mut flag,
+            &mut status,
+        )
     };
     if rc == MPI_SUCCESS && (flag == 0 || which == MPI_UNDEFINED) {
         return Ok(None);
     }
     let Some(&at) = usize::try_from(which).ok().and_then(|w| a.positions.get(w)) else {
-        return Err(if rc == MPI_SUCCESS { MPI_ERR_INTERN } else { rc });
+        return Err(if rc == MPI_SUCCESS {
+            MPI_ERR_INTERN
+        } else {
+            rc
+        });
     };
     // SAFETY: the caller's array.
     core().complete(unsafe { index_at(requests, at) }?, &status, rc);
     Ok(Some(at))
 }
 
-pub unsafe extern "C" fn MPI_Waitany(count: i32, array_of_requests: *mut u64, index: *mut i32, status: *mut Status) -> i32 {
+pub unsafe extern "C" fn MPI_Waitany(
+    count: i32,
+    array_of_requests: *mut u64,
+    index: *mut i32,
+    status: *mut Status,
+) -> i32 {
     let _guard = entry::enter();
     let outcome = (|| {
         // SAFETY: the program's array.
@@ -534,7 +604,13 @@ fn wait_some<T>(mut step: impl FnMut() -> Outcome<Option<T>>) -> Outcome<T> {
     }
 }
 
-pub unsafe extern "C" fn MPI_Testany(count: i32, array_of_requests: *mut u64, index: *mut i32, flag: *mut i32, status: *mut Status) -> i32 {
+pub unsafe extern "C" fn MPI_Testany(
+    count: i32,
+    array_of_requests: *mut u64,
+    index: *mut i32,
+    flag: *mut i32,
+    status: *mut Status,
+) -> i32 {
     let _guard = entry::enter();
     let outcome = (|| {
         // SAFETY: the program's array.
@@ -573,14 +649,22 @@ unsafe fn some_done(a: &Active, requests: *const u64) -> Outcome<bool> {
     Ok(any)
 }
 
-unsafe fn hand_over_some(incount: i32, requests: *mut u64, outcount: *mut i32, indices: *mut i32, statuses: *mut Status) -> Outcome {
+unsafe fn hand_over_some(
+    incount: i32,
+    requests: *mut u64,
+    outcount: *mut i32,
+    indices: *mut i32,
+    statuses: *mut Status,
+) -> Outcome {
     let mut n = 0usize;
     let mut failed = false;
     for at in 0..incount as usize {
         // SAFETY: the program's arrays have `incount` elements.
         let request = unsafe { requests.add(at) };
         // SAFETY: as above.
-        let Some(i) = index(unsafe { *request })? else { continue };
+        let Some(i) = index(unsafe { *request })? else {
+            continue;
+        };
         if core().request(i)?.phase != Phase::Done {
             continue;
         }
@@ -610,7 +694,14 @@ unsafe fn hand_over_some(incount: i32, requests: *mut u64, outcount: *mut i32, i
     }
 }
 
-unsafe fn some(wait: bool, incount: i32, requests: *mut u64, outcount: *mut i32, indices: *mut i32, statuses: *mut Status) -> Outcome {
+unsafe fn some(
+    wait: bool,
+    incount: i32,
+    requests: *mut u64,
+    outcount: *mut i32,
+    indices: *mut i32,
+    statuses: *mut Status,
+) -> Outcome {
     // SAFETY: the program's array.
     let a = unsafe { collect(incount, requests) }?;
     if a.done.is_none() && a.reals.is_empty() {
@@ -629,21 +720,55 @@ unsafe fn some(wait: bool, incount: i32, requests: *mut u64, outcount: *mut i32,
     unsafe { hand_over_some(incount, requests, outcount, indices, statuses) }
 }
 
-pub unsafe extern "C" fn MPI_Waitsome(incount: i32, array_of_requests: *mut u64, outcount: *mut i32, array_of_indices: *mut i32, array_of_statuses: *mut Status) -> i32 {
+pub unsafe extern "C" fn MPI_Waitsome(
+    incount: i32,
+    array_of_requests: *mut u64,
+    outcount: *mut i32,
+    array_of_indices: *mut i32,
+    array_of_statuses: *mut Status,
+) -> i32 {
     let _guard = entry::enter();
     // SAFETY: the program's arguments.
-    let outcome = unsafe { some(true, incount, array_of_requests, outcount, array_of_indices, array_of_statuses) };
+    let outcome = unsafe {
+        some(
+            true,
+            incount,
+            array_of_requests,
+            outcount,
+            array_of_indices,
+            array_of_statuses,
+        )
+    };
     finish(outcome, MPI_COMM_WORLD, "MPI_Waitsome")
 }
 
-pub unsafe extern "C" fn MPI_Testsome(incount: i32, array_of_requests: *mut u64, outcount: *mut i32, array_of_indices: *mut i32, array_of_statuses: *mut Status) -> i32 {
+pub unsafe extern "C" fn MPI_Testsome(
+    incount: i32,
+    array_of_requests: *mut u64,
+    outcount: *mut i32,
+    array_of_indices: *mut i32,
+    array_of_statuses: *mut Status,
+) -> i32 {
     let _guard = entry::enter();
     // SAFETY: the program's arguments.
-    let outcome = unsafe { some(false, incount, array_of_requests, outcount, array_of_indices, array_of_statuses) };
+    let outcome = unsafe {
+        some(
+            false,
+            incount,
+            array_of_requests,
+            outcount,
+            array_of_indices,
+            array_of_statuses,
+        )
+    };
     finish(outcome, MPI_COMM_WORLD, "MPI_Testsome")
 }
 
-pub unsafe extern "C" fn MPI_Request_get_status(request: u64, flag: *mut i32, status: *mut Status) -> i32 {
+pub unsafe extern "C" fn MPI_Request_get_status(
+    request: u64,
+    flag: *mut i32,
+    status: *mut Status,
+) -> i32 {
     let _guard = entry::enter();
     let outcome = (|| {
         let mut s = Status::EMPTY;
@@ -718,8 +843,14 @@ pub unsafe extern "C" fn MPI_Cancel(request: *mut u64) -> i32 {
             }
             (Work::Generalised, phase) => {
                 let functions = r.kept.as_ref().and_then(|k| k.generalised);
-                let Some(f) = functions else { return Err(MPI_ERR_INTERN) };
-                check(upcall::grequest_cancel(f.cancel, f.extra, phase == Phase::Done))
+                let Some(f) = functions else {
+                    return Err(MPI_ERR_INTERN);
+                };
+                check(upcall::grequest_cancel(
+                    f.cancel,
+                    f.extra,
+                    phase == Phase::Done,
+                ))
             }
             // A send, once started, completes: the standard leaves the choice, and neither library
             // can be trusted to take back a message that is under way.
@@ -776,5 +907,9 @@ pub fn reap() {
 
 /// The world rank of `rank` in communicator `comm`.
 pub fn world_of(comm: u32, rank: i32) -> Option<World> {
-    core().state.comms.get(comm).and_then(|c| c.members.get(usize::try_from(rank).ok()?).copied())
+    core()
+        .state
+        .comms
+        .get(comm)
+        .and_then(|c| c.members.get(usize::try_from(rank).ok()?).copied())
 }

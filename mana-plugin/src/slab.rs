@@ -35,13 +35,21 @@ impl<T> Default for Slab<T> {
 impl<T> Slab<T> {
     /// An empty slab, whose first index is 0.
     pub const fn new() -> Self {
-        Slab { slots: Vec::new(), free: NONE, len: 0 }
+        Slab {
+            slots: Vec::new(),
+            free: NONE,
+            len: 0,
+        }
     }
 
     /// An empty slab, whose first index is `first`.
     pub fn starting_at(first: u32) -> Self {
         let slots = (0..first).map(|_| Slot::Hole(NONE)).collect();
-        Slab { slots, free: NONE, len: 0 }
+        Slab {
+            slots,
+            free: NONE,
+            len: 0,
+        }
     }
 
     /// Stores an object at an index that is not in use and below those that `insert` gives.
@@ -131,10 +139,13 @@ impl<T> Slab<T> {
 
     /// All objects by index.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (u32, &mut T)> {
-        self.slots.iter_mut().enumerate().filter_map(|(i, s)| match s {
-            Slot::Full(v) => Some((i as u32, v)),
-            Slot::Hole(_) => None,
-        })
+        self.slots
+            .iter_mut()
+            .enumerate()
+            .filter_map(|(i, s)| match s {
+                Slot::Full(v) => Some((i as u32, v)),
+                Slot::Hole(_) => None,
+            })
     }
 }
 

@@ -228,7 +228,11 @@ impl From<Status> for SavedStatus {
 impl From<SavedStatus> for Status {
     #[inline]
     fn from(s: SavedStatus) -> Self {
-        let mut out = Status { source: s.0, tag: s.1, ..Status::EMPTY };
+        let mut out = Status {
+            source: s.0,
+            tag: s.1,
+            ..Status::EMPTY
+        };
         out.set_bytes(s.2);
         out.set_cancelled(s.3);
         out
@@ -518,7 +522,10 @@ impl Core {
         if mpi_std::kind_of(word) != kind::DATATYPE {
             return Err(mpi_std::MPI_ERR_TYPE);
         }
-        self.state.datatypes.get(mpi_std::index_of(word)).ok_or(mpi_std::MPI_ERR_TYPE)
+        self.state
+            .datatypes
+            .get(mpi_std::index_of(word))
+            .ok_or(mpi_std::MPI_ERR_TYPE)
     }
 
     /// A derived datatype.
@@ -526,7 +533,10 @@ impl Core {
         if mpi_std::kind_of(word) != kind::DATATYPE {
             return Err(mpi_std::MPI_ERR_TYPE);
         }
-        self.state.datatypes.get_mut(mpi_std::index_of(word)).ok_or(mpi_std::MPI_ERR_TYPE)
+        self.state
+            .datatypes
+            .get_mut(mpi_std::index_of(word))
+            .ok_or(mpi_std::MPI_ERR_TYPE)
     }
 
     /// Notes that a request or datatype needs `word`.

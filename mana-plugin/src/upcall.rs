@@ -4,7 +4,10 @@
 //! to the core's state is held across.
 
 use crate::state::core;
-use mpi_std::{CopyCall, DeleteCall, Status, StubEntries, MPI_ERR_INTERN, MPI_SUCCESS, STUB_MAGIC, STUB_VERSION};
+use mpi_std::{
+    CopyCall, DeleteCall, Status, StubEntries, MPI_ERR_INTERN, MPI_SUCCESS, STUB_MAGIC,
+    STUB_VERSION,
+};
 
 fn entries() -> Option<&'static StubEntries> {
     let at = core().state.stub as *const StubEntries;
@@ -23,7 +26,9 @@ fn call(function: usize, args: &[u64; 6]) -> u64 {
 /// `entries` points to the stub's table, which lives as long as the process.
 pub unsafe extern "C" fn register(entries: *const StubEntries) -> i32 {
     // SAFETY: the caller's promise.
-    let Some(table) = (unsafe { entries.as_ref() }) else { return MPI_ERR_INTERN };
+    let Some(table) = (unsafe { entries.as_ref() }) else {
+        return MPI_ERR_INTERN;
+    };
     if table.magic != STUB_MAGIC || table.version != STUB_VERSION {
         log::error!("the stub library in the program is of another version ({}) than this launcher ({STUB_VERSION})", table.version);
         return MPI_ERR_INTERN;
@@ -35,14 +40,27 @@ pub unsafe extern "C" fn register(entries: *const StubEntries) -> i32 {
 /// Applies a reduction function.
 pub fn op(function: u64, invec: *mut u8, inoutvec: *mut u8, len: i32, datatype: u64, word: u64) {
     if let Some(e) = entries() {
-        call(e.op as usize, &[function, invec as u64, inoutvec as u64, len as u32 as u64, datatype, word]);
+        call(
+            e.op as usize,
+            &[
+                function,
+                invec as u64,
+                inoutvec as u64,
+                len as u32 as u64,
+                datatype,
+                word,
+            ],
+        );
     }
 }
 
 /// Calls a copy function; its error class.
 pub fn copy(arguments: &mut CopyCall) -> i32 {
     match entries() {
-        Some(e) => call(e.copy as usize, &[arguments as *mut CopyCall as u64, 0, 0, 0, 0, 0]) as i32,
+        Some(e) => call(
+            e.copy as usize,
+            &[arguments as *mut CopyCall as u64, 0, 0, 0, 0, 0],
+        ) as i32,
         None => MPI_ERR_INTERN,
     }
 }
@@ -50,7 +68,10 @@ pub fn copy(arguments: &mut CopyCall) -> i32 {
 /// Calls a delete function; its error class.
 pub fn delete(arguments: &mut DeleteCall) -> i32 {
     match entries() {
-        Some(e) => call(e.delete as usize, &[arguments as *mut DeleteCall as u64, 0, 0, 0, 0, 0]) as i32,
+        Some(e) => call(
+            e.delete as usize,
+            &[arguments as *mut DeleteCall as u64, 0, 0, 0, 0, 0],
+        ) as i32,
         None => MPI_ERR_INTERN,
     }
 }
@@ -58,14 +79,20 @@ pub fn delete(arguments: &mut DeleteCall) -> i32 {
 /// Calls an error handler.
 pub fn errhandler(function: u64, object: u64, code: i32) {
     if let Some(e) = entries() {
-        call(e.errhandler as usize, &[function, object, code as u32 as u64, 0, 0, 0]);
+        call(
+            e.errhandler as usize,
+            &[function, object, code as u32 as u64, 0, 0, 0],
+        );
     }
 }
 
 /// Asks a generalised request for its status.
 pub fn grequest_query(function: u64, extra: u64, status: &mut Status) -> i32 {
     match entries() {
-        Some(e) => call(e.grequest_query as usize, &[function, extra, status as *mut Status as u64, 0, 0, 0]) as i32,
+        Some(e) => call(
+            e.grequest_query as usize,
+            &[function, extra, status as *mut Status as u64, 0, 0, 0],
+        ) as i32,
         None => MPI_ERR_INTERN,
     }
 }
@@ -81,7 +108,10 @@ pub fn grequest_free(function: u64, extra: u64) -> i32 {
 /// Cancels a generalised request.
 pub fn grequest_cancel(function: u64, extra: u64, complete: bool) -> i32 {
     match entries() {
-        Some(e) => call(e.grequest_cancel as usize, &[function, extra, complete as u64, 0, 0, 0]) as i32,
+        Some(e) => call(
+            e.grequest_cancel as usize,
+            &[function, extra, complete as u64, 0, 0, 0],
+        ) as i32,
         None => MPI_ERR_INTERN,
     }
 }

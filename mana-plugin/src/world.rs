@@ -44,11 +44,27 @@ impl WorldCollective {
         let procs = c.procs();
         let mut len = data.len() as u64;
         // SAFETY: one element of ours.
-        check(unsafe { (procs.MPI_Bcast)((&raw mut len).cast(), 1, MPI_UINT64_T, root as i32, c.private) })?;
+        check(unsafe {
+            (procs.MPI_Bcast)(
+                (&raw mut len).cast(),
+                1,
+                MPI_UINT64_T,
+                root as i32,
+                c.private,
+            )
+        })?;
         data.resize(len as usize, 0);
         for piece in data.chunks_mut(PIECE) {
             // SAFETY: a slice of ours.
-            check(unsafe { (procs.MPI_Bcast)(piece.as_mut_ptr().cast(), piece.len() as i32, MPI_BYTE, root as i32, c.private) })?;
+            check(unsafe {
+                (procs.MPI_Bcast)(
+                    piece.as_mut_ptr().cast(),
+                    piece.len() as i32,
+                    MPI_BYTE,
+                    root as i32,
+                    c.private,
+                )
+            })?;
         }
         Ok(())
     }
@@ -59,7 +75,11 @@ impl WorldCollective {
         let mut out = Vec::with_capacity(lengths.len());
         for (rank, _) in lengths.iter().enumerate() {
             // One broadcast each: lengths may differ widely, and this is not a path that matters.
-            let mut piece = if rank as u32 == self.rank { data.to_vec() } else { Vec::new() };
+            let mut piece = if rank as u32 == self.rank {
+                data.to_vec()
+            } else {
+                Vec::new()
+            };
             self.bcast(rank as u32, &mut piece)?;
             out.push(piece);
         }
@@ -72,7 +92,15 @@ impl WorldCollective {
         let mut out = vec![0u64; self.size as usize];
         // SAFETY: one element, and a buffer of one element per rank.
         check(unsafe {
-            (c.procs().MPI_Allgather)((&raw const word).cast(), 1, MPI_UINT64_T, out.as_mut_ptr().cast(), 1, MPI_UINT64_T, c.private)
+            (c.procs().MPI_Allgather)(
+                (&raw const word).cast(),
+                1,
+                MPI_UINT64_T,
+                out.as_mut_ptr().cast(),
+                1,
+                MPI_UINT64_T,
+                c.private,
+            )
         })?;
         Ok(out)
     }
@@ -86,7 +114,15 @@ impl WorldCollective {
         let mut out = vec![0u64; words.len()];
         // SAFETY: buffers of one element per rank.
         check(unsafe {
-            (c.procs().MPI_Alltoall)(words.as_ptr().cast(), 1, MPI_UINT64_T, out.as_mut_ptr().cast(), 1, MPI_UINT64_T, c.private)
+            (c.procs().MPI_Alltoall)(
+                words.as_ptr().cast(),
+                1,
+                MPI_UINT64_T,
+                out.as_mut_ptr().cast(),
+                1,
+                MPI_UINT64_T,
+                c.private,
+            )
         })?;
         Ok(out)
     }
@@ -105,7 +141,15 @@ impl WorldCollective {
                 let mut real = MPI_REQUEST_NULL;
                 // SAFETY: `out` lives until the wait below.
                 check(unsafe {
-                    (procs.MPI_Irecv)(piece.as_mut_ptr().cast(), piece.len() as i32, MPI_BYTE, rank as i32, TAG, c.private, &mut real)
+                    (procs.MPI_Irecv)(
+                        piece.as_mut_ptr().cast(),
+                        piece.len() as i32,
+                        MPI_BYTE,
+                        rank as i32,
+                        TAG,
+                        c.private,
+                        &mut real,
+                    )
                 })?;
                 pending.push(real);
             }
@@ -115,13 +159,27 @@ impl WorldCollective {
                 let mut real = MPI_REQUEST_NULL;
                 // SAFETY: `data` lives until the wait below.
                 check(unsafe {
-                    (procs.MPI_Isend)(piece.as_ptr().cast(), piece.len() as i32, MPI_BYTE, rank as i32, TAG, c.private, &mut real)
+                    (procs.MPI_Isend)(
+                        piece.as_ptr().cast(),
+                        piece.len() as i32,
+                        MPI_BYTE,
+                        rank as i32,
+                        TAG,
+                        c.private,
+                        &mut real,
+                    )
                 })?;
                 pending.push(real);
             }
         }
         // SAFETY: the requests above.
-        check(unsafe { (procs.MPI_Waitall)(pending.len() as i32, pending.as_mut_ptr(), std::ptr::null_mut()) })?;
+        check(unsafe {
+            (procs.MPI_Waitall)(
+                pending.len() as i32,
+                pending.as_mut_ptr(),
+                std::ptr::null_mut(),
+            )
+        })?;
         Ok(out)
     }
 }
@@ -131,5 +189,8 @@ pub fn world_collective() -> Option<WorldCollective> {
     if !crate::state::installed() || !core().active {
         return None;
     }
-    Some(WorldCollective { rank: core().state.rank as u32, size: core().state.size as u32 })
+    Some(WorldCollective {
+        rank: core().state.rank as u32,
+        size: core().state.size as u32,
+    })
 }

@@ -11,9 +11,17 @@
 //! | stop | [`stop`] (then the upper half's threads are parked) | control |
 //! | drain | [`drain`], then [`serialize`] | the parked MPI thread |
 //! | resume or abandon, from any step | [`resume`] | control |
-//! | restart | [`rebuild`] | the MPI thread, before the upper half runs |
+//! | restart | [`start`], then [`rebuild`] | the MPI thread, before the upper half runs |
 
+mod drain;
+mod rebuild;
+
+pub(crate) use drain::with_bytes;
+
+use crate::state::{self, core};
+use crate::{entry, gate};
 use serde::{Deserialize, Serialize};
+use std::sync::atomic::Ordering;
 
 /// Progress of one communicator's collectives on this rank.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -109,6 +117,14 @@ pub enum RebuildError {
         #[source]
         source: postcard::Error,
     },
+    /// The state was written by another version of this layer.
+    #[error("the MPI section of the image has version {found}, this launcher reads {expected}")]
+    Version {
+        /// In the image.
+        found: u32,
+        /// Ours.
+        expected: u32,
+    },
     /// Another number of ranks than at the checkpoint.
     #[error("the image is of rank {recorded_rank} of {recorded_size}, this process is rank {rank} of {size}")]
     World {
@@ -136,50 +152,82 @@ pub enum RebuildError {
 /// Closes the gates at the sequence numbers of this instant and reports them. Before `MPI_Init` and
 /// after `MPI_Finalize` the list is empty. Does not wait.
 pub fn gate_arm() -> Vec<CommSeq> {
-    Vec::new()
+    gate::arm()
 }
 
 /// Sets the agreed targets (the largest number of any member, per communicator). A communicator not
 /// named keeps the number it had at [`gate_arm`], or 0 if it is younger. Targets only grow.
 pub fn gate_targets(targets: &[CommSeq]) {
-    let _ = targets;
+    gate::raise(targets);
 }
 
 /// Raises one target (the coordinator calls this on all ranks when no rank has advanced for a while).
 pub fn gate_raise(target: CommSeq) {
-    gate_targets(&[target]);
+    gate::raise(&[target]);
 }
 
 /// Where this rank stands. Does not wait; meant to be called every few hundred microseconds.
 pub fn gate_poll() -> GatePoll {
-    GatePoll::default()
+    gate::poll()
 }
 
 /// Makes every wait inside MPI return `AGAIN` to the stub, so that all threads can be parked in
 /// upper code. Call it when all ranks have reached the safe point.
-pub fn stop() {}
+pub fn stop() {
+    entry::STOP.store(1, Ordering::SeqCst);
+}
 
 /// Brings everything in flight to this rank's memory. Collective over the job: all ranks call it,
 /// on their MPI threads, all other threads parked. `budget`: bytes of drained messages allowed on
 /// each rank; beyond it, or if another rank fails, an error (on all ranks).
 pub fn drain(budget: u64) -> Result<DrainReport, DrainError> {
-    let _ = budget;
-    Err(DrainError::NotActive)
+    if !state::installed() {
+        return Err(DrainError::NotActive);
+    }
+    drain::run(budget)
 }
 
 /// The state of the MPI layer as bytes for the image. Only between a successful [`drain`] and
 /// [`resume`]. `None` when MPI is not active (the program has not called `MPI_Init`, or has finalised).
 pub fn serialize() -> Option<Vec<u8>> {
-    None
+    if !state::installed() || !core().active {
+        return None;
+    }
+    let c = core();
+    for (_, comm) in c.state.comms.iter_mut() {
+        comm.seq = comm.gate.map_or(0, |g| g.seq());
+    }
+    c.state.group_gates = c
+        .group_gates
+        .iter()
+        .map(|(id, g)| (*id, g.size(), g.seq()))
+        .collect();
+    match postcard::to_allocvec(&c.state) {
+        Ok(bytes) => Some(bytes),
+        Err(error) => {
+            log::error!("the MPI layer's state cannot be written: {error}");
+            None
+        }
+    }
 }
 
 /// Opens the gates and lets waits wait again, whatever step the checkpoint had reached.
-pub fn resume() {}
+pub fn resume() {
+    entry::STOP.store(0, Ordering::SeqCst);
+    gate::disarm();
+}
 
-/// Restart: starts the real MPI and makes every object of `state` (from [`serialize`]) real again,
-/// posts again the receives that were posted, and returns when all ranks have done so.
-/// [`crate::install`] must have been called; `MpiHooks::initialized` is called from inside.
+/// Restart, first half: starts the real MPI, so that [`crate::world_collective`] works before any
+/// image is read. `thread_level`: what the program had asked for, `MPI_THREAD_*` of the standard ABI;
+/// pass `MPI_THREAD_MULTIPLE` if that is not known yet. Optional: [`rebuild`] does it if it was not done.
+pub fn start(thread_level: i32) -> Result<(), RebuildError> {
+    rebuild::start(thread_level)
+}
+
+/// Restart, second half: makes every object of `state` (from [`serialize`]) real again, posts again
+/// the receives that were posted, and returns when all ranks have done so. Collective over the job.
+/// [`crate::install`] must have been called and the program's memory must be mapped: a message for a
+/// receive posted here may arrive at once. `MpiHooks::initialized` is called from inside.
 pub fn rebuild(state: &[u8]) -> Result<(), RebuildError> {
-    let _ = state;
-    Ok(())
+    rebuild::run(state)
 }
