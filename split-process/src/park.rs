@@ -82,6 +82,7 @@ pub unsafe extern "C" fn park_handler(signal: i32, info: *const usize, context: 
         wake(&thread.command);
     }
     thread.park.store(IDLE, Ordering::SeqCst);
+    wake(&thread.park);
 }
 
 /// A signal 33 that is not ours belongs to the program's C library (setuid on all threads).

@@ -70,6 +70,14 @@ pub enum StateError {
         /// What it refers to.
         target: String,
     },
+    /// A shared mapping cannot survive, and the configuration refuses such checkpoints.
+    #[error("the mapping of {target} at {address:#x} cannot be brought back after a restart, and lost_fd = \"refuse\"")]
+    UnrestorableMapping {
+        /// First address.
+        address: usize,
+        /// What it maps.
+        target: String,
+    },
     /// At restart a descriptor number the program needs is in use by the new process.
     #[error("descriptor {fd} of the program is in use in the new process ({by})")]
     NumberTaken {

@@ -83,10 +83,11 @@ pub struct Captured {
 pub fn capture(ctx: &CaptureContext<'_>, blobs: &mut dyn BlobSink) -> Result<Captured, StateError> {
     let mut warnings = Vec::new();
     let mut objects = mappings::objects::ObjectList::default();
-    let descriptors = descriptors::capture(ctx, &mut objects, blobs, &mut warnings)?;
-    let mappings = mappings::capture(ctx, &mut objects, blobs, &mut warnings)?;
-    let objects = objects.save(ctx, blobs, &mut warnings)?;
-    let timers = timers::capture(ctx, &mut warnings)?;
+    let mut descriptors = descriptors::capture(ctx, &mut objects, blobs, &mut warnings)?;
+    let in_place = &mut descriptors.in_place;
+    let mappings = mappings::capture(ctx, &mut objects, in_place, blobs, &mut warnings)?;
+    let objects = objects.save(ctx, blobs)?;
+    let timers = timers::capture(ctx)?;
     let process = process::capture()?;
     let pending = signals::capture(ctx.pending_signals)?;
     let state = ProcessState {
@@ -161,7 +162,7 @@ pub fn restore_timers(
 ) -> Result<Vec<Warning>, StateError> {
     let mut warnings = Vec::new();
     timers::restore(&state.timers, ctx, &mut warnings)?;
-    descriptors::arm_timers(state)?;
+    descriptors::arm_timers(state, ctx)?;
     signals::restore(&state.pending)?;
     Ok(warnings)
 }

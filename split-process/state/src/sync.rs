@@ -1,23 +1,175 @@
 //! Writable regular files are brought to stable storage before a checkpoint commits.
-use crate::error::{StateError, Warning};
+//!
+//! This happens while the program runs on. The thread that does it has its own copy of the
+//! descriptor table: the program may close and reopen its files meanwhile, and when the thread
+//! closes its copies, record locks of the program stay (they belong to the table they were made in).
+
+use std::fs;
+use std::io;
 use std::os::fd::RawFd;
+use std::sync::mpsc::{channel, Receiver, RecvTimeoutError};
+use std::thread;
 use std::time::Duration;
+
+use crate::descriptors::OpenFile;
+use crate::error::{StateError, Warning};
+
+/// Bound on the start of the thread.
+const START: Duration = Duration::from_secs(10);
 
 /// An fdatasync of all writable regular files, under way on a thread of its own.
 #[derive(Debug)]
-pub struct FileSync {}
+pub struct FileSync {
+    done: Receiver<Vec<Warning>>,
+}
 
 impl FileSync {
-    /// Starts it, while the program is parked: the thread gets its own copy of the descriptors, so
-    /// that the program may close and lock files meanwhile. Those for which `lower_descriptor`
-    /// answers true are left out.
-    pub fn start(_lower_descriptor: &dyn Fn(RawFd) -> bool) -> Result<FileSync, StateError> {
-        Ok(FileSync {})
+    /// Starts it, while the program is parked. Descriptors for which `lower_descriptor` answers
+    /// true are left out.
+    pub fn start(lower_descriptor: &dyn Fn(RawFd) -> bool) -> Result<FileSync, StateError> {
+        let files = writable_files(lower_descriptor)?;
+        let (finished, done) = channel();
+        if files.is_empty() {
+            let _ = finished.send(Vec::new());
+            return Ok(FileSync { done });
+        }
+        let (started, ready) = channel();
+        let before = block_signals();
+        let thread = thread::Builder::new()
+            .name("mana-sync".into())
+            .spawn(move || {
+                // SAFETY: unshare gives this thread a copy of the table and touches no memory.
+                if unsafe { libc::unshare(libc::CLONE_FILES) } != 0 {
+                    let _ = started.send(Err(io::Error::last_os_error()));
+                    return;
+                }
+                // The program's pipes and sockets must not stay open through our copy of the table.
+                close_all_but(&files);
+                let _ = started.send(Ok(()));
+                let mut warnings = Vec::new();
+                for (fd, name) in files {
+                    // SAFETY: fdatasync takes and returns numbers.
+                    if unsafe { libc::fdatasync(fd) } != 0 {
+                        let error = io::Error::last_os_error();
+                        // EINVAL, EROFS: a kind of file that has no storage.
+                        if !matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EROFS)) {
+                            let message =
+                                format!("could not be written to stable storage ({error})");
+                            warnings.push(Warning::new(name, message));
+                        }
+                    }
+                }
+                let _ = finished.send(warnings);
+            });
+        restore_signals(before);
+        let failed = |e| StateError::io("start", "the thread that synchronises files", e);
+        thread.map_err(failed)?;
+        match ready.recv_timeout(START) {
+            Ok(Ok(())) => Ok(FileSync { done }),
+            Ok(Err(e)) => Err(failed(e)),
+            Err(_) => Err(failed(io::ErrorKind::TimedOut.into())),
+        }
     }
 
     /// Waits until all files are on stable storage. `None`: it takes longer than `timeout` (ask
     /// again, or abandon the checkpoint). Warnings name files that could not be synchronised.
-    pub fn wait(&mut self, _timeout: Duration) -> Option<Vec<Warning>> {
-        Some(Vec::new())
+    pub fn wait(&mut self, timeout: Duration) -> Option<Vec<Warning>> {
+        match self.done.recv_timeout(timeout) {
+            Ok(warnings) => Some(warnings),
+            Err(RecvTimeoutError::Timeout) => None,
+            // Asked again after the answer.
+            Err(RecvTimeoutError::Disconnected) => Some(Vec::new()),
+        }
     }
+}
+
+/// Regular files open for writing, one number for each.
+fn writable_files(
+    lower_descriptor: &dyn Fn(RawFd) -> bool,
+) -> Result<Vec<(RawFd, String)>, StateError> {
+    let directory = "/proc/self/fd";
+    let entries = fs::read_dir(directory).map_err(|e| StateError::io("list", directory, e))?;
+    let names = entries.flatten().map(|e| e.file_name());
+    let numbers: Vec<RawFd> = names.filter_map(|n| n.to_str()?.parse().ok()).collect();
+    let mut files = Vec::new();
+    let mut known = Vec::new();
+    for fd in numbers.into_iter().filter(|&fd| !lower_descriptor(fd)) {
+        // The listing's own number is closed by now.
+        let Ok(file) = OpenFile::read(fd) else {
+            continue;
+        };
+        let identity = (file.stat.st_dev, file.stat.st_ino);
+        let writable = file.info.flags & libc::O_ACCMODE != libc::O_RDONLY
+            && file.info.flags & libc::O_PATH == 0;
+        let stored = file.file_type() == libc::S_IFREG && file.stat.st_nlink > 0;
+        if writable && stored && !known.contains(&identity) {
+            known.push(identity);
+            files.push((fd, String::from_utf8_lossy(&file.target).into_owned()));
+        }
+    }
+    Ok(files)
+}
+
+/// Closes everything in this thread's own table but the numbers of `files`.
+fn close_all_but(files: &[(RawFd, String)]) {
+    let mut kept: Vec<u32> = files.iter().map(|f| f.0 as u32).collect();
+    kept.sort_unstable();
+    let mut first = 0u32;
+    for next in kept {
+        if next > first {
+            close_range(first, next - 1);
+        }
+        first = next + 1;
+    }
+    close_range(first, u32::MAX);
+}
+
+fn close_range(first: u32, last: u32) {
+    // SAFETY: the table is this thread's own; nothing in this thread uses the numbers closed.
+    let failed = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) } != 0;
+    if !failed {
+        return;
+    }
+    // Kernels before 5.9. The listing is read first: its own number may be in the range.
+    let Ok(entries) = fs::read_dir("/proc/thread-self/fd") else {
+        return;
+    };
+    let names = entries.flatten().map(|e| e.file_name());
+    let numbers: Vec<u32> = names.filter_map(|n| n.to_str()?.parse().ok()).collect();
+    for fd in numbers.into_iter().filter(|fd| (first..=last).contains(fd)) {
+        // SAFETY: as above.
+        unsafe { libc::close(fd as i32) };
+    }
+}
+
+/// Blocks every signal in this thread, so that a new thread starts that way: handlers of the
+/// program must not run on it. Without the C library, which leaves two of them out.
+fn block_signals() -> u64 {
+    let all = u64::MAX;
+    let mut before = 0u64;
+    // SAFETY: both sets have the eight bytes announced.
+    unsafe {
+        libc::syscall(
+            libc::SYS_rt_sigprocmask,
+            libc::SIG_BLOCK,
+            &raw const all,
+            &raw mut before,
+            8usize,
+        )
+    };
+    before
+}
+
+fn restore_signals(before: u64) {
+    let none = std::ptr::null_mut::<u64>();
+    // SAFETY: the set has the eight bytes announced.
+    unsafe {
+        libc::syscall(
+            libc::SYS_rt_sigprocmask,
+            libc::SIG_SETMASK,
+            &raw const before,
+            none,
+            8usize,
+        )
+    };
 }

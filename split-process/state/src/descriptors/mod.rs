@@ -18,24 +18,29 @@ pub mod locks;
 pub mod lost;
 pub mod object;
 pub mod pipe;
+mod record;
 pub mod regular;
+mod reopen;
 pub mod signalfd;
 pub mod socketpair;
 pub mod timerfd;
 
-use std::collections::BTreeMap;
 use std::fs;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
 
 use serde::{Deserialize, Serialize};
 
 use crate::blob::BlobSink;
-use crate::context::{CaptureContext, LostPolicy, RestoreContext};
+use crate::context::{CaptureContext, RestoreContext};
 use crate::error::{StateError, Warning};
 use crate::fdinfo::FdInfo;
 use crate::mappings::objects::ObjectList;
 use crate::path::FilePath;
 use crate::{ProcessState, Restored};
+
+pub(crate) use record::capture;
+pub(crate) use reopen::{arm_timers, restore, restore_late};
 
 /// All descriptors of the upper half.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -121,10 +126,99 @@ pub enum Kind {
     Lost,
 }
 
-fn unfinished(what: &str) -> StateError {
-    StateError::Inconsistent {
-        what: format!("{what} are not supported by this build"),
+/// What is known about an open number.
+#[derive(Debug)]
+pub(crate) struct OpenFile {
+    /// The number.
+    pub fd: RawFd,
+    /// Its line in `/proc/self/fd`.
+    pub target: Vec<u8>,
+    pub stat: nix::sys::stat::FileStat,
+    pub info: FdInfo,
+}
+
+impl OpenFile {
+    /// Asks the kernel about `fd`.
+    pub(crate) fn read(fd: RawFd) -> Result<OpenFile, StateError> {
+        let link = format!("/proc/self/fd/{fd}");
+        let target = fs::read_link(&link).map_err(|e| StateError::io("read", &link, e))?;
+        // SAFETY: the program is parked, so the number stays open for this call.
+        let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
+        let stat =
+            nix::sys::stat::fstat(borrowed).map_err(|e| StateError::io("look at", &link, e))?;
+        let target = target.as_os_str().as_bytes().to_vec();
+        Ok(OpenFile {
+            fd,
+            target,
+            stat,
+            info: FdInfo::read(fd)?,
+        })
     }
+
+    /// The descriptor; valid while the program is parked.
+    pub(crate) fn borrow(&self) -> BorrowedFd<'_> {
+        // SAFETY: the program is parked, so the number stays open while this value is used.
+        unsafe { BorrowedFd::borrow_raw(self.fd) }
+    }
+
+    /// For messages.
+    pub(crate) fn name(&self) -> String {
+        format!(
+            "descriptor {} ({})",
+            self.fd,
+            String::from_utf8_lossy(&self.target)
+        )
+    }
+
+    /// Type bits of the mode; 0 for anonymous inodes.
+    pub(crate) fn file_type(&self) -> u32 {
+        self.stat.st_mode & libc::S_IFMT
+    }
+
+    /// Whether its name is gone.
+    pub(crate) fn deleted(&self) -> bool {
+        self.stat.st_nlink == 0 || self.target.ends_with(b" (deleted)")
+    }
+}
+
+/// Opens `path` with the flags of a description, close-on-exec.
+pub(crate) fn open(path: &FilePath, flags: i32) -> Result<OwnedFd, StateError> {
+    // These act at the moment of opening only; the kernel does not report them, but a record might.
+    let flags = flags & !(libc::O_CREAT | libc::O_EXCL | libc::O_TRUNC);
+    // SAFETY: the path is a C string.
+    let fd = unsafe {
+        libc::open(
+            path.to_c_string().as_ptr(),
+            flags | libc::O_CLOEXEC | libc::O_NOCTTY,
+        )
+    };
+    if fd < 0 {
+        return Err(StateError::last("open", path));
+    }
+    // SAFETY: just made, and nobody else's.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Moves a descriptor to a number from `base` on.
+pub(crate) fn raise(fd: OwnedFd, base: RawFd) -> Result<OwnedFd, StateError> {
+    if fd.as_raw_fd() >= base {
+        return Ok(fd);
+    }
+    duplicate(fd.as_fd(), base)
+}
+
+/// Another number, from `base` on, for the same description.
+pub(crate) fn duplicate(fd: BorrowedFd<'_>, base: RawFd) -> Result<OwnedFd, StateError> {
+    // SAFETY: F_DUPFD_CLOEXEC takes and returns numbers.
+    let new = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, base) };
+    if new < 0 {
+        return Err(StateError::last(
+            "duplicate above the program's numbers",
+            fd.as_raw_fd(),
+        ));
+    }
+    // SAFETY: just made, and nobody else's.
+    Ok(unsafe { OwnedFd::from_raw_fd(new) })
 }
 
 /// Moves the descriptors `fds` to free numbers from `base` on and frees theirs. Returns the pairs
@@ -134,10 +228,9 @@ pub fn vacate(fds: &[RawFd], base: RawFd) -> Result<Vec<(RawFd, RawFd)>, StateEr
     for &fd in fds {
         // SAFETY: F_GETFD takes and returns numbers.
         let flags = unsafe { libc::fcntl(fd, libc::F_GETFD) };
-        let command = if flags & libc::FD_CLOEXEC != 0 {
-            libc::F_DUPFD_CLOEXEC
-        } else {
-            libc::F_DUPFD
+        let command = match flags & libc::FD_CLOEXEC {
+            0 => libc::F_DUPFD,
+            _ => libc::F_DUPFD_CLOEXEC,
         };
         // SAFETY: F_DUPFD takes and returns numbers.
         let new = unsafe { libc::fcntl(fd, command, base) };
@@ -149,30 +242,4 @@ pub fn vacate(fds: &[RawFd], base: RawFd) -> Result<Vec<(RawFd, RawFd)>, StateEr
         moved.push((fd, new));
     }
     Ok(moved)
-}
-
-pub(crate) fn capture(
-    _: &CaptureContext<'_>,
-    _: &mut ObjectList,
-    _: &mut dyn BlobSink,
-    _: &mut Vec<Warning>,
-) -> Result<Descriptors, StateError> {
-    Err(unfinished("descriptors"))
-}
-pub(crate) fn restore(
-    _: &ProcessState,
-    _: &RestoreContext<'_>,
-    _: &mut Restored,
-) -> Result<(), StateError> {
-    Err(unfinished("descriptors"))
-}
-pub(crate) fn restore_late(
-    _: &ProcessState,
-    _: &RestoreContext<'_>,
-    _: &mut Vec<Warning>,
-) -> Result<(), StateError> {
-    Err(unfinished("descriptors"))
-}
-pub(crate) fn arm_timers(_: &ProcessState) -> Result<(), StateError> {
-    Err(unfinished("descriptors"))
 }

@@ -5,17 +5,21 @@
 //! content is saved ([`objects`]), and memory of a device (lost).
 
 pub mod objects;
+pub mod segments;
 
+use std::fs::File;
 use std::ops::Range;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use serde::{Deserialize, Serialize};
 
 use crate::blob::BlobSink;
-use crate::context::{CaptureContext, ObjectId, RestoreContext};
+use crate::context::{CaptureContext, LostPolicy, ObjectId, RestoreContext};
+use crate::descriptors::regular::{save_in_place, InPlace};
 use crate::error::{StateError, Warning};
 use crate::maps::Mapping;
 use crate::{ProcessState, Restored};
-use objects::ObjectList;
+use objects::{ObjectKind, ObjectList};
 
 /// The shared mappings of the upper half, ascending.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -123,27 +127,175 @@ pub fn classify(mapping: &Mapping) -> Class {
 
 pub(crate) fn capture(
     ctx: &CaptureContext<'_>,
-    _objects: &mut ObjectList,
-    _blobs: &mut dyn BlobSink,
-    _warnings: &mut Vec<Warning>,
+    objects: &mut ObjectList,
+    in_place: &mut Vec<InPlace>,
+    blobs: &mut dyn BlobSink,
+    warnings: &mut Vec<Warning>,
 ) -> Result<Mappings, StateError> {
-    if shared_objects(ctx.upper_regions)?.is_empty() {
-        return Ok(Mappings::default());
+    let mut found = Vec::new();
+    for mapping in crate::maps::read_self()? {
+        if !mapping.touches(ctx.upper_regions) {
+            continue;
+        }
+        let backing = match classify(&mapping) {
+            Class::Private => continue,
+            // [vdso] and the like are private and the caller's; a device is shared and lost.
+            Class::Special if !mapping.shared => continue,
+            Class::Special => lost(&mapping, ctx, warnings)?,
+            Class::SharedFile => file(&mapping, ctx, in_place, blobs, warnings)?,
+            Class::SharedObject | Class::Segment => Backing::Object(objects.mapping(&mapping)?),
+        };
+        found.push(SharedMapping {
+            start: mapping.start as u64,
+            end: mapping.end as u64,
+            prot: mapping.prot(),
+            offset: mapping.offset,
+            backing,
+        });
     }
-    Err(StateError::Inconsistent {
-        what: "shared mappings are not supported by this build".into(),
+    Ok(Mappings(found))
+}
+
+fn lost(
+    mapping: &Mapping,
+    ctx: &CaptureContext<'_>,
+    warnings: &mut Vec<Warning>,
+) -> Result<Backing, StateError> {
+    if ctx.lost == LostPolicy::Refuse {
+        return Err(StateError::UnrestorableMapping {
+            address: mapping.start,
+            target: mapping.path.to_string(),
+        });
+    }
+    let object = format!("{} mapped at {:#x}", mapping.path, mapping.start);
+    warnings.push(Warning::new(
+        object,
+        "cannot be mapped again after a restart",
+    ));
+    Ok(Backing::Lost)
+}
+
+fn file(
+    mapping: &Mapping,
+    ctx: &CaptureContext<'_>,
+    in_place: &mut Vec<InPlace>,
+    blobs: &mut dyn BlobSink,
+    warnings: &mut Vec<Warning>,
+) -> Result<Backing, StateError> {
+    let path = mapping.path.clone();
+    let metadata = std::fs::metadata(path.as_path())
+        .map_err(|e| StateError::io("look at the mapped file", &path, e))?;
+    if !metadata.is_file() {
+        return lost(mapping, ctx, warnings);
+    }
+    if mapping.write {
+        save_in_place(ctx, &path, in_place, blobs, warnings)?;
+    }
+    Ok(Backing::File {
+        path,
+        length: metadata.len(),
+        writable: mapping.write,
     })
 }
 
 pub(crate) fn restore(
     state: &ProcessState,
-    _ctx: &RestoreContext<'_>,
-    _restored: &mut Restored,
+    ctx: &RestoreContext<'_>,
+    restored: &mut Restored,
 ) -> Result<(), StateError> {
-    if state.mappings.0.is_empty() {
-        return Ok(());
+    for (index, object) in state.objects.iter().enumerate() {
+        if matches!(object.kind, ObjectKind::Segment(_)) {
+            let backing = Backing::Object(index as u32);
+            let parts: Vec<_> = state
+                .mappings
+                .0
+                .iter()
+                .filter(|m| m.backing == backing)
+                .collect();
+            segments::restore(state, ctx, index, &parts, restored)?;
+        }
     }
-    Err(StateError::Inconsistent {
-        what: "shared mappings are not supported by this build".into(),
-    })
+    for mapping in &state.mappings.0 {
+        match &mapping.backing {
+            Backing::File {
+                path,
+                length,
+                writable,
+            } => {
+                let file = open_file(path, *writable)?;
+                let found = file.metadata().map(|m| m.len()).unwrap_or(0);
+                if found < *length {
+                    let (path, expected) = (path.to_string(), *length);
+                    return Err(StateError::FileShorter {
+                        path,
+                        expected,
+                        found,
+                    });
+                }
+                map(mapping, Some(file.as_fd()))?;
+            }
+            Backing::Object(index) => match state.objects.get(*index as usize).map(|o| &o.kind) {
+                Some(ObjectKind::Segment(_)) => {}
+                _ => map(
+                    mapping,
+                    Some(objects::open_in(restored, state, ctx, *index)?),
+                )?,
+            },
+            Backing::Lost => {
+                let object = format!("the mapping at {:#x}", mapping.start);
+                restored
+                    .warnings
+                    .push(Warning::new(object, "could not be brought back"));
+                map(
+                    &SharedMapping {
+                        prot: libc::PROT_NONE,
+                        ..mapping.clone()
+                    },
+                    None,
+                )?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The mapped file, for writing if that is allowed: the program may make the mapping writable.
+fn open_file(path: &crate::FilePath, writable: bool) -> Result<File, StateError> {
+    let opened = match File::options().read(true).write(true).open(path.as_path()) {
+        Err(_) if !writable => File::open(path.as_path()),
+        opened => opened,
+    };
+    opened.map_err(|e| StateError::io("open the mapped file", path, e))
+}
+
+/// Maps `fd` (or inaccessible memory) where `mapping` says.
+fn map(mapping: &SharedMapping, fd: Option<BorrowedFd<'_>>) -> Result<(), StateError> {
+    let length = (mapping.end - mapping.start) as usize;
+    let (flags, number, offset) = match fd {
+        Some(fd) => (libc::MAP_SHARED, fd.as_raw_fd(), mapping.offset as i64),
+        None => (
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+            -1,
+            0,
+        ),
+    };
+    let address = mapping.start as *mut libc::c_void;
+    // SAFETY: the range was a shared mapping of the program, and is given up to it by the caller.
+    let mapped = unsafe {
+        libc::mmap(
+            address,
+            length,
+            mapping.prot,
+            flags | libc::MAP_FIXED,
+            number,
+            offset,
+        )
+    };
+    if mapped == libc::MAP_FAILED {
+        return Err(StateError::last(
+            "map again",
+            format!("{:#x}", mapping.start),
+        ));
+    }
+    Ok(())
 }
