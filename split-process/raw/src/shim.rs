@@ -11,6 +11,18 @@ use core::mem::offset_of;
 
 global_asm!(
     ".pushsection .text.mana_shim,\"ax\",@progbits",
+    ".globl mana_shim_start",
+    ".hidden mana_shim_start",
+    ".globl mana_shim_signal",
+    ".hidden mana_shim_signal",
+    ".globl mana_shim_park",
+    ".hidden mana_shim_park",
+    ".globl mana_shim_restorer",
+    ".hidden mana_shim_restorer",
+    ".globl mana_shim_exit",
+    ".hidden mana_shim_exit",
+    ".globl mana_shim_end",
+    ".hidden mana_shim_end",
     ".balign 64",
     "mana_shim_start:",
     // ---- signal entry: the kernel calls it in place of the program's handler.
@@ -121,7 +133,6 @@ global_asm!(
     "pop r11",
     "lea rsp, [rsp + 128]",
     "jmp r11",
-    // ---- getrandom etc. of the vDSO that today's kernel lacks
     "mana_shim_end:",
     ".popsection",
     rewound = const tb::REWOUND,
