@@ -5,6 +5,11 @@
 //! Each scenario is a test of libtest. It starts this test binary twice, for the two processes, with
 //! only itself selected and the step in the environment.
 
+#![allow(
+    clippy::undocumented_unsafe_blocks,
+    reason = "plain system calls on descriptors and memory that the tests own"
+)]
+
 mod files;
 mod memory;
 mod refusals;
