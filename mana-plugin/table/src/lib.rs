@@ -5,17 +5,21 @@
 //! is `procedures.txt`, in the order of the standard's chapters; nothing else lists MPI names.
 #![warn(missing_docs)]
 
+mod abis;
 mod adapter;
 mod integers;
 mod kinds;
 mod parse;
 mod signatures;
+mod stub;
 
+pub use abis::{abi_constants, Abi, AbiConstant, ABIS_TEXT};
 pub use adapter::adapter_source;
 pub use integers::{integers, INTEGERS};
 pub use kinds::{Direction, Kind, Length};
 pub use parse::{parse, ParseError};
 pub use signatures::{arguments, constants, names, rust_type, signature, slots_source};
+pub use stub::{export, stub_source, StubOptions};
 
 /// The text of the table.
 pub const TEXT: &str = include_str!("../procedures.txt");
