@@ -7,7 +7,7 @@
 use crate::gate::{self, Gate, Passage};
 use crate::p2p::{self, Envelope};
 use crate::requests;
-use crate::state::{core, Kept, Outcome, Work};
+use crate::state::{core, Kept, Outcome, Phase, Work};
 use crate::{entry, ops};
 use mana_raw::layout::AGAIN;
 use mpi_std::*;
@@ -128,4 +128,13 @@ pub fn started(index: u32, real: u64, words: Vec<Box<[u64]>>) -> Outcome<u64> {
         }));
     }
     core().insert_request(r).map(requests::word)
+}
+
+/// A request that is complete from the start; its word.
+pub fn finished(index: u32) -> Outcome<u64> {
+    let word = started(index, MPI_REQUEST_NULL, Vec::new())?;
+    if let Some(i) = requests::index(word)? {
+        core().request(i)?.phase = Phase::Done;
+    }
+    Ok(word)
 }

@@ -8,8 +8,8 @@ use crate::collectives::{self, enter, leave};
 use crate::errors::{self, check, finish, put_string};
 use crate::gate;
 use crate::group::{self, Members};
-use crate::state::{core, Comm, Kept, Outcome, Phase, Topology, SELF, WORLD};
-use crate::{attributes, entry, groups, requests};
+use crate::state::{core, Comm, Outcome, Topology, SELF, WORLD};
+use crate::{attributes, entry, groups};
 use mpi_std::*;
 use std::ffi::c_char;
 use std::sync::Arc;
@@ -46,12 +46,6 @@ fn members_of(real: u64) -> Outcome<Vec<u32>> {
     // SAFETY: as above.
     unsafe { (procs.MPI_Group_free)(&mut world) };
     Ok(out.into_iter().map(|r| r as u32).collect())
-}
-
-/// Makes a real communicator return its errors.
-pub fn return_errors(real: u64) -> Outcome {
-    // SAFETY: predefined handler.
-    check(unsafe { (core().procs().MPI_Comm_set_errhandler)(real, MPI_ERRORS_RETURN) })
 }
 
 /// The topology of a real communicator.
@@ -143,7 +137,6 @@ pub fn describe(real: u64, members: Members, id: u64, errhandler: u64) -> Comm {
         errhandler,
         attributes: Vec::new(),
         info: Vec::new(),
-        arriving: None,
     }
 }
 
@@ -152,7 +145,6 @@ fn adopt(real: u64, parent: u32, number: u64) -> Outcome<u64> {
     if real == MPI_COMM_NULL {
         return Ok(MPI_COMM_NULL);
     }
-    return_errors(real)?;
     let members = members_of(real)?;
     let lowest = members.iter().copied().min().unwrap_or(0);
     let (parent_id, handler) = match core().state.comms.get(parent) {
@@ -252,6 +244,10 @@ pub unsafe extern "C" fn MPI_Comm_dup_with_info(comm: u64, info: u64, newcomm: *
     dup(comm, Some(info), newcomm, &NAME)
 }
 
+/// A duplication whose request is complete from the start. The real non-blocking call is of no use
+/// here: it delivers the handle at an unknown later time, and the duplicate's attributes have to be
+/// copied now. A program that needs another member to get on between this call and its wait, and has
+/// that member wait for it before duplicating, would wait for ever; none is known.
 unsafe fn idup(
     comm: u64,
     info: Option<u64>,
@@ -259,67 +255,18 @@ unsafe fn idup(
     request: *mut u64,
     name: &'static &'static str,
 ) -> i32 {
-    let _guard = entry::enter();
-    let outcome = (|| {
-        let (parent, real) = collectives::comm(comm)?;
-        enter(parent, name)?;
-        let number = core()
-            .state
-            .comms
-            .get(parent)
-            .and_then(|c| c.gate)
-            .map_or(0, |g| g.seq());
-        let mut arriving = Box::new(MPI_COMM_NULL);
-        let mut real_request = MPI_REQUEST_NULL;
-        // SAFETY: `arriving` lives until the request is complete.
-        let rc = unsafe { (core().procs().MPI_Comm_idup)(real, &mut *arriving, &mut real_request) };
-        leave();
-        check(rc)?;
-        let Some(p) = core().state.comms.get(parent) else {
-            return Err(MPI_ERR_COMM);
-        };
-        let (members, topology, handler, parent_id) =
-            (p.members.clone(), p.topology.clone(), p.errhandler, p.id);
-        let lowest = members.iter().copied().min().unwrap_or(0);
-        let id = identity(&[parent_id, number, lowest as u64, members.len() as u64]);
-        let mut made = describe(MPI_COMM_NULL, members, id, handler);
-        made.topology = topology;
-        made.arriving = Some(arriving);
-        let index = core().state.comms.insert(made).ok_or(MPI_ERR_OTHER)?;
-        errors::hold(handler);
-        let word = core().comm_word(index);
-        let r = collectives::started(parent, real_request, Vec::new())?;
-        if let Ok(Some(i)) = requests::index(r) {
-            let c = core();
-            c.request(i)?.kept = Some(Box::new(Kept {
-                arriving: Some(index),
-                ..Kept::default()
-            }));
-            if c.request(i)?.phase == Phase::Done {
-                arrive(index);
-            }
-        }
-        publish(index);
-        inherit(comm, word, info)?;
-        // SAFETY: output arguments.
-        unsafe { *newcomm = word };
-        // SAFETY: as above.
-        unsafe { *request = r };
-        Ok(())
-    })();
-    finish(outcome, comm, name)
-}
-
-/// A non-blocking duplication is complete.
-pub fn arrive(index: u32) {
-    if let Some(c) = core().state.comms.get_mut(index) {
-        if let Some(real) = c.arriving.take() {
-            c.real = *real;
-            if return_errors(*real).is_err() {
-                log::error!("MPI_Comm_set_errhandler failed on a duplicated communicator");
-            }
-        }
+    let rc = dup(comm, info, newcomm, name);
+    if rc != MPI_SUCCESS {
+        return rc;
     }
+    let _guard = entry::enter();
+    let outcome = collectives::comm(comm)
+        .and_then(|(index, _)| collectives::finished(index))
+        .map(|w| {
+            // SAFETY: an output argument.
+            unsafe { *request = w };
+        });
+    finish(outcome, comm, name)
 }
 
 pub unsafe extern "C" fn MPI_Comm_idup(comm: u64, newcomm: *mut u64, request: *mut u64) -> i32 {

@@ -53,8 +53,6 @@ pub fn begin(required: i32) -> Outcome {
         )
     });
     check(rc)?;
-    comms::return_errors(MPI_COMM_WORLD)?;
-    comms::return_errors(MPI_COMM_SELF)?;
     let (mut rank, mut size) = (0, 0);
     // SAFETY: output arguments of ours, in this and the following calls.
     check(unsafe { (procs.MPI_Comm_rank)(MPI_COMM_WORLD, &mut rank) })?;
@@ -64,8 +62,6 @@ pub fn begin(required: i32) -> Outcome {
     check(unsafe { (procs.MPI_Comm_dup)(MPI_COMM_WORLD, &mut c.private) })?;
     // SAFETY: as above.
     check(unsafe { (procs.MPI_Comm_dup)(MPI_COMM_SELF, &mut c.private_self) })?;
-    comms::return_errors(c.private)?;
-    comms::return_errors(c.private_self)?;
     c.provided = provided;
     c.multiple = provided == MPI_THREAD_MULTIPLE;
     // SAFETY: gettid has no preconditions.

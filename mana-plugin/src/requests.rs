@@ -116,9 +116,6 @@ impl Core {
                 b.used = b.used.saturating_sub(charged);
             }
         }
-        if let Some(comm) = kept.arriving.take() {
-            crate::comms::arrive(comm);
-        }
     }
 
     /// One more message received from rank `source` of communicator `comm`.

@@ -89,9 +89,6 @@ pub struct Comm {
     pub attributes: Vec<(i32, u64)>,
     /// Hints the program gave.
     pub info: Vec<(Vec<u8>, Vec<u8>)>,
-    /// A non-blocking duplication writes the real handle here; moved to `real` when it completes.
-    #[serde(skip)]
-    pub arriving: Option<Box<u64>>,
 }
 
 /// How a datatype was made, in the form of `MPI_Type_get_contents`.
@@ -261,8 +258,6 @@ pub struct Kept {
     /// Arrays of real datatypes handed to the library.
     #[serde(skip)]
     pub words: Vec<Box<[u64]>>,
-    /// The communicator being duplicated.
-    pub arriving: Option<u32>,
     /// A generalised request's functions.
     pub generalised: Option<Generalised>,
     /// Temporary buffer of an `MPI_Isendrecv_replace`, and the other half of the operation.

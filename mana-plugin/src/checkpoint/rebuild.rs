@@ -149,10 +149,7 @@ fn rebuild_comms() -> Result<(), RebuildError> {
             _ if freed => MPI_COMM_NULL,
             _ => {
                 let plain = create(&members).map_err(failed("MPI_Comm_create_group", &object))?;
-                let real =
-                    attach(plain, &topology).map_err(failed("attaching the topology", &object))?;
-                comms::return_errors(real).map_err(failed("MPI_Comm_set_errhandler", &object))?;
-                real
+                attach(plain, &topology).map_err(failed("attaching the topology", &object))?
             }
         };
         if let Some(c) = core().state.comms.get_mut(index) {
