@@ -1,0 +1,142 @@
+//! What every scenario is given: the product, the programs, a seed, a place to work.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use anyhow::{bail, Context as _, Result};
+use tempfile::TempDir;
+
+use crate::mpi::Mpi;
+use crate::product::Product;
+use crate::programs::Program;
+use crate::random::Random;
+
+/// How a scenario that did not fail ended.
+pub enum Verdict {
+    /// It showed what it should; a figure or two for the line.
+    Passed(String),
+    /// This machine lacks what it needs.
+    Skipped(String),
+}
+
+/// Passed, with nothing to add.
+pub fn passed() -> Result<Verdict> {
+    Ok(Verdict::Passed(String::new()))
+}
+
+/// Skipped, and why.
+pub fn skipped(why: impl Into<String>) -> Result<Verdict> {
+    Ok(Verdict::Skipped(why.into()))
+}
+
+/// Shared by all scenarios of a run.
+pub struct Context {
+    /// Full counts and durations?
+    pub full: bool,
+    seed: u64,
+    keep: bool,
+    product: Option<Product>,
+    work: TempDir,
+    built: Mutex<HashMap<String, PathBuf>>,
+    native: Mutex<HashMap<String, String>>,
+}
+
+impl Context {
+    /// `mana`: the installed tree, if the product is to be run.
+    pub fn new(mana: Option<PathBuf>, full: bool, seed: u64, keep: bool) -> Result<Self> {
+        let product = mana.map(|directory| Product::new(&directory)).transpose()?;
+        let work = tempfile::Builder::new()
+            .prefix("mana-scenarios.")
+            .tempdir()
+            .context("creating a working directory")?;
+        Ok(Self {
+            full,
+            seed,
+            keep,
+            product,
+            work,
+            built: Mutex::default(),
+            native: Mutex::default(),
+        })
+    }
+
+    /// The product, if a tree was named.
+    pub fn product(&self) -> Option<&Product> {
+        self.product.as_ref()
+    }
+
+    /// A generator for one purpose.
+    pub fn random(&self, purpose: &str) -> Random {
+        Random::new(self.seed, purpose)
+    }
+
+    /// A directory for one scenario, removed when dropped unless the scenario failed and `--keep` was given.
+    pub fn directory(&self, name: &str) -> Result<Workplace> {
+        let prefix = format!("mana-{}.", name.replace('/', "-"));
+        let directory = tempfile::Builder::new()
+            .prefix(&prefix)
+            .tempdir()
+            .context("creating a directory")?;
+        Ok(Workplace {
+            directory: Some(directory),
+            keep: self.keep,
+        })
+    }
+
+    /// The executable of `program` for `mpi`, built once.
+    pub fn build(&self, program: &Program, mpi: Mpi) -> Result<PathBuf> {
+        let key = format!("{}.{}", program.name, mpi.name());
+        let Ok(mut built) = self.built.lock() else {
+            bail!("a scenario panicked")
+        };
+        if let Some(path) = built.get(&key) {
+            return Ok(path.clone());
+        }
+        let path = program.build(mpi, &self.work.path().join("programs").join(mpi.name()))?;
+        built.insert(key, path.clone());
+        Ok(path)
+    }
+
+    /// The result of an undisturbed native run, made once for each `key`.
+    pub fn native(&self, key: &str, run: impl FnOnce() -> Result<String>) -> Result<String> {
+        if let Ok(native) = self.native.lock() {
+            if let Some(result) = native.get(key) {
+                return Ok(result.clone());
+            }
+        }
+        let result = run()?;
+        if let Ok(mut native) = self.native.lock() {
+            native.insert(key.to_owned(), result.clone());
+        }
+        Ok(result)
+    }
+}
+
+/// A scenario's directory.
+pub struct Workplace {
+    directory: Option<TempDir>,
+    keep: bool,
+}
+
+impl Workplace {
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        self.directory
+            .as_ref()
+            .map_or(Path::new("/nonexistent"), TempDir::path)
+    }
+
+    /// The scenario passed: the directory may go even under `--keep`.
+    pub fn done(&mut self) {
+        self.directory = None;
+    }
+}
+
+impl Drop for Workplace {
+    fn drop(&mut self) {
+        if let (true, Some(directory)) = (self.keep, self.directory.take()) {
+            println!("  kept {}", directory.keep().display());
+        }
+    }
+}

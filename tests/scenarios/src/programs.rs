@@ -1,0 +1,302 @@
+//! The test programs: where their sources are, how they are built, and with which arguments.
+//!
+//! `fast` and `slow` arguments give the same result; the slow ones only take longer, so that
+//! checkpoints and kills find the program at work.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{bail, Context as _, Result};
+
+use crate::job::Job;
+use crate::mpi::Mpi;
+
+/// How a source becomes something to run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Language {
+    /// `mpicc`.
+    C,
+    /// `mpicxx`.
+    Cxx,
+    /// `mpif90`.
+    Fortran,
+    /// The system's `python3`; nothing to build.
+    Python,
+}
+
+/// One program.
+#[derive(Debug, Clone, Copy)]
+pub struct Program {
+    /// Name of the executable.
+    pub name: &'static str,
+    /// Name of the source below tests/programs or benches/programs.
+    pub source: &'static str,
+    /// How to build it.
+    pub language: Language,
+    /// Further compiler arguments.
+    pub flags: &'static [&'static str],
+    /// Ranks it is run with.
+    pub ranks: u32,
+    /// Arguments of the quick run.
+    pub fast: &'static [&'static str],
+    /// Arguments of the run that takes some seconds.
+    pub slow: &'static [&'static str],
+    /// The MPIs it exists for.
+    pub mpis: &'static [Mpi],
+}
+
+const C: Program = Program {
+    name: "",
+    source: "",
+    language: Language::C,
+    flags: &[],
+    ranks: 3,
+    fast: &["--pause", "0"],
+    slow: &[],
+    mpis: &Mpi::ALL,
+};
+
+/// Every program whose result is compared in all modes.
+pub const PROGRAMS: &[Program] = &[
+    Program {
+        name: "pingpong",
+        source: "pingpong.c",
+        ranks: 2,
+        ..C
+    },
+    Program {
+        name: "wildcards",
+        source: "wildcards.c",
+        ..C
+    },
+    Program {
+        name: "gate",
+        source: "gate.c",
+        ..C
+    },
+    Program {
+        name: "skew",
+        source: "skew.c",
+        fast: &["--pause", "1"],
+        slow: &["--pause", "60"],
+        ..C
+    },
+    Program {
+        name: "blocked",
+        source: "blocked.c",
+        fast: &["--rounds", "2", "--hold", "1"],
+        slow: &["--rounds", "2", "--hold", "300"],
+        ..C
+    },
+    Program {
+        name: "compute",
+        source: "compute.c",
+        ranks: 2,
+        fast: &[],
+        ..C
+    },
+    Program {
+        name: "objects",
+        source: "objects.c",
+        ..C
+    },
+    Program {
+        name: "types",
+        source: "types.c",
+        ..C
+    },
+    Program {
+        name: "requests",
+        source: "requests.c",
+        ..C
+    },
+    Program {
+        name: "inplace",
+        source: "inplace.c",
+        ..C
+    },
+    Program {
+        name: "fixed_address",
+        source: "fixed_address.c",
+        flags: &["-no-pie", "-fno-pie"],
+        ranks: 2,
+        fast: &["--pause", "0"],
+        slow: &["--pause", "30"],
+        ..C
+    },
+    Program {
+        name: "threads",
+        source: "threads.c",
+        flags: &["-fopenmp"],
+        ranks: 2,
+        fast: &["--pause", "0"],
+        slow: &["--pause", "40"],
+        ..C
+    },
+    Program {
+        name: "objects_cxx",
+        source: "objects.cpp",
+        language: Language::Cxx,
+        ranks: 2,
+        slow: &["--pause", "30"],
+        ..C
+    },
+    Program {
+        name: "fixed_form",
+        source: "fixed_form.f",
+        language: Language::Fortran,
+        flags: &["-std=legacy"],
+        ranks: 2,
+        fast: &["100", "0"],
+        slow: &["100", "40"],
+        ..C
+    },
+    Program {
+        name: "use_mpi",
+        source: "use_mpi.f90",
+        language: Language::Fortran,
+        flags: &["-fallow-argument-mismatch"],
+        ranks: 2,
+        fast: &["100", "0"],
+        slow: &["100", "40"],
+        ..C
+    },
+    Program {
+        name: "use_f08",
+        source: "use_f08.f90",
+        language: Language::Fortran,
+        ranks: 2,
+        fast: &["100", "0"],
+        slow: &["100", "40"],
+        ..C
+    },
+    Program {
+        name: "train",
+        source: "train.py",
+        language: Language::Python,
+        ranks: 2,
+        fast: &["100", "0"],
+        slow: &["100", "40"],
+        mpis: &[Mpi::OpenMpi],
+        ..C
+    },
+    Program {
+        name: "dense",
+        source: "dense.c",
+        fast: &["--rounds", "600", "--pause", "1"],
+        slow: &["--rounds", "600", "--pause", "15"],
+        ..C
+    },
+];
+
+/// The dense program alone; its arguments are the scenario's.
+pub const DENSE: Program = Program {
+    name: "dense",
+    source: "dense.c",
+    ..C
+};
+
+/// The microbenchmarks and the memory program.
+pub const MICRO: Program = Program {
+    name: "micro",
+    source: "micro.c",
+    ranks: 2,
+    ..C
+};
+
+/// Touches memory and stays.
+pub const MEMORY: Program = Program {
+    name: "memory",
+    source: "memory.c",
+    ranks: 2,
+    ..C
+};
+
+impl Program {
+    /// The source, wherever this crate was built from.
+    fn source(&self) -> PathBuf {
+        let tests = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .parent()
+            .unwrap_or(Path::new("."));
+        let here = tests.join("programs").join(self.source);
+        if here.exists() {
+            return here;
+        }
+        tests
+            .with_file_name("benches")
+            .join("programs")
+            .join(self.source)
+    }
+
+    /// Build for `mpi` into `directory`; the path of the executable.
+    pub fn build(&self, mpi: Mpi, directory: &Path) -> Result<PathBuf> {
+        let source = self.source();
+        if self.language == Language::Python {
+            return Ok(source);
+        }
+        std::fs::create_dir_all(directory)
+            .with_context(|| format!("creating {}", directory.display()))?;
+        let wrapper = match self.language {
+            Language::Cxx => "mpicxx",
+            Language::Fortran => "mpif90",
+            _ => "mpicc",
+        };
+        let compiler = mpi
+            .tool(wrapper)
+            .with_context(|| format!("{wrapper}.{} is not installed", mpi.name()))?;
+        let executable = directory.join(self.name);
+        let mut command = Command::new(compiler);
+        command.arg("-O2").args(self.flags);
+        if self.language == Language::C {
+            command.args(["-std=gnu11", "-Wall", "-Wno-stringop-overflow"]);
+            command
+                .arg("-I")
+                .arg(Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("programs"));
+        }
+        if self.language == Language::Fortran {
+            command.arg("-J").arg(directory);
+        }
+        command.arg(source).arg("-o").arg(&executable).arg("-lm");
+        let ended = Job::start(command, directory)?.wait(Duration::from_secs(120))?;
+        if ended.code() != 0 {
+            bail!("it does not compile\n{}", ended.report());
+        }
+        Ok(executable)
+    }
+
+    /// The command line of `executable` with `arguments`.
+    pub fn line(&self, executable: &Path, arguments: &[&str]) -> Vec<String> {
+        let mut line = Vec::new();
+        if self.language == Language::Python {
+            line.push("/usr/bin/python3".to_owned());
+        }
+        line.push(executable.to_string_lossy().into_owned());
+        line.extend(arguments.iter().map(|argument| (*argument).to_owned()));
+        line
+    }
+
+    /// Why it cannot be built or run here, if so.
+    pub fn missing(&self, mpi: Mpi) -> Option<String> {
+        if mpi.tool("mpirun").is_none() {
+            return Some(format!("mpirun.{} is not installed", mpi.name()));
+        }
+        let wrapper = match self.language {
+            Language::C => "mpicc",
+            Language::Cxx => "mpicxx",
+            Language::Fortran => "mpif90",
+            Language::Python => {
+                let loads = Command::new("/usr/bin/python3")
+                    .args(["-c", "import numpy, mpi4py.MPI"])
+                    .output();
+                return match loads {
+                    Ok(output) if output.status.success() => None,
+                    _ => Some("python3-mpi4py or python3-numpy is not installed".to_owned()),
+                };
+            }
+        };
+        mpi.tool(wrapper)
+            .is_none()
+            .then(|| format!("{wrapper}.{} is not installed", mpi.name()))
+    }
+}

@@ -1,0 +1,228 @@
+//! The ladder of bad copies: whatever is wrong with the newest state, recovery takes the next one
+//! that every rank can prove intact, and says why; with none left it ends with 99.
+
+use std::time::Duration;
+
+use anyhow::{ensure, Context as _, Result};
+
+use super::lammps::{Melt, LEVELS, LIMIT, RANKS};
+use super::Scenario;
+use crate::context::{Context, Verdict};
+use crate::generations::{Damage, Generation, Id};
+
+/// A rung: which files of the newest complete generation go bad.
+struct Rung {
+    name: &'static str,
+    shows: &'static str,
+    damage: Damage,
+    what: What,
+}
+
+#[derive(Clone, Copy)]
+enum What {
+    /// Of one rank: the node's own image.
+    Own,
+    /// And the partner's copy.
+    OwnAndPartner,
+    /// Every copy of one rank, in this generation.
+    Generation,
+    /// Every copy of every rank in every generation.
+    Everything,
+    /// One node's manifest.
+    OneManifest,
+    /// Every manifest of the newest generation.
+    Manifests,
+}
+
+const RUNGS: &[Rung] = &[
+    Rung {
+        name: "flip/local",
+        shows: "a flipped bit in the newest local image: the partner copy",
+        damage: Damage::Flip,
+        what: What::Own,
+    },
+    Rung {
+        name: "flip/partner",
+        shows: "in the partner copy too: the global one",
+        damage: Damage::Flip,
+        what: What::OwnAndPartner,
+    },
+    Rung {
+        name: "flip/generation",
+        shows: "in every copy of the newest generation: an older one",
+        damage: Damage::Flip,
+        what: What::Generation,
+    },
+    Rung {
+        name: "flip/everything",
+        shows: "in everything: exit 99, and why",
+        damage: Damage::Flip,
+        what: What::Everything,
+    },
+    Rung {
+        name: "truncate/local",
+        shows: "a truncated image: the partner copy",
+        damage: Damage::Truncate,
+        what: What::Own,
+    },
+    Rung {
+        name: "empty/local",
+        shows: "an empty file: the partner copy",
+        damage: Damage::Empty,
+        what: What::Own,
+    },
+    Rung {
+        name: "missing/local",
+        shows: "a missing rank: the partner copy",
+        damage: Damage::Remove,
+        what: What::Own,
+    },
+    Rung {
+        name: "missing/generation",
+        shows: "a rank missing everywhere: an older generation",
+        damage: Damage::Remove,
+        what: What::Generation,
+    },
+    Rung {
+        name: "manifest/one-node",
+        shows: "a manifest missing on one node: still committed",
+        damage: Damage::Remove,
+        what: What::OneManifest,
+    },
+    Rung {
+        name: "manifest/everywhere",
+        shows: "no manifest left: an older generation",
+        damage: Damage::Remove,
+        what: What::Manifests,
+    },
+];
+
+pub fn all() -> Vec<Scenario> {
+    RUNGS
+        .iter()
+        .map(|rung| {
+            Scenario::new(
+                format!("corruption/{}", rung.name),
+                rung.shows,
+                move |context| run(context, rung),
+            )
+        })
+        .collect()
+}
+
+fn run(context: &Context, rung: &Rung) -> Result<Verdict> {
+    let name = format!("corruption/{}", rung.name);
+    let mut melt = match Melt::prepare(context, &name, LEVELS)? {
+        Ok(melt) => melt,
+        Err(verdict) => return Ok(verdict),
+    };
+    melt.setup.configure(LEVELS, "keep=3\n")?;
+    melt.run_and_kill()?;
+    let stores = melt.setup.stores();
+    let generations = stores.generations();
+    let victim = context.random(rung.name).below(u64::from(RANKS)) as u32;
+    let newest = stores.servable().context("nothing to resume from")?;
+    // The levels of the newest one may still be under way at the kill: take what exists.
+    let generation = &generations[&newest];
+    let mut damaged = 0;
+    for file in chosen(rung.what, victim, generation, &generations) {
+        rung.damage.inflict(&file)?;
+        damaged += 1;
+    }
+    ensure!(
+        damaged > 0,
+        "nothing to damage in generation {}.{}",
+        newest.0,
+        newest.1
+    );
+
+    if let What::Everything = rung.what {
+        let ended = melt
+            .setup
+            .launch(&["--restart"], &melt.line)?
+            .wait(Duration::from_secs(120))?;
+        ended.expect(99)?;
+        for (incarnation, number) in generations.keys() {
+            let named = format!("{incarnation}.{number}");
+            ensure!(
+                ended.stderr.contains(&named)
+                    || ended.stderr.contains(&format!("generation {number}")),
+                "generation {named} is not among the reasons\n{}",
+                ended.report()
+            );
+        }
+        melt.place.done();
+        return Ok(Verdict::Passed(format!("{damaged} files damaged, exit 99")));
+    }
+    let expected = expected(rung.what, newest, victim, &generations);
+    let said = melt.resume()?;
+    let _ = LIMIT;
+    let chosen = said
+        .lines()
+        .find(|line| line.contains("resum"))
+        .unwrap_or("")
+        .trim()
+        .to_owned();
+    ensure!(
+        chosen.contains(&format!("{}.{}", expected.0, expected.1))
+            || chosen.contains(&format!("generation {}", expected.1)),
+        "generation {}.{} expected, but: {chosen}",
+        expected.0,
+        expected.1
+    );
+    Ok(Verdict::Passed(format!(
+        "expected {}.{}; {chosen}",
+        expected.0, expected.1
+    )))
+}
+
+fn chosen(
+    what: What,
+    victim: u32,
+    newest: &Generation,
+    all: &std::collections::BTreeMap<Id, Generation>,
+) -> Vec<std::path::PathBuf> {
+    let pick = |levels: &[&std::collections::BTreeMap<u32, std::path::PathBuf>]| {
+        levels
+            .iter()
+            .filter_map(|level| level.get(&victim).cloned())
+            .collect::<Vec<_>>()
+    };
+    match what {
+        What::Own => pick(&[&newest.own]),
+        What::OwnAndPartner => pick(&[&newest.own, &newest.partner]),
+        What::Generation => pick(&[&newest.own, &newest.partner, &newest.global]),
+        What::Everything => all.values().flat_map(Generation::images).cloned().collect(),
+        What::OneManifest => newest.manifests.first().cloned().into_iter().collect(),
+        What::Manifests => newest.manifests.clone(),
+    }
+}
+
+/// The newest generation that can still serve every rank after the damage.
+fn expected(
+    what: What,
+    newest: Id,
+    victim: u32,
+    all: &std::collections::BTreeMap<Id, Generation>,
+) -> Id {
+    let copies = all[&newest].copies(victim).len();
+    let lost = match what {
+        What::Own => copies <= 1,
+        What::OwnAndPartner => {
+            let generation = &all[&newest];
+            !generation.global.contains_key(&victim)
+        }
+        What::OneManifest => all[&newest].manifests.len() <= 1,
+        _ => true,
+    };
+    if !lost {
+        return newest;
+    }
+    let usable = |generation: &Generation| {
+        generation.committed() && (0..RANKS).all(|rank| !generation.copies(rank).is_empty())
+    };
+    all.iter()
+        .rev()
+        .find(|(id, generation)| **id < newest && usable(generation))
+        .map_or(newest, |(id, _)| *id)
+}

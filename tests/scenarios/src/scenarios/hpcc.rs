@@ -1,0 +1,128 @@
+//! HPCC: residuals and pass marks of the native run, with checkpoints and after a kill.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{ensure, Context as _, Result};
+
+use super::Scenario;
+use crate::context::{Context, Verdict};
+use crate::job::Job;
+use crate::mpi::{find, Mpi};
+use crate::product::{Intervals, Setup};
+
+const RANKS: u32 = 2;
+const LIMIT: Duration = Duration::from_secs(600);
+
+pub fn all() -> Vec<Scenario> {
+    vec![
+        Scenario::new(
+            "hpcc/continue",
+            "residuals and pass marks with checkpoints taken",
+            |c| run(c, false),
+        ),
+        Scenario::new(
+            "hpcc/resume",
+            "residuals and pass marks after SIGKILL and a resume",
+            |c| run(c, true),
+        ),
+    ]
+}
+
+fn run(context: &Context, kill: bool) -> Result<Verdict> {
+    let Some(hpcc) = find("hpcc") else {
+        return Ok(Verdict::Skipped("hpcc is not installed".into()));
+    };
+    if Mpi::OpenMpi.tool("mpirun").is_none() {
+        return Ok(Verdict::Skipped("mpirun.openmpi is not installed".into()));
+    }
+    let line = vec![hpcc.to_string_lossy().into_owned()];
+    let expected = context.native("hpcc", || {
+        let directory = context.directory("hpcc-native")?;
+        input(directory.path())?;
+        let mut command = Mpi::OpenMpi.launcher(RANKS, false);
+        command.args(&line).current_dir(directory.path());
+        Job::start(command, directory.path())?
+            .wait(LIMIT)?
+            .expect(0)?;
+        marks(directory.path())
+    })?;
+    let Some(product) = context.product() else {
+        return Ok(Verdict::Skipped(
+            "no installed tree was named with --mana".into(),
+        ));
+    };
+    let mut place = context.directory("hpcc")?;
+    input(place.path())?;
+    let setup: Setup = product.setup(
+        place.path(),
+        Mpi::OpenMpi,
+        RANKS,
+        Intervals {
+            local: 3,
+            partner: 6,
+            global: 12,
+        },
+    )?;
+    let stores = setup.stores();
+    let mut job = setup.launch(&[], &line)?;
+    if kill {
+        job.until("two generations", LIMIT, |_| {
+            (stores.committed().len() >= 2).then_some(())
+        })?;
+        job.kill_ranks();
+        job.wait(Duration::from_secs(60))?;
+        job = setup.launch(&["--restart"], &line)?;
+    }
+    let ended = job.wait(LIMIT)?;
+    ended.expect(0)?;
+    let found = marks(place.path())?;
+    ensure!(
+        found == expected,
+        "other residuals or marks:\n{found}\nnatively:\n{expected}"
+    );
+    place.done();
+    Ok(Verdict::Passed(format!(
+        "{} lines compared",
+        expected.lines().count()
+    )))
+}
+
+fn input(directory: &Path) -> Result<()> {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .with_file_name("programs")
+        .join("hpccinf.txt");
+    std::fs::copy(&source, directory.join("hpccinf.txt"))
+        .with_context(|| format!("copying {}", source.display()))?;
+    Ok(())
+}
+
+/// The lines of the output that hold no time and no rate.
+fn marks(directory: &Path) -> Result<String> {
+    let path = directory.join("hpccoutf.txt");
+    let text =
+        std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+    let stable = |line: &&str| {
+        [
+            "||Ax-b||",
+            "PASSED",
+            "FAILED",
+            "Found ",
+            "Node selected",
+            "HPL_N=",
+            "Success=",
+            "MPIRandomAccess_LCG_Errors=",
+            "CommWorldProcs=",
+        ]
+        .iter()
+        .any(|mark| line.contains(mark))
+    };
+    let marks: Vec<_> = text.lines().filter(stable).collect();
+    ensure!(
+        marks.len() > 5,
+        "{} is incomplete: {} lines",
+        path.display(),
+        marks.len()
+    );
+    Ok(marks.join("\n"))
+}

@@ -1,0 +1,55 @@
+//! All scenarios, a module per topic.
+
+mod cluster;
+mod corruption;
+mod dense;
+mod faults;
+mod hpcc;
+mod lammps;
+mod modes;
+mod requeue;
+
+use anyhow::Result;
+
+use crate::context::{Context, Verdict};
+
+/// A named test.
+pub struct Scenario {
+    /// `topic/detail`, the unit of `--only`.
+    pub name: String,
+    /// What it shows, for `--list`.
+    pub shows: &'static str,
+    /// The test.
+    pub run: Box<dyn Fn(&Context) -> Result<Verdict>>,
+}
+
+impl Scenario {
+    fn new(
+        name: impl Into<String>,
+        shows: &'static str,
+        run: impl Fn(&Context) -> Result<Verdict> + 'static,
+    ) -> Self {
+        Self {
+            name: name.into(),
+            shows,
+            run: Box::new(run),
+        }
+    }
+}
+
+/// Cheap ones first, so that a broken build shows early.
+pub fn all() -> Vec<Scenario> {
+    [
+        modes::all(),
+        requeue::all(),
+        lammps::all(),
+        corruption::all(),
+        hpcc::all(),
+        faults::all(),
+        dense::all(),
+        cluster::all(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}

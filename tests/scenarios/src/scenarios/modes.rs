@@ -1,0 +1,212 @@
+//! Every program on every MPI: natively, under the product, through checkpoints, through a kill.
+//! The result line is compared with the native run; it is the same for both MPIs.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{ensure, Result};
+
+use super::Scenario;
+use crate::context::{passed, skipped, Context, Verdict};
+use crate::generations::{Id, Stores};
+use crate::job::{Ended, Job};
+use crate::mpi::Mpi;
+use crate::product::{Intervals, Setup};
+use crate::programs::{Program, PROGRAMS};
+
+/// Longest any of these runs may take.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// Checkpoints on three levels, in quick succession.
+const BUSY: Intervals = Intervals {
+    local: 1,
+    partner: 2,
+    global: 3,
+};
+
+#[derive(Clone, Copy)]
+enum Mode {
+    Native,
+    Plain,
+    Continue,
+    Resume,
+}
+
+pub fn all() -> Vec<Scenario> {
+    let modes = [
+        (
+            "native",
+            "the result is the same in two native runs and on both MPIs",
+            Mode::Native,
+        ),
+        (
+            "plain",
+            "the result under mana_launch, no checkpoint taken",
+            Mode::Plain,
+        ),
+        (
+            "continue",
+            "the result with checkpoints taken every second",
+            Mode::Continue,
+        ),
+        (
+            "resume",
+            "the result after SIGKILL of all ranks and a resume",
+            Mode::Resume,
+        ),
+    ];
+    let mut scenarios = Vec::new();
+    for (word, shows, mode) in modes {
+        for program in PROGRAMS {
+            for &mpi in program.mpis {
+                let name = format!("{word}/{}/{}", mpi.name(), program.name);
+                scenarios.push(Scenario::new(name.clone(), shows, move |context| {
+                    run(context, &name, program, mpi, mode)
+                }));
+            }
+        }
+    }
+    scenarios
+}
+
+fn run(
+    context: &Context,
+    name: &str,
+    program: &'static Program,
+    mpi: Mpi,
+    mode: Mode,
+) -> Result<Verdict> {
+    if let Some(why) = program.missing(mpi) {
+        return skipped(why);
+    }
+    let mut place = context.directory(name)?;
+    let executable = context.build(program, mpi)?;
+    let expected = context.native(program.name, || {
+        native(program, mpi, &executable, place.path())
+    })?;
+    if let Mode::Native = mode {
+        let found = native(program, mpi, &executable, place.path())?;
+        ensure!(
+            found == expected,
+            "result {found}, {expected} in another native run"
+        );
+        place.done();
+        return passed();
+    }
+    let Some(product) = context.product() else {
+        return skipped("no installed tree was named with --mana");
+    };
+    let intervals = if let Mode::Plain = mode {
+        Intervals::default()
+    } else {
+        BUSY
+    };
+    let arguments = if let Mode::Plain = mode {
+        program.fast
+    } else {
+        program.slow
+    };
+    let setup = product.setup(place.path(), mpi, program.ranks, intervals)?;
+    let line = program.line(&executable, arguments);
+    let note = match mode {
+        Mode::Native | Mode::Plain => {
+            same(&setup.launch(&[], &line)?.wait(LIMIT)?, &expected)?;
+            String::new()
+        }
+        Mode::Continue => {
+            let (ended, seen) = watch(setup.launch(&[], &line)?, &setup.stores(), LIMIT)?;
+            same(&ended, &expected)?;
+            ensure!(
+                !seen.is_empty(),
+                "no generation was committed\n{}",
+                ended.report()
+            );
+            format!("{} generations", seen.len())
+        }
+        Mode::Resume => {
+            let kills = if context.full { 5 } else { 1 };
+            resume(&setup, &line, &expected, kills)?
+        }
+    };
+    place.done();
+    Ok(Verdict::Passed(note))
+}
+
+fn native(program: &Program, mpi: Mpi, executable: &Path, directory: &Path) -> Result<String> {
+    let mut command = mpi.launcher(program.ranks, false);
+    command
+        .args(program.line(executable, program.fast))
+        .current_dir(directory);
+    let ended = Job::start(command, directory)?.wait(LIMIT)?;
+    ended.expect(0)?.result()
+}
+
+/// The job ended well, with the native run's result.
+pub fn same(ended: &Ended, expected: &str) -> Result<()> {
+    let found = ended.expect(0)?.result()?;
+    ensure!(
+        found == expected,
+        "result {found}, {expected} natively\n{}",
+        ended.report()
+    );
+    Ok(())
+}
+
+/// Wait for the end, and note every generation that was committed on the way.
+pub fn watch(mut job: Job, stores: &Stores, limit: Duration) -> Result<(Ended, BTreeSet<Id>)> {
+    let mut seen = BTreeSet::new();
+    let deadline = std::time::Instant::now() + limit;
+    while !job.ended()? && std::time::Instant::now() < deadline {
+        seen.extend(stores.committed());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Ok((job.wait(Duration::from_secs(5))?, seen))
+}
+
+/// Start, kill all ranks once new generations were committed, `kills` times; then let it end.
+pub fn resume(setup: &Setup, line: &[String], expected: &str, kills: u32) -> Result<String> {
+    let stores = setup.stores();
+    let mut from = Vec::new();
+    let mut known = BTreeSet::new();
+    let mut job = setup.launch(&[], line)?;
+    for _ in 0..kills {
+        let fresh = |stores: &Stores| {
+            stores
+                .committed()
+                .into_iter()
+                .filter(|id| !known.contains(id))
+                .count()
+                >= 2
+        };
+        let outcome = job.until("two new generations", LIMIT, |_| {
+            fresh(&stores).then_some(())
+        });
+        if outcome.is_err() && !from.is_empty() && job.ended()? {
+            break; // it finished before the next kill
+        }
+        outcome?;
+        let killed = job.kill_ranks();
+        ensure!(
+            killed >= setup.ranks as usize,
+            "only {killed} of {} ranks were found",
+            setup.ranks
+        );
+        let ended = job.wait(Duration::from_secs(60))?;
+        ensure!(
+            ended.code() != 0,
+            "killed, and it ended well\n{}",
+            ended.report()
+        );
+        known.extend(stores.committed());
+        let newest = known.iter().next_back().copied().unwrap_or_default();
+        from.push(format!("{}.{}", newest.0, newest.1));
+        job = setup.launch(&["--restart"], line)?;
+    }
+    same(&job.wait(LIMIT)?, expected)?;
+    Ok(format!(
+        "killed {} times, newest then: {}",
+        from.len(),
+        from.join(", ")
+    ))
+}

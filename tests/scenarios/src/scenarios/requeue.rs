@@ -1,0 +1,164 @@
+//! When a job resumes by itself, when it starts afresh, and when it refuses, without Slurm: the
+//! variable that a requeue sets is set by hand.
+
+use std::time::Duration;
+
+use anyhow::{ensure, Result};
+
+use super::modes::same;
+use super::Scenario;
+use crate::context::{skipped, Context, Verdict};
+use crate::mpi::Mpi;
+use crate::product::{Intervals, Setup};
+use crate::programs::{Program, PROGRAMS};
+
+const LIMIT: Duration = Duration::from_secs(120);
+const SOON: Intervals = Intervals {
+    local: 1,
+    partner: 0,
+    global: 0,
+};
+
+pub fn all() -> Vec<Scenario> {
+    vec![
+        Scenario::new(
+            "requeue/unfinished-refused",
+            "an unfinished job, neither requeue nor --restart: exit 99, not started",
+            |c| run(c, Case::Refused),
+        ),
+        Scenario::new(
+            "requeue/fresh",
+            "--fresh starts it from the beginning",
+            |c| run(c, Case::Fresh),
+        ),
+        Scenario::new(
+            "requeue/by-itself",
+            "SLURM_RESTART_COUNT > 0 resumes by itself",
+            |c| run(c, Case::Requeued),
+        ),
+        Scenario::new(
+            "requeue/before-commit",
+            "requeued before any commit: from the beginning, with a line",
+            |c| run(c, Case::Early),
+        ),
+        Scenario::new(
+            "requeue/after-end",
+            "a finished job that runs again starts afresh",
+            |c| run(c, Case::Finished),
+        ),
+    ]
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Case {
+    Refused,
+    Fresh,
+    Requeued,
+    Early,
+    Finished,
+}
+
+fn slurm(setup: &Setup, restarts: u32) -> Setup {
+    let mut setup = setup.clone();
+    setup
+        .environment
+        .push(("SLURM_RESTART_COUNT".to_owned(), restarts.to_string()));
+    setup
+}
+
+fn run(context: &Context, case: Case) -> Result<Verdict> {
+    let program: &Program = &PROGRAMS[0];
+    let mpi = Mpi::OpenMpi;
+    if let Some(why) = program.missing(mpi) {
+        return skipped(why);
+    }
+    let Some(product) = context.product() else {
+        return skipped("no installed tree was named with --mana");
+    };
+    let mut place = context.directory("requeue")?;
+    let executable = context.build(program, mpi)?;
+    let line = program.line(&executable, program.slow);
+    let intervals = if case == Case::Early {
+        Intervals::default()
+    } else {
+        SOON
+    };
+    let setup = product.setup(place.path(), mpi, program.ranks, intervals)?;
+    let expected = context.native(program.name, || {
+        let mut command = mpi.launcher(program.ranks, false);
+        command
+            .args(program.line(&executable, program.fast))
+            .current_dir(place.path());
+        crate::job::Job::start(command, place.path())?
+            .wait(LIMIT)?
+            .expect(0)?
+            .result()
+    })?;
+
+    let mut job = setup.launch(&[], &line)?;
+    match case {
+        Case::Finished => {
+            same(&job.wait(LIMIT)?, &expected)?;
+            let again = slurm(&setup, 1).launch(&[], &line)?.wait(LIMIT)?;
+            same(&again, &expected)?;
+            place.done();
+            return Ok(Verdict::Passed(String::new()));
+        }
+        Case::Early => {
+            let stores = setup.stores();
+            // Its ranks run when the job's state exists; nothing is ever committed.
+            job.until("the ranks", LIMIT, |job| {
+                (job.ranks().len() >= 2
+                    && stores
+                        .global
+                        .read_dir()
+                        .is_ok_and(|mut d| d.next().is_some()))
+                .then_some(())
+            })?;
+        }
+        _ => {
+            let stores = setup.stores();
+            job.until("a generation", LIMIT, |_| {
+                (!stores.committed().is_empty()).then_some(())
+            })?;
+        }
+    }
+    job.kill_ranks();
+    job.wait(Duration::from_secs(60))?;
+
+    let ended = match case {
+        Case::Refused => {
+            let ended = setup.launch(&[], &line)?.wait(LIMIT)?;
+            ended.expect(99)?;
+            ensure!(
+                !ended.stdout.contains("RESULT"),
+                "the program ran\n{}",
+                ended.report()
+            );
+            for word in ["--restart", "--fresh"] {
+                ensure!(
+                    ended.stderr.contains(word),
+                    "{word} is not named\n{}",
+                    ended.report()
+                );
+            }
+            place.done();
+            return Ok(Verdict::Passed(String::new()));
+        }
+        Case::Fresh => setup.launch(&["--fresh"], &line)?.wait(LIMIT)?,
+        _ => slurm(&setup, 1).launch(&[], &line)?.wait(LIMIT)?,
+    };
+    same(&ended, &expected)?;
+    let resumed = ended.stderr.contains("resum");
+    match case {
+        Case::Requeued => ensure!(resumed, "nothing says that it resumed\n{}", ended.report()),
+        Case::Early => ensure!(
+            ended.stderr.contains("beginning"),
+            "no line says that it starts from the beginning\n{}",
+            ended.report()
+        ),
+        _ => {}
+    }
+    place.done();
+    Ok(Verdict::Passed(String::new()))
+}
