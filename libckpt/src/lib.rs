@@ -1,1 +1,40 @@
-//! Skeleton: replaced by the crate's owner.
+//! Multi-level checkpoint storage: configuration, placement, images, commit, levels and recovery.
+//!
+//! Nothing here links MPI or touches the program's memory. What needs all ranks goes through the
+//! [`Collective`] trait, which also has an in-process simulation of any number of ranks and nodes.
+//!
+//! | module | holds |
+//! |---|---|
+//! | `config` | mana.conf, environment, precedence |
+//! | `identity` | which job this is |
+//! | `topology` | nodes, partners |
+//! | `records` | job and incarnation records in the global directory |
+//! | `store` | names and places of files, durable writing |
+//! | `image_file` | writing and verifying one image |
+//! | `manifest` | the record that commits a generation, completion records |
+//! | `transport` | copies between nodes |
+//! | `session` | one rank's part in taking generations |
+//! | `recovery` | choosing and fetching what to resume from |
+//! | `offline` | what the tools ask of a store |
+#![warn(missing_docs)]
+
+pub mod collective;
+pub mod config;
+mod error;
+pub mod identity;
+pub mod image_file;
+pub mod manifest;
+pub mod offline;
+pub mod records;
+pub mod recovery;
+pub mod session;
+pub mod simulation;
+pub mod store;
+pub mod topology;
+pub mod transport;
+
+pub use collective::Collective;
+pub use config::Config;
+pub use error::Error;
+pub use mana_control::{GenerationId, Level};
+pub use topology::Topology;

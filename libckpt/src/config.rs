@@ -1,0 +1,177 @@
+//! mana.conf: where it is, what may stand in it, and what wins.
+//!
+//! Order: command line, environment (`MANA_` and the key in upper case), file, default. The file is
+//! TOML or the older `key=value` form (unquoted values). Unknown keys, wrong types and absurd values
+//! are errors that name file and line.
+
+mod file;
+mod keys;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Level};
+
+/// How the image is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Snapshot {
+    /// Fork if there is memory for it, else stop.
+    #[default]
+    Auto,
+    /// A forked child writes while the program runs on.
+    Fork,
+    /// The program stands still until its image is written.
+    Stop,
+}
+
+/// What to do when checkpointing as such fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnError {
+    /// Run on unprotected, and say so.
+    #[default]
+    Continue,
+    /// End the job.
+    Stop,
+}
+
+/// Files the program writes in place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Files {
+    /// Clone where the file system can, else copy.
+    Reflink,
+    /// Copy.
+    Copy,
+    /// Say so.
+    #[default]
+    Warn,
+}
+
+/// Descriptors that cannot survive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LostFd {
+    /// Name them.
+    #[default]
+    Warn,
+    /// Fail the checkpoint.
+    Refuse,
+}
+
+/// The effective configuration.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Config {
+    /// File it was read from.
+    pub file: Option<PathBuf>,
+    /// Directory all nodes share.
+    pub global_ckpt_dir: PathBuf,
+    /// Directory of the node.
+    pub local_ckpt_dir: PathBuf,
+    /// Seconds between checkpoints of each level, in the order of [`Level::ALL`]; 0: by hand only.
+    pub intervals: [f64; 4],
+    /// Nodes are simulated.
+    pub test_mode: bool,
+    /// Ranks of a simulated node.
+    pub node_size: u32,
+    /// Nodes of a group.
+    pub group_size: u32,
+    /// Generations kept of each level, in the order of [`Level::ALL`].
+    pub keep: [u32; 4],
+    /// Keep the newest generation when the program has ended normally.
+    pub keep_after_end: bool,
+    /// How to take the image.
+    pub snapshot: Snapshot,
+    /// The program's MPI, if it cannot be seen.
+    pub mpi: Option<String>,
+    /// Libraries the site's MPI needs preloaded.
+    pub lower_preload: Option<String>,
+    /// Seconds a checkpoint may take to reach its safe point.
+    pub checkpoint_timeout: u64,
+    /// Bytes of messages in flight that each rank may take in.
+    pub drain_budget: u64,
+    /// When checkpointing fails.
+    pub on_error: OnError,
+    /// Files written in place.
+    pub files: Files,
+    /// Descriptors that cannot survive.
+    pub lost_fd: LostFd,
+    /// What to tell the user once.
+    pub notes: Vec<String>,
+}
+
+impl Config {
+    /// Reads the configuration. `options` are the command line's, by key; `environment` looks up a
+    /// variable. The file is `explicit`, else the first that exists of `$MANA_CONF`, `./mana.conf`,
+    /// `$XDG_CONFIG_HOME/mana/mana.conf` and `/etc/mana/mana.conf`.
+    ///
+    /// # Errors
+    /// When anything in it cannot be used.
+    pub fn load(
+        explicit: Option<&Path>,
+        options: &BTreeMap<String, String>,
+        environment: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Self, Error> {
+        let file = match explicit
+            .map(Path::to_owned)
+            .or_else(|| environment("MANA_CONF").map(PathBuf::from))
+        {
+            Some(named) => Some(named),
+            None => search(environment).into_iter().find(|p| p.is_file()),
+        };
+        let mut values = keys::Values::default();
+        if let Some(path) = &file {
+            let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+            for entry in file::entries(path, &text)? {
+                values.set(&entry.key, &entry.value, &entry.place, environment)?;
+            }
+        }
+        for key in keys::NAMES {
+            let variable = format!("MANA_{}", key.to_uppercase());
+            if let Some(value) = environment(&variable) {
+                values.set(key, &value, &variable, environment)?;
+            }
+        }
+        for (key, value) in options {
+            values.set(
+                key,
+                value,
+                &format!("option --{}", key.replace('_', "-")),
+                environment,
+            )?;
+        }
+        Ok(values.finish(file, environment))
+    }
+
+    /// The interval of a level; `None`: by hand only.
+    pub fn interval(&self, level: Level) -> Option<Duration> {
+        let seconds = self.intervals[level.index()];
+        (seconds > 0.0).then(|| Duration::from_secs_f64(seconds))
+    }
+
+    /// Whether a level exists in a job of so many nodes.
+    pub fn enabled(&self, level: Level, nodes: u32) -> bool {
+        match level {
+            Level::Local | Level::Global => true,
+            Level::Partner => nodes > 1,
+            Level::Group => false,
+        }
+    }
+}
+
+fn search(environment: &dyn Fn(&str) -> Option<String>) -> Vec<PathBuf> {
+    let config_home = environment("XDG_CONFIG_HOME")
+        .map(PathBuf::from)
+        .or_else(|| environment("HOME").map(|h| Path::new(&h).join(".config")));
+    let mut all = vec![PathBuf::from("mana.conf")];
+    all.extend(config_home.map(|c| c.join("mana/mana.conf")));
+    all.push("/etc/mana/mana.conf".into());
+    all
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,86 @@
+//! The two forms of the file: TOML, and the older `key=value` lines.
+
+use std::path::Path;
+
+use crate::Error;
+
+/// One line's worth.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub key: String,
+    /// As text: numbers and truth values as they would be written in the older form.
+    pub value: String,
+    /// File and line.
+    pub place: String,
+}
+
+/// All entries of a file. It is the older form if it does not parse as TOML and every line is a
+/// comment, empty or `key=value`.
+pub(super) fn entries(path: &Path, text: &str) -> Result<Vec<Entry>, Error> {
+    match text.parse::<toml::Table>() {
+        Ok(table) => from_toml(path, text, &table),
+        Err(complaint) => older(path, text).ok_or_else(|| {
+            let line = complaint.span().map_or(1, |s| line_of(text, s.start));
+            Error::Config {
+                place: format!("{} line {line}", path.display()),
+                reason: complaint.message().to_owned(),
+            }
+        }),
+    }
+}
+
+fn line_of(text: &str, offset: usize) -> usize {
+    text[..offset.min(text.len())].matches('\n').count() + 1
+}
+
+fn from_toml(path: &Path, text: &str, table: &toml::Table) -> Result<Vec<Entry>, Error> {
+    let mut all = Vec::new();
+    for (key, value) in table {
+        let line = text
+            .lines()
+            .position(|l| {
+                l.trim_start()
+                    .strip_prefix(key.as_str())
+                    .is_some_and(|r| r.trim_start().starts_with('='))
+            })
+            .map_or(1, |n| n + 1);
+        let place = format!("{} line {line}", path.display());
+        let value = match value {
+            toml::Value::String(s) => s.clone(),
+            toml::Value::Integer(n) => n.to_string(),
+            toml::Value::Float(x) => x.to_string(),
+            toml::Value::Boolean(b) => b.to_string(),
+            other => {
+                let reason = format!("{key}: a {} cannot stand here", other.type_str());
+                return Err(Error::Config { place, reason });
+            }
+        };
+        all.push(Entry {
+            key: key.clone(),
+            value,
+            place,
+        });
+    }
+    Ok(all)
+}
+
+fn older(path: &Path, text: &str) -> Option<Vec<Entry>> {
+    let mut all = Vec::new();
+    for (n, line) in text.lines().enumerate() {
+        let line = line.split('#').next().unwrap_or("").trim();
+        if line.is_empty() {
+            continue;
+        }
+        let (key, value) = line.split_once('=')?;
+        let key = key.trim();
+        if key.is_empty() || !key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
+            return None;
+        }
+        all.push(Entry {
+            key: key.to_owned(),
+            value: value.trim().trim_matches('"').to_owned(),
+            place: format!("{} line {}", path.display(), n + 1),
+        });
+    }
+    Some(all)
+}

@@ -1,0 +1,295 @@
+//! The keys: names, types, bounds, defaults.
+
+use std::path::PathBuf;
+
+use super::{Config, Files, LostFd, OnError, Snapshot};
+use crate::Error;
+
+/// Every key, as in the file.
+pub(super) const NAMES: [&str; 25] = [
+    "global_ckpt_dir",
+    "local_ckpt_dir",
+    "local_ckpt_interval",
+    "partner_ckpt_interval",
+    "solomon_ckpt_interval",
+    "global_ckpt_interval",
+    "test_mode",
+    "node_size",
+    "group_size",
+    "encode_max_threads",
+    "encode_blocks_per_thread",
+    "keep",
+    "keep_local",
+    "keep_partner",
+    "keep_global",
+    "keep_after_end",
+    "snapshot",
+    "mpi",
+    "lower_preload",
+    "checkpoint_timeout",
+    "drain_budget",
+    "on_error",
+    "files",
+    "lost_fd",
+    "group_ckpt_interval",
+];
+
+const YEAR: f64 = 365.0 * 86400.0;
+
+/// What was set so far.
+#[derive(Default)]
+pub(super) struct Values {
+    global: Option<PathBuf>,
+    local: Option<PathBuf>,
+    intervals: [Option<f64>; 4],
+    test_mode: Option<bool>,
+    node_size: Option<u32>,
+    group_size: Option<u32>,
+    keep: [Option<u32>; 4],
+    keep_all: Option<u32>,
+    keep_after_end: Option<bool>,
+    snapshot: Option<Snapshot>,
+    mpi: Option<String>,
+    lower_preload: Option<String>,
+    checkpoint_timeout: Option<u64>,
+    drain_budget: Option<u64>,
+    on_error: Option<OnError>,
+    files: Option<Files>,
+    lost_fd: Option<LostFd>,
+}
+
+impl Values {
+    /// Sets one key; later calls win.
+    pub fn set(
+        &mut self,
+        key: &str,
+        value: &str,
+        place: &str,
+        environment: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<(), Error> {
+        let bad = |reason: String| Error::Config {
+            place: place.to_owned(),
+            reason,
+        };
+        let path = || {
+            expand(value, environment)
+                .map(PathBuf::from)
+                .map_err(|r| bad(format!("{key}: {r}")))
+        };
+        let whole = |min: u64, max: u64| match value.parse::<u64>() {
+            Ok(n) if (min..=max).contains(&n) => Ok(n),
+            _ => Err(bad(format!(
+                "{key}: {value:?} is not a whole number from {min} to {max}"
+            ))),
+        };
+        let small = |min: u64, max: u64| whole(min, max).map(|n| n as u32);
+        let seconds = || match value.parse::<f64>() {
+            Ok(x) if (0.0..=YEAR).contains(&x) => Ok(x),
+            _ => Err(bad(format!(
+                "{key}: {value:?} is not a number of seconds from 0 (off) to a year"
+            ))),
+        };
+        let truth = || match value {
+            "1" | "true" | "yes" | "on" => Ok(true),
+            "0" | "false" | "no" | "off" => Ok(false),
+            _ => Err(bad(format!("{key}: {value:?} is neither true nor false"))),
+        };
+        match key {
+            "global_ckpt_dir" => self.global = Some(path()?),
+            "local_ckpt_dir" => self.local = Some(path()?),
+            "local_ckpt_interval" => self.intervals[0] = Some(seconds()?),
+            "partner_ckpt_interval" => self.intervals[1] = Some(seconds()?),
+            "solomon_ckpt_interval" | "group_ckpt_interval" => self.intervals[2] = Some(seconds()?),
+            "global_ckpt_interval" => self.intervals[3] = Some(seconds()?),
+            "test_mode" => self.test_mode = Some(truth()?),
+            "node_size" => self.node_size = Some(small(1, 1 << 20)?),
+            "group_size" => self.group_size = Some(small(1, 1 << 20)?),
+            // Accepted and of no effect until there is a group level.
+            "encode_max_threads" => drop(whole(0, 4096)?),
+            "encode_blocks_per_thread" => drop(whole(1, 1 << 20)?),
+            "keep" => self.keep_all = Some(small(1, 1 << 20)?),
+            "keep_local" => self.keep[0] = Some(small(1, 1 << 20)?),
+            "keep_partner" => self.keep[1] = Some(small(1, 1 << 20)?),
+            "keep_global" => self.keep[3] = Some(small(1, 1 << 20)?),
+            "keep_after_end" => self.keep_after_end = Some(truth()?),
+            "snapshot" => {
+                self.snapshot = Some(match value {
+                    "auto" => Snapshot::Auto,
+                    "fork" => Snapshot::Fork,
+                    "stop" => Snapshot::Stop,
+                    _ => {
+                        return Err(bad(format!(
+                            "snapshot: {value:?} is none of auto, fork, stop"
+                        )))
+                    }
+                });
+            }
+            "mpi" => self.mpi = (!value.is_empty()).then(|| value.to_owned()),
+            "lower_preload" => self.lower_preload = (!value.is_empty()).then(|| value.to_owned()),
+            "checkpoint_timeout" => self.checkpoint_timeout = Some(whole(1, 7 * 86400)?),
+            "drain_budget" => {
+                self.drain_budget = Some(bytes(value).ok_or_else(|| {
+                    bad(format!(
+                        "drain_budget: {value:?} is not a size (bytes, or with K, M, G)"
+                    ))
+                })?)
+            }
+            "on_error" => {
+                self.on_error = Some(match value {
+                    "continue" => OnError::Continue,
+                    "stop" => OnError::Stop,
+                    _ => {
+                        return Err(bad(format!(
+                            "on_error: {value:?} is neither continue nor stop"
+                        )))
+                    }
+                });
+            }
+            "files" => {
+                self.files = Some(match value {
+                    "reflink" => Files::Reflink,
+                    "copy" => Files::Copy,
+                    "warn" => Files::Warn,
+                    _ => {
+                        return Err(bad(format!(
+                            "files: {value:?} is none of reflink, copy, warn"
+                        )))
+                    }
+                });
+            }
+            "lost_fd" => {
+                self.lost_fd = Some(match value {
+                    "warn" => LostFd::Warn,
+                    "refuse" => LostFd::Refuse,
+                    _ => {
+                        return Err(bad(format!(
+                            "lost_fd: {value:?} is neither warn nor refuse"
+                        )))
+                    }
+                });
+            }
+            unknown => {
+                let near = nearest(unknown);
+                return Err(bad(format!(
+                    "unknown key {unknown:?}; the nearest known key is {near}"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Fills in the defaults.
+    pub fn finish(
+        self,
+        file: Option<PathBuf>,
+        environment: &dyn Fn(&str) -> Option<String>,
+    ) -> Config {
+        let mut notes = Vec::new();
+        let global = self.global.unwrap_or_else(|| "mana-ckpt".into());
+        let local = self.local.unwrap_or_else(|| {
+            environment("TMPDIR")
+                .unwrap_or_else(|| "/tmp".into())
+                .into()
+        });
+        if file.is_none() && self.intervals.iter().all(Option::is_none) {
+            notes.push(format!(
+                "no mana.conf: checkpoints by hand only (mana_status --checkpoint), global directory {}, local {}",
+                global.display(),
+                local.display()
+            ));
+        }
+        let mut intervals = self.intervals.map(|i| i.unwrap_or(0.0));
+        if intervals[2] > 0.0 {
+            let group = std::mem::take(&mut intervals[2]);
+            if intervals[1] == 0.0 || group < intervals[1] {
+                intervals[1] = group;
+            }
+            notes.push(format!(
+                "solomon_ckpt_interval = {group}: the group level is not there yet, served as partner"
+            ));
+        }
+        let keep_all = self.keep_all.unwrap_or(2);
+        Config {
+            file,
+            global_ckpt_dir: absolute(global),
+            local_ckpt_dir: absolute(local),
+            intervals,
+            test_mode: self.test_mode.unwrap_or(false),
+            node_size: self.node_size.unwrap_or(1),
+            group_size: self.group_size.unwrap_or(4),
+            keep: self.keep.map(|k| k.unwrap_or(keep_all)),
+            keep_after_end: self.keep_after_end.unwrap_or(false),
+            snapshot: self.snapshot.unwrap_or_default(),
+            mpi: self.mpi,
+            lower_preload: self.lower_preload,
+            checkpoint_timeout: self.checkpoint_timeout.unwrap_or(300),
+            drain_budget: self.drain_budget.unwrap_or(1 << 30),
+            on_error: self.on_error.unwrap_or_default(),
+            files: self.files.unwrap_or_default(),
+            lost_fd: self.lost_fd.unwrap_or_default(),
+            notes,
+        }
+    }
+}
+
+fn absolute(path: PathBuf) -> PathBuf {
+    std::path::absolute(&path).unwrap_or(path)
+}
+
+/// `${NAME}` replaced by the environment's value.
+fn expand(text: &str, environment: &dyn Fn(&str) -> Option<String>) -> Result<String, String> {
+    let mut done = String::new();
+    let mut rest = text;
+    while let Some(at) = rest.find("${") {
+        done.push_str(&rest[..at]);
+        let (name, after) = rest[at + 2..]
+            .split_once('}')
+            .ok_or_else(|| format!("{text:?} has ${{ without }}"))?;
+        done.push_str(
+            &environment(name)
+                .ok_or_else(|| format!("variable {name} in {text:?} is not defined"))?,
+        );
+        rest = after;
+    }
+    done.push_str(rest);
+    if done.is_empty() {
+        return Err("a path cannot be empty".into());
+    }
+    Ok(done)
+}
+
+fn bytes(text: &str) -> Option<u64> {
+    let (digits, unit) = text.split_at(
+        text.find(|c: char| !c.is_ascii_digit())
+            .unwrap_or(text.len()),
+    );
+    let scale: u64 = match unit.trim().to_ascii_uppercase().as_str() {
+        "" | "B" => 1,
+        "K" | "KIB" => 1 << 10,
+        "M" | "MIB" => 1 << 20,
+        "G" | "GIB" => 1 << 30,
+        _ => return None,
+    };
+    digits.parse::<u64>().ok()?.checked_mul(scale)
+}
+
+/// The known key with the smallest edit distance (Levenshtein).
+fn nearest(word: &str) -> &'static str {
+    let distance = |known: &str| {
+        let mut row: Vec<usize> = (0..=known.len()).collect();
+        for (i, a) in word.bytes().enumerate() {
+            let mut corner = row[0];
+            row[0] = i + 1;
+            for (j, b) in known.bytes().enumerate() {
+                let cost = corner + usize::from(a != b);
+                corner = row[j + 1];
+                row[j + 1] = cost.min(corner + 1).min(row[j] + 1);
+            }
+        }
+        row[known.len()]
+    };
+    NAMES
+        .into_iter()
+        .min_by_key(|k| distance(k))
+        .unwrap_or(NAMES[0])
+}

@@ -1,0 +1,110 @@
+use super::*;
+
+fn none(_: &str) -> Option<String> {
+    None
+}
+
+fn from(text: &str) -> Result<Config, Error> {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let path = dir.path().join("mana.conf");
+    std::fs::write(&path, text).expect("write");
+    let env = |name: &str| (name == "SCRATCH").then(|| "/scratch".to_owned());
+    Config::load(Some(&path), &BTreeMap::new(), &env)
+}
+
+#[test]
+fn both_forms_say_the_same() {
+    let older = from("# old\nglobal_ckpt_dir=/g\nlocal_ckpt_interval=10 # s\ntest_mode=1\n")
+        .expect("older");
+    let toml = from("global_ckpt_dir = \"/g\"\nlocal_ckpt_interval = 10\ntest_mode = true\n")
+        .expect("toml");
+    assert_eq!(
+        Config {
+            file: None,
+            ..older
+        },
+        Config { file: None, ..toml }
+    );
+}
+
+#[test]
+fn errors_name_line_and_nearest_key() {
+    let text = from("test_mode = 1\nlocal_ckpt_intervall = 3\n")
+        .expect_err("unknown key")
+        .to_string();
+    assert!(
+        text.contains("line 2") && text.contains("local_ckpt_interval"),
+        "{text}"
+    );
+    for bad in [
+        "keep = 0",
+        "local_ckpt_interval = -1",
+        "node_size = \"x\"",
+        "global_ckpt_interval = 1e99",
+        "snapshot = \"now\"",
+        "keep = [1]",
+        "a b c",
+    ] {
+        let text = from(bad).expect_err(bad).to_string();
+        assert!(text.contains("line 1"), "{bad}: {text}");
+    }
+}
+
+#[test]
+fn variables_are_expanded_or_refused() {
+    let c = from("global_ckpt_dir = \"${SCRATCH}/ck\"").expect("defined");
+    assert_eq!(c.global_ckpt_dir, Path::new("/scratch/ck"));
+    let text = from("global_ckpt_dir = \"${NOPE}/ck\"")
+        .expect_err("undefined")
+        .to_string();
+    assert!(text.contains("NOPE"), "{text}");
+}
+
+#[test]
+fn command_line_beats_environment_beats_file() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let path = dir.path().join("mana.conf");
+    std::fs::write(&path, "keep = 3\nnode_size = 3\ngroup_size = 3\n").expect("write");
+    let env = |n: &str| {
+        ["MANA_KEEP", "MANA_NODE_SIZE"]
+            .contains(&n)
+            .then(|| "4".to_owned())
+    };
+    let options = BTreeMap::from([("keep".to_owned(), "5".to_owned())]);
+    let c = Config::load(Some(&path), &options, &env).expect("loads");
+    assert_eq!((c.keep[0], c.node_size, c.group_size), (5, 4, 3));
+}
+
+#[test]
+fn the_group_level_is_served_as_partner_with_one_note() {
+    let c = from("solomon_ckpt_interval = 7\n").expect("loads");
+    assert_eq!(c.interval(Level::Partner), Some(Duration::from_secs(7)));
+    assert_eq!((c.interval(Level::Group), c.notes.len()), (None, 1));
+}
+
+#[test]
+fn without_a_file_it_says_so() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let missing = dir.path().join("none");
+    assert!(Config::load(Some(&missing), &BTreeMap::new(), &none).is_err());
+}
+
+#[test]
+fn templates_are_read() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../templates");
+    let env = |name: &str| Some(format!("/{name}"));
+    let mut n = 0;
+    for entry in std::fs::read_dir(dir).expect("templates").flatten() {
+        if entry.path().extension().is_some_and(|e| e == "conf") {
+            Config::load(Some(&entry.path()), &BTreeMap::new(), &env_only(&env))
+                .expect("template loads");
+            n += 1;
+        }
+    }
+    assert!(n >= 4, "only {n} templates");
+}
+
+/// Variables for paths, none of the `MANA_` overrides.
+fn env_only<'a>(env: &'a dyn Fn(&str) -> Option<String>) -> impl Fn(&str) -> Option<String> + 'a {
+    move |name| (!name.starts_with("MANA_")).then(|| env(name)).flatten()
+}

@@ -1,0 +1,224 @@
+//! Records of the job and its incarnations, in the global directory.
+//!
+//! An incarnation is one start of the job. Before it takes its first checkpoint it records what it
+//! resumed from (its parent); recovery follows that ancestry only, so whatever a stale incarnation
+//! still commits is ignored. `committed-<i>` is there once incarnation `i` has committed anything.
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::store::{make_dir, names, read_sealed, remove_file, write_sealed, Store};
+use crate::{Error, GenerationId};
+
+const INCARNATION: [u8; 8] = *b"incarntn";
+const COMMITTED: [u8; 8] = *b"committd";
+const END: [u8; 8] = *b"end\0\0\0\0\0";
+
+/// One start of the job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Incarnation {
+    /// Its number, from 1.
+    pub number: u32,
+    /// The generation it resumed from; `None`: it began at the beginning.
+    pub parent: Option<GenerationId>,
+    /// Ranks.
+    pub size: u32,
+    /// Thread level of the MPI library (`MPI_THREAD_*` of the standard ABI); -1 without MPI.
+    pub thread_level: i32,
+    /// The program.
+    pub program: PathBuf,
+    /// When it began, in seconds since 1970.
+    pub created: u64,
+    /// The batch system's restart count.
+    pub restart_count: u32,
+}
+
+/// How the job ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum End {
+    /// Every rank ended with exit code 0.
+    Finished,
+    /// A program failure.
+    Failed {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// What the global directory says about a job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum JobState {
+    /// Nothing: it has never run, or was cleaned up.
+    New,
+    /// It has ended normally.
+    Finished,
+    /// It has not.
+    Unfinished {
+        /// The newest incarnation.
+        incarnation: Incarnation,
+        /// Whether any generation of its ancestry was ever committed.
+        committed: bool,
+    },
+}
+
+/// The records of one job.
+#[derive(Debug, Clone)]
+pub struct Records {
+    store: Store,
+}
+
+impl Records {
+    /// In the job's global store.
+    pub fn new(store: Store) -> Self {
+        Self { store }
+    }
+
+    fn path(&self, number: u32) -> PathBuf {
+        self.store.root().join(format!("incarnation-{number}"))
+    }
+
+    fn committed_path(&self, number: u32) -> PathBuf {
+        self.store.root().join(format!("committed-{number}"))
+    }
+
+    fn end_path(&self) -> PathBuf {
+        self.store.root().join("end")
+    }
+
+    /// Number of the newest incarnation; 0: none.
+    ///
+    /// # Errors
+    /// When the directory exists and cannot be listed.
+    pub fn newest(&self) -> Result<u32, Error> {
+        let all = names(self.store.root())?;
+        Ok(all
+            .iter()
+            .filter_map(|n| n.strip_prefix("incarnation-")?.parse().ok())
+            .max()
+            .unwrap_or(0))
+    }
+
+    /// One incarnation's record.
+    ///
+    /// # Errors
+    /// When it is not there or damaged.
+    pub fn read(&self, number: u32) -> Result<Incarnation, Error> {
+        read_sealed(&self.path(number), INCARNATION)
+    }
+
+    /// Records a new incarnation: gives it the next number, which nobody else gets, and forgets an
+    /// earlier end.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn begin(&self, mut incarnation: Incarnation) -> Result<Incarnation, Error> {
+        make_dir(self.store.root())?;
+        loop {
+            incarnation.number = self.newest()? + 1;
+            let claim = self
+                .store
+                .root()
+                .join(format!("claim-{}", incarnation.number));
+            match OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(&claim)
+            {
+                Ok(_) => {}
+                // Another start of this job was quicker: its record, or its claim, stands.
+                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
+                    if self.newest()? >= incarnation.number {
+                        continue;
+                    }
+                    // A claim without record: its owner died in between. Take it over.
+                }
+                Err(e) => return Err(Error::io("create", claim)(e)),
+            }
+            write_sealed(&self.path(incarnation.number), INCARNATION, &incarnation)?;
+            remove_file(&claim)?;
+            remove_file(&self.end_path())?;
+            return Ok(incarnation);
+        }
+    }
+
+    /// Records that incarnation `number` has committed something.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn mark_committed(&self, number: u32) -> Result<(), Error> {
+        let path = self.committed_path(number);
+        if path.exists() {
+            return Ok(());
+        }
+        write_sealed(&path, COMMITTED, &number)
+    }
+
+    /// Records the end.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write_end(&self, end: &End) -> Result<(), Error> {
+        write_sealed(&self.end_path(), END, end)
+    }
+
+    /// The recorded end.
+    pub fn end(&self) -> Option<End> {
+        read_sealed(&self.end_path(), END).ok()
+    }
+
+    /// Whether a newer start of the job exists.
+    ///
+    /// # Errors
+    /// When the directory cannot be listed.
+    pub fn superseded(&self, ours: u32) -> Result<Option<u32>, Error> {
+        let newest = self.newest()?;
+        Ok((newest > ours).then_some(newest))
+    }
+
+    /// The line of descent of incarnation `number`: itself, its parent and so on, each with the
+    /// highest generation number that counts.
+    ///
+    /// # Errors
+    /// When a record is missing or damaged.
+    pub fn ancestry(&self, number: u32) -> Result<Vec<(u32, u64)>, Error> {
+        let mut line = Vec::new();
+        let (mut at, mut bound) = (number, u64::MAX);
+        while at > 0 {
+            line.push((at, bound));
+            match self.read(at)?.parent {
+                Some(parent) if parent.incarnation < at => {
+                    (at, bound) = (parent.incarnation, parent.number)
+                }
+                _ => break,
+            }
+        }
+        Ok(line)
+    }
+
+    /// What is recorded about the job.
+    ///
+    /// # Errors
+    /// When the newest record cannot be read.
+    pub fn state(&self) -> Result<JobState, Error> {
+        let newest = self.newest()?;
+        if newest == 0 {
+            return Ok(JobState::New);
+        }
+        if self.end() == Some(End::Finished) {
+            return Ok(JobState::Finished);
+        }
+        let incarnation = self.read(newest)?;
+        let committed = self
+            .ancestry(newest)?
+            .iter()
+            .any(|(i, _)| self.committed_path(*i).exists());
+        Ok(JobState::Unfinished {
+            incarnation,
+            committed,
+        })
+    }
+}

@@ -1,0 +1,281 @@
+//! Names and places of files, and writing them so that they are there or not, never half.
+//!
+//! ```text
+//!  <global>/<job>/incarnation-<i>, committed-<i>, end        records of the job
+//!  <global>/<job>/gen-<i>.<n>/rank-<r>.img, manifest
+//!  <local>/<job>/gen-<i>.<n>/rank-<r>.img, partner/rank-<r>.img, manifest, complete-<level>
+//! ```
+//! In test mode `<local>` is `<local_ckpt_dir>/node<k>`. Files are 0600, directories 0700. A sealed
+//! file is a small record: magic, kind, length, bytes, XXH3-128 of all before.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use serde::Serialize;
+
+use crate::{Config, Error, GenerationId};
+
+/// Which copy of a rank's image.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, serde::Deserialize,
+)]
+pub enum Copy {
+    /// The node's own.
+    Own,
+    /// Kept for another node.
+    Partner,
+}
+
+/// A directory that holds generations of one job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Store {
+    root: PathBuf,
+}
+
+impl Store {
+    /// The job's directory on the global file system.
+    pub fn global(config: &Config, job: &str) -> Self {
+        Self {
+            root: config.global_ckpt_dir.join(job),
+        }
+    }
+
+    /// The job's directory on (simulated) node `node`.
+    pub fn local(config: &Config, job: &str, node: u32) -> Self {
+        let base = if config.test_mode {
+            config.local_ckpt_dir.join(format!("node{node}"))
+        } else {
+            config.local_ckpt_dir.clone()
+        };
+        Self {
+            root: base.join(job),
+        }
+    }
+
+    /// One that is at `root`.
+    pub fn at(root: PathBuf) -> Self {
+        Self { root }
+    }
+
+    /// The directory.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Directory of a generation.
+    pub fn generation(&self, id: GenerationId) -> PathBuf {
+        self.root
+            .join(format!("gen-{}.{}", id.incarnation, id.number))
+    }
+
+    /// A rank's image.
+    pub fn image(&self, id: GenerationId, rank: u32, copy: Copy) -> PathBuf {
+        let dir = self.generation(id);
+        match copy {
+            Copy::Own => dir,
+            Copy::Partner => dir.join("partner"),
+        }
+        .join(format!("rank-{rank}.img"))
+    }
+
+    /// The manifest of a generation.
+    pub fn manifest(&self, id: GenerationId) -> PathBuf {
+        self.generation(id).join("manifest")
+    }
+
+    /// The record that a level of a generation is complete.
+    pub fn complete(&self, id: GenerationId, level: crate::Level) -> PathBuf {
+        self.generation(id).join(format!("complete-{level}"))
+    }
+
+    /// Generations that have a directory here, ascending.
+    ///
+    /// # Errors
+    /// When the directory exists and cannot be listed.
+    pub fn generations(&self) -> Result<Vec<GenerationId>, Error> {
+        let mut all: Vec<_> = names(&self.root)?
+            .iter()
+            .filter_map(|n| {
+                let (i, n) = n.strip_prefix("gen-")?.split_once('.')?;
+                Some(GenerationId {
+                    incarnation: i.parse().ok()?,
+                    number: n.parse().ok()?,
+                })
+            })
+            .collect();
+        all.sort_unstable();
+        Ok(all)
+    }
+
+    /// Ranks whose images of a generation are here, by copy.
+    ///
+    /// # Errors
+    /// When a directory exists and cannot be listed.
+    pub fn images(&self, id: GenerationId) -> Result<Vec<(Copy, u32)>, Error> {
+        let dir = self.generation(id);
+        let mut all = Vec::new();
+        for (copy, dir) in [
+            (Copy::Own, dir.clone()),
+            (Copy::Partner, dir.join("partner")),
+        ] {
+            for name in names(&dir)? {
+                let rank = name
+                    .strip_prefix("rank-")
+                    .and_then(|n| n.strip_suffix(".img"));
+                all.extend(rank.and_then(|r| r.parse().ok()).map(|r| (copy, r)));
+            }
+        }
+        all.sort_unstable();
+        Ok(all)
+    }
+
+    /// Deletes a generation: its records first, so that a crash leaves nothing that looks valid.
+    ///
+    /// # Errors
+    /// When something there cannot be deleted.
+    pub fn remove(&self, id: GenerationId) -> Result<(), Error> {
+        let dir = self.generation(id);
+        remove_file(&self.manifest(id))?;
+        match fs::remove_dir_all(&dir) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io("delete", dir)(e)),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Names in a directory; none if it does not exist.
+pub(crate) fn names(dir: &Path) -> Result<Vec<String>, Error> {
+    let entries = match fs::read_dir(dir) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.map_err(Error::io("list", dir))?,
+    };
+    Ok(entries
+        .flatten()
+        .filter_map(|e| e.file_name().into_string().ok())
+        .collect())
+}
+
+/// Makes a directory and those above it, 0700.
+pub(crate) fn make_dir(dir: &Path) -> Result<(), Error> {
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
+    made.map_err(Error::io("create", dir))
+}
+
+/// Deletes a file that may be gone.
+pub(crate) fn remove_file(path: &Path) -> Result<(), Error> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io("delete", path)(e)),
+        _ => Ok(()),
+    }
+}
+
+/// The temporary name of a file in the making.
+pub(crate) fn temporary(path: &Path) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".tmp-{}", std::process::id()));
+    path.with_file_name(name)
+}
+
+/// Makes the names in a directory durable.
+pub(crate) fn sync_dir(dir: &Path) -> Result<(), Error> {
+    match File::open(dir).and_then(|d| d.sync_all()) {
+        // Some file systems cannot do that to a directory (and need not).
+        Err(e) if e.raw_os_error() == Some(libc::EINVAL) => Ok(()),
+        other => other.map_err(Error::io("synchronise", dir)),
+    }
+}
+
+/// Gives a durable temporary file its name, durably. If the rename reports an error after it took
+/// place (network file systems), what is there decides.
+pub(crate) fn publish(temporary: &Path, path: &Path) -> Result<(), Error> {
+    if let Err(e) = fs::rename(temporary, path) {
+        if temporary.exists() || !path.exists() {
+            let _ = fs::remove_file(temporary);
+            return Err(Error::io("rename", path)(e));
+        }
+    }
+    path.parent().map_or(Ok(()), sync_dir)
+}
+
+const SEAL: [u8; 8] = *b"MANAREC1";
+
+/// Longest record read.
+const RECORD_MAX: u64 = 256 << 20;
+
+/// Writes a record under `path`, durably; what was there is replaced.
+pub(crate) fn write_sealed<T: Serialize>(
+    path: &Path,
+    kind: [u8; 8],
+    value: &T,
+) -> Result<(), Error> {
+    let bytes = postcard::to_stdvec(value).map_err(|e| Error::Corrupt {
+        path: path.into(),
+        reason: e.to_string(),
+    })?;
+    let mut all = Vec::with_capacity(bytes.len() + 40);
+    all.extend_from_slice(&SEAL);
+    all.extend_from_slice(&kind);
+    all.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
+    all.extend_from_slice(&bytes);
+    let hash = mana_image::hash(&all);
+    all.extend_from_slice(&hash);
+    if let Some(dir) = path.parent() {
+        make_dir(dir)?;
+    }
+    let tmp = temporary(path);
+    let written = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&tmp)
+        .and_then(|mut f| {
+            f.write_all(&all)?;
+            f.sync_all()
+        });
+    if let Err(e) = written {
+        let _ = fs::remove_file(&tmp);
+        return Err(match e.raw_os_error() {
+            Some(libc::ENOSPC | libc::EDQUOT) => Error::NoSpace {
+                path: path.into(),
+                missing: all.len() as u64,
+            },
+            _ => Error::io("write", path)(e),
+        });
+    }
+    publish(&tmp, path)
+}
+
+/// Reads a record.
+pub(crate) fn read_sealed<T: DeserializeOwned>(path: &Path, kind: [u8; 8]) -> Result<T, Error> {
+    let corrupt = |reason: &str| Error::Corrupt {
+        path: path.into(),
+        reason: reason.to_owned(),
+    };
+    let mut file = File::open(path).map_err(Error::io("open", path))?;
+    let mut all = Vec::new();
+    Read::by_ref(&mut file)
+        .take(RECORD_MAX)
+        .read_to_end(&mut all)
+        .map_err(Error::io("read", path))?;
+    let (body, hash) = all
+        .split_at_checked(all.len().saturating_sub(16))
+        .ok_or_else(|| corrupt("too short"))?;
+    if body.len() < 24 || body[..8] != SEAL {
+        return Err(corrupt(if all.is_empty() {
+            "empty"
+        } else {
+            "not a record"
+        }));
+    }
+    if mana_image::hash(body) != *hash {
+        return Err(corrupt("checksum does not match"));
+    }
+    if body[8..16] != kind {
+        return Err(corrupt("a record of another kind"));
+    }
+    postcard::from_bytes(&body[24..]).map_err(|e| corrupt(&e.to_string()))
+}
