@@ -14,9 +14,12 @@
 //!
 //! Order at a restart:
 //! 1. [`Inherited::observe`] before anything is opened.
-//! 2. [`restore_descriptors`], while the low numbers are free (before `MPI_Init`).
+//! 2. [`conflicts`], [`vacate`]; [`restore_descriptors`], while the low numbers are free (before
+//!    `MPI_Init`).
 //! 3. private memory is mapped by the caller; [`restore_mappings`] adds the shared mappings.
-//! 4. [`restore_rest`]: directory, umask, limits, locks, closed standard streams.
+//! 4. when every rank of the node is through 3: [`restore_rest`]: directory, umask, limits, locks,
+//!    closed standard streams. (A shared object is found through the rank that made it, which lets
+//!    go of it here.)
 //! 5. threads are made; [`restore_timers`] last, just before they run on.
 
 mod blob;
@@ -38,7 +41,7 @@ use serde::{Deserialize, Serialize};
 pub use blob::{BlobId, BlobSink, BlobSource, Bytes, Content, Extent, MemoryBlobs};
 pub use context::{CaptureContext, FilePolicy, LostPolicy, ObjectId, RestoreContext, WatchTable};
 pub use descriptors::inherited::Inherited;
-pub use descriptors::{vacate, Descriptors};
+pub use descriptors::{conflicts, vacate, Descriptors};
 pub use error::{StateError, Warning};
 pub use mappings::objects::{OpenObjects, SharedObject};
 pub use mappings::{shared_objects, Mappings};

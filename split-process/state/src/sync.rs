@@ -127,17 +127,20 @@ fn close_all_but(files: &[(RawFd, String)]) {
 fn close_range(first: u32, last: u32) {
     // SAFETY: the table is this thread's own; nothing in this thread uses the numbers closed.
     let failed = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) } != 0;
-    if !failed {
-        return;
+    if failed {
+        close_each(first, last);
     }
-    // Kernels before 5.9. The listing is read first: its own number may be in the range.
+}
+
+/// For kernels before 5.9. The listing is read first: its own number may be in the range.
+fn close_each(first: u32, last: u32) {
     let Ok(entries) = fs::read_dir("/proc/thread-self/fd") else {
         return;
     };
     let names = entries.flatten().map(|e| e.file_name());
     let numbers: Vec<u32> = names.filter_map(|n| n.to_str()?.parse().ok()).collect();
     for fd in numbers.into_iter().filter(|fd| (first..=last).contains(fd)) {
-        // SAFETY: as above.
+        // SAFETY: the table is this thread's own; nothing in this thread uses the numbers closed.
         unsafe { libc::close(fd as i32) };
     }
 }
@@ -172,4 +175,29 @@ fn restore_signals(before: u64) {
             8usize,
         )
     };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+    use std::os::fd::AsRawFd;
+
+    #[test]
+    fn a_thread_of_its_own_table_closes_without_the_new_call() {
+        let file = File::open("/dev/null").unwrap();
+        let fd = file.as_raw_fd();
+        let is_open = move || {
+            // SAFETY: F_GETFD takes and returns numbers.
+            unsafe { libc::fcntl(fd, libc::F_GETFD) >= 0 }
+        };
+        let closed = thread::spawn(move || {
+            // SAFETY: unshare touches no memory.
+            assert_eq!(unsafe { libc::unshare(libc::CLONE_FILES) }, 0);
+            close_each(fd as u32, fd as u32);
+            !is_open()
+        });
+        assert!(closed.join().unwrap());
+        assert!(is_open(), "the others keep theirs");
+    }
 }

@@ -307,10 +307,15 @@ fn create(timer: &PosixTimer, ctx: &RestoreContext<'_>) -> Result<(), StateError
             Err(e) => Err(StateError::io("make timer", timer.id, e)),
         };
     }
-    // Identifiers are given in ascending order: make and remove until it is the turn of ours.
+    create_by_counting(timer, &event)
+}
+
+/// For kernels that choose the identifier. They give them in ascending order: timers are made and
+/// removed until it is the turn of the wanted one.
+fn create_by_counting(timer: &PosixTimer, event: &SigEvent) -> Result<(), StateError> {
     for _ in 0..MAX_ATTEMPTS {
         let id =
-            make(timer.clock, &event, 0).map_err(|e| StateError::io("make timer", timer.id, e))?;
+            make(timer.clock, event, 0).map_err(|e| StateError::io("make timer", timer.id, e))?;
         if id == timer.id {
             return Ok(());
         }
@@ -397,5 +402,31 @@ mod tests {
     fn the_layout_of_the_event() {
         assert_eq!(size_of::<SigEvent>(), 64);
         assert_eq!(std::mem::offset_of!(SigEvent, thread), 16);
+    }
+
+    #[test]
+    fn an_identifier_met_by_counting() {
+        let event = SigEvent {
+            value: 0,
+            signal: 0,
+            notify: SIGEV_NONE,
+            thread: 0,
+            padding: [0; 11],
+        };
+        let wanted = |id| PosixTimer {
+            id,
+            clock: libc::CLOCK_MONOTONIC,
+            signal: 0,
+            value: 0,
+            notify: Notify::Nobody,
+            left: 0,
+            interval: 0,
+        };
+        // The only test of this process that makes timers.
+        let first = make(libc::CLOCK_MONOTONIC, &event, 0).unwrap();
+        create_by_counting(&wanted(first + 9), &event).unwrap();
+        assert!(get_posix(first + 9).is_ok() && get_posix(first + 8).is_err());
+        let passed = create_by_counting(&wanted(first), &event);
+        assert!(matches!(passed, Err(StateError::TimerId { id, .. }) if id == first));
     }
 }

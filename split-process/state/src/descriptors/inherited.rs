@@ -39,6 +39,16 @@ impl Identity {
         })
     }
 
+    /// A pipe, a socket or a terminal: what has no name to open it by again.
+    fn is_stream(&self) -> bool {
+        let terminal = !(libc::major(self.rdev) == 1 || self.rdev == 0);
+        match self.file_type {
+            libc::S_IFIFO | libc::S_IFSOCK => true,
+            libc::S_IFCHR => terminal,
+            _ => false,
+        }
+    }
+
     fn same_file(&self, other: &Identity) -> bool {
         (self.device, self.inode, self.rdev) == (other.device, other.inode, other.rdev)
             && self.access == other.access
@@ -68,17 +78,63 @@ impl Inherited {
         Inherited(numbers.into_iter().filter_map(Identity::of).collect())
     }
 
-    /// Which of 0, 1 and 2 `identity` (of any number) was at the start, if any.
-    pub(crate) fn standard(&self, identity: &Identity) -> Option<RawFd> {
+    /// Which of 0, 1 and 2 the description with `identity` and `numbers` was at the start, if any.
+    pub(crate) fn standard(&self, identity: &Identity, numbers: &[RawFd]) -> Option<RawFd> {
+        // Of a file anybody can open again, such as /dev/null, a second description is not the
+        // stream; of a pipe or terminal it is as good.
+        let is_stream = identity.is_stream() || numbers.iter().any(|fd| (0..=2).contains(fd));
+        if !is_stream {
+            return None;
+        }
         let same = |i: &&Identity| (0..=2).contains(&i.fd) && i.same_file(identity);
         // If all three are one terminal, a number keeps its own.
         let own = self.0.iter().filter(same).find(|i| i.fd == identity.fd);
         own.or_else(|| self.0.iter().find(same)).map(|i| i.fd)
     }
 
-    /// Whether `identity` is an inherited stream (not a regular file or directory) under its number.
+    /// Whether `identity` is an inherited stream, under whatever number.
     pub(crate) fn stream(&self, identity: &Identity) -> bool {
-        let named = matches!(identity.file_type, libc::S_IFREG | libc::S_IFDIR);
-        !named && self.0.iter().any(|i| i.same_file(identity))
+        identity.is_stream() && self.0.iter().any(|i| i.same_file(identity))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsRawFd;
+
+    #[test]
+    fn a_second_dev_null_is_not_the_stream() {
+        let open = || {
+            std::fs::File::options()
+                .read(true)
+                .open("/dev/null")
+                .unwrap()
+        };
+        let (first, second) = (open(), open());
+        let identity = |fd| Identity::of(fd).unwrap();
+        let mut at_start = identity(first.as_raw_fd());
+        at_start.fd = 0;
+        let inherited = Inherited(vec![at_start]);
+        let found = identity(second.as_raw_fd());
+        assert_eq!(inherited.standard(&found, &[9]), None);
+        assert_eq!(inherited.standard(&found, &[0, 9]), Some(0));
+        assert!(!inherited.stream(&found));
+    }
+
+    #[test]
+    fn a_pipe_is_the_stream_under_any_number() {
+        let (reader, writer) = nix::unistd::pipe().unwrap();
+        let mut at_start = Identity::of(writer.as_raw_fd()).unwrap();
+        at_start.fd = 1;
+        let inherited = Inherited(vec![at_start]);
+        let writer = Identity::of(writer.as_raw_fd()).unwrap();
+        assert_eq!(inherited.standard(&writer, &[12]), Some(1));
+        let reader = Identity::of(reader.as_raw_fd()).unwrap();
+        assert_eq!(
+            inherited.standard(&reader, &[12]),
+            None,
+            "the other end is another stream"
+        );
     }
 }

@@ -221,6 +221,20 @@ pub(crate) fn duplicate(fd: BorrowedFd<'_>, base: RawFd) -> Result<OwnedFd, Stat
     Ok(unsafe { OwnedFd::from_raw_fd(new) })
 }
 
+/// The numbers `state` needs that are open in this process: what a launcher left there. Give those
+/// that the lower half still uses to [`vacate`], and close the others.
+pub fn conflicts(state: &ProcessState) -> Vec<RawFd> {
+    let records = &state.descriptors;
+    let needed = records.numbers.iter().filter(|n| {
+        let description = records.descriptions.get(n.description as usize);
+        n.fd > 2 && description.is_some_and(|d| d.kind != Kind::Inherited)
+    });
+    needed
+        .map(|n| n.fd)
+        .filter(|&fd| inherited::Identity::of(fd).is_some())
+        .collect()
+}
+
 /// Moves the descriptors `fds` to free numbers from `base` on and frees theirs. Returns the pairs
 /// (old, new). For what a launcher left at low numbers and the lower half still needs.
 pub fn vacate(fds: &[RawFd], base: RawFd) -> Result<Vec<(RawFd, RawFd)>, StateError> {

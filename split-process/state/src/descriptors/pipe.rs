@@ -151,6 +151,10 @@ fn take_and_put_back(
 pub(super) struct OpenPipe {
     reader: OwnedFd,
     writer: OwnedFd,
+    /// Whether the description that pipe(2) made is still to be given to the program. Others are
+    /// opened by name, which leaves O_LARGEFILE on them.
+    reader_free: bool,
+    writer_free: bool,
 }
 
 pub(super) fn restore(
@@ -193,9 +197,12 @@ pub(super) fn restore(
     }
     // The numbers below are the program's.
     let base = ctx.descriptor_base;
+    let free = record.path.is_none();
     Ok(OpenPipe {
         reader: super::raise(reader, base)?,
         writer: super::raise(writer, base)?,
+        reader_free: free,
+        writer_free: free,
     })
 }
 
@@ -210,12 +217,19 @@ fn fill(writer: &OwnedFd, data: &[u8]) -> io::Result<()> {
 }
 
 impl OpenPipe {
-    /// A new description of the pipe with the access mode and flags recorded.
-    pub(super) fn open(&self, flags: i32) -> Result<OwnedFd, StateError> {
-        let end = match flags & libc::O_ACCMODE {
-            libc::O_WRONLY => &self.writer,
-            _ => &self.reader,
+    /// A new description of the pipe with the access mode and flags recorded, or the first one
+    /// (whose flags are the caller's to set).
+    pub(super) fn open(&mut self, flags: i32) -> Result<OwnedFd, StateError> {
+        let (end, free) = match flags & libc::O_ACCMODE {
+            libc::O_WRONLY => (&self.writer, &mut self.writer_free),
+            _ => (&self.reader, &mut self.reader_free),
         };
+        let one_way = flags & libc::O_ACCMODE != libc::O_RDWR;
+        if one_way && std::mem::take(free) {
+            return end
+                .try_clone()
+                .map_err(|e| StateError::io("duplicate", "a pipe", e));
+        }
         // Both ends are open, so this never waits.
         let path = FilePath::new(format!("/proc/self/fd/{}", end.as_raw_fd()));
         super::open(&path, flags)

@@ -160,7 +160,11 @@ impl<'a> Recorder<'a, '_> {
     fn inherited(&self, leader: usize) -> Option<Kind> {
         let file = &self.files[leader];
         let identity = Identity::of(file.fd)?;
-        if let Some(standard) = self.ctx.inherited.standard(&identity) {
+        if let Some(standard) = self
+            .ctx
+            .inherited
+            .standard(&identity, &self.numbers(leader))
+        {
             // A file as standard input is read on from where the program was.
             let file_input = standard == 0 && identity.file_type == libc::S_IFREG;
             if !file_input {

@@ -138,6 +138,31 @@ fn a_file_written_in_place_is_put_back() {
 }
 
 #[test]
+fn a_clone_or_a_copy_of_a_file_written_in_place() {
+    Scenario {
+        meanwhile: |place| fs::write(place.join("matrix"), b"new new new new").unwrap(),
+        adjust: |ctx| {
+            // The file system of this test may not share blocks: then it is a copy.
+            let place = PathBuf::from(env::var_os(PLACE).unwrap());
+            ctx.files = FilePolicy::Reflink;
+            ctx.clones = Some(Box::leak(place.into_boxed_path()));
+        },
+        ..Scenario::new(
+            |place| {
+                fs::write(place.join("matrix"), b"old content").unwrap();
+                let path = place.join("matrix");
+                put(
+                    File::options().read(true).write(true).open(path).unwrap(),
+                    30,
+                );
+            },
+            |place, _| assert_eq!(fs::read(place.join("matrix")).unwrap(), b"old content"),
+        )
+    }
+    .run("files::a_clone_or_a_copy_of_a_file_written_in_place");
+}
+
+#[test]
 fn a_file_written_in_place_is_named() {
     Scenario {
         warned: |warnings| {
@@ -295,7 +320,7 @@ fn synchronising_leaves_descriptors_and_locks() {
             let mut range: libc::flock = unsafe { std::mem::zeroed() };
             range.l_type = libc::F_WRLCK as i16;
             assert_eq!(unsafe { libc::fcntl(30, libc::F_SETLK, &range) }, 0);
-            let (reader, writer) = std::io::pipe().unwrap();
+            let (reader, writer) = pipe();
             put(reader, 31);
             let mut sync = FileSync::start(&lower).unwrap();
             // The thread holds no copy of the write end.

@@ -14,6 +14,7 @@ mod files;
 mod memory;
 mod refusals;
 mod streams;
+mod tables;
 mod timing;
 
 use std::env;
@@ -21,7 +22,7 @@ use std::ops::Range;
 use std::os::fd::RawFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -69,15 +70,20 @@ impl Scenario {
 
     /// Runs the scenario of test `name`, or the step of it that this process is for.
     fn run(&self, name: &str) {
+        self.run_with(name, &[]);
+    }
+
+    /// As [`Scenario::run`], with variables for both processes.
+    fn run_with(&self, name: &str, variables: &[(&str, String)]) {
         let place = || PathBuf::from(env::var_os(PLACE).unwrap());
         match env::var(STEP).as_deref() {
             Ok("capture") => self.capture(&place()),
             Ok("restore") => self.restore(&place()),
             _ => {
                 let place = tempfile::tempdir().unwrap();
-                child(name, "capture", place.path());
+                child(name, "capture", place.path(), variables);
                 (self.meanwhile)(place.path());
-                child(name, "restore", place.path());
+                child(name, "restore", place.path(), variables);
             }
         }
     }
@@ -131,19 +137,27 @@ fn above_base() -> Vec<RawFd> {
 }
 
 /// Runs one process of a scenario and fails with its output if it fails.
-fn child(name: &str, step: &str, place: &Path) {
+fn child(name: &str, step: &str, place: &Path, variables: &[(&str, String)]) {
+    finish(start(name, step, place, variables), name, step);
+}
+
+fn start(name: &str, step: &str, place: &Path, variables: &[(&str, String)]) -> Child {
     let mut command = Command::new(env::current_exe().unwrap());
     // In all threads of the new process, so that it can be pending for the process as a whole.
     unsafe { command.pre_exec(|| block(QUEUED)) };
-    let mut process = command
+    command
         .args(["--exact", name, "--nocapture", "--test-threads=1"])
         .env(STEP, step)
         .env(PLACE, place)
+        .envs(variables.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .unwrap();
+        .unwrap()
+}
+
+fn finish(mut process: Child, name: &str, step: &str) {
     let deadline = Instant::now() + BOUND;
     while process.try_wait().unwrap().is_none() {
         if Instant::now() > deadline {
@@ -207,4 +221,10 @@ fn readable(fd: RawFd, milliseconds: i32) -> bool {
         revents: 0,
     };
     unsafe { libc::poll(&mut poll, 1, milliseconds) == 1 }
+}
+
+/// A pipe: the end to read from and the end to write to.
+fn pipe() -> (std::fs::File, std::fs::File) {
+    let (reader, writer) = nix::unistd::pipe().unwrap();
+    (reader.into(), writer.into())
 }

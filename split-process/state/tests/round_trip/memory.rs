@@ -202,50 +202,77 @@ fn system_v_segments_are_attached_again() {
 
 #[test]
 fn two_processes_share_again() {
-    // The second process of the node has the object's record without its content.
-    Scenario::new(
-        |place| {
-            let fd = memfd(c"shared", PAGE as u64);
-            map(0, PAGE, BOTH, Some(fd.as_raw_fd()), 0);
-            *word(0) = 1;
-            let regions = [REGION];
-            let inherited = Inherited::observe();
-            let mut ctx = CaptureContext::new(&inherited, &regions);
-            ctx.lower_descriptor = &|_| true;
-            let ids = shared_objects(&regions).unwrap();
-            assert_eq!(ids.len(), 1);
-            ctx.saves = &|_| false;
-            let state = capture(&ctx, &mut MemoryBlobs::new()).unwrap().state;
-            assert!(state
-                .objects
-                .iter()
-                .all(|o| o.id == ids[0] && o.content.is_none()));
-            fs::write(place.join("other"), postcard::to_stdvec(&state).unwrap()).unwrap();
-        },
-        |place, restarted| {
-            if !restarted {
-                return;
-            }
-            // The object's first restorer still has it open (until restore_rest); here this
-            // process keeps its own mapping only, and makes both restores itself.
-            let image = fs::read(place.join("image")).unwrap();
-            let (state, blobs): (ProcessState, MemoryBlobs) = postcard::from_bytes(&image).unwrap();
-            let other = fs::read(place.join("other")).unwrap();
-            let mut other: ProcessState = postcard::from_bytes(&other).unwrap();
-            let rendezvous = place.join("second");
-            fs::create_dir(&rendezvous).unwrap();
-            let ctx = RestoreContext::new(BASE, &blobs, &rendezvous);
-            let mut first = Restored::default();
-            restore_mappings(&state, &ctx, &mut first).unwrap();
-            for mapping in &mut other.mappings.0 {
-                mapping.start += 4 * PAGE as u64;
-                mapping.end += 4 * PAGE as u64;
-            }
-            let mut second = Restored::default();
-            restore_mappings(&other, &ctx, &mut second).unwrap();
-            *word(4) = 55;
-            assert_eq!(*word(0), 55);
-        },
-    )
-    .run("memory::two_processes_share_again");
+    let name = "memory::two_processes_share_again";
+    let place = || PathBuf::from(env::var_os(PLACE).unwrap());
+    match env::var(STEP).as_deref() {
+        Ok("capture") => capture_for_two(&place()),
+        // The one that saved the objects, and one that did not.
+        Ok("first") => restore_one_of_two(&place(), "first", 1, 2),
+        Ok("second") => restore_one_of_two(&place(), "second", 2, 1),
+        _ => {
+            let place = tempfile::tempdir().unwrap();
+            child(name, "capture", place.path(), &[]);
+            fs::create_dir(place.path().join("rendezvous")).unwrap();
+            // The second waits for the first, whichever comes first.
+            let second = start(name, "second", place.path(), &[]);
+            let first = start(name, "first", place.path(), &[]);
+            finish(first, name, "first");
+            finish(second, name, "second");
+        }
+    }
+}
+
+fn capture_for_two(place: &Path) {
+    let fd = memfd(c"shared", PAGE as u64);
+    map(0, PAGE, BOTH, Some(fd.as_raw_fd()), 0);
+    let id = unsafe { libc::shmget(libc::IPC_PRIVATE, PAGE, 0o600) };
+    let address = (REGION.start + 4 * PAGE) as *mut libc::c_void;
+    assert_eq!(unsafe { libc::shmat(id, address, 0) }, address);
+    assert_eq!(
+        unsafe { libc::shmctl(id, libc::IPC_RMID, ptr::null_mut()) },
+        0
+    );
+    (*word(0), *word(4)) = (100, 400);
+    let regions = [REGION];
+    let inherited = Inherited::observe();
+    let mut ctx = CaptureContext::new(&inherited, &regions);
+    ctx.lower_descriptor = &|_| true;
+    assert_eq!(shared_objects(&regions).unwrap().len(), 2);
+    let mut blobs = MemoryBlobs::new();
+    let first = capture(&ctx, &mut blobs).unwrap().state;
+    ctx.saves = &|_| false;
+    let second = capture(&ctx, &mut blobs).unwrap().state;
+    assert!(second.objects.iter().all(|o| o.content.is_none()));
+    for (name, state) in [("first", first), ("second", second)] {
+        let image = postcard::to_stdvec(&(&state, &blobs)).unwrap();
+        fs::write(place.join(name), image).unwrap();
+    }
+}
+
+fn restore_one_of_two(place: &Path, name: &str, mine: u64, other: u64) {
+    let image = fs::read(place.join(name)).unwrap();
+    let (state, blobs): (ProcessState, MemoryBlobs) = postcard::from_bytes(&image).unwrap();
+    let rendezvous = place.join("rendezvous");
+    let mut ctx = RestoreContext::new(BASE, &blobs, &rendezvous);
+    ctx.timeout = Duration::from_secs(10);
+    let mut restored = restore_descriptors(&state, &ctx).unwrap();
+    restore_mappings(&state, &ctx, &mut restored).unwrap();
+    assert_eq!((*word(0), *word(4)), (100, 400));
+    assert_eq!(restored.segments.len(), 1);
+    // Each tells the other in the second words, and neither lets go before both are there.
+    let cell = |page: usize, who: u64| unsafe { ptr::from_mut(word(page)).add(who as usize) };
+    for page in [0, 4] {
+        unsafe { cell(page, mine).write_volatile(mine) };
+    }
+    for page in [0, 4] {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while unsafe { cell(page, other).read_volatile() } != other {
+            assert!(
+                Instant::now() < deadline,
+                "{name}: page {page} is not shared"
+            );
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+    restore_rest(&state, &ctx, restored).unwrap();
 }

@@ -15,6 +15,12 @@ fn refused(name: &str, set_up: fn(&Path), meanwhile: fn(&Path), expected: fn(&Pa
             if place.join("taken").exists() {
                 put(File::open("/dev/zero").unwrap(), 30);
             }
+            let taken = if place.join("taken").exists() {
+                vec![30]
+            } else {
+                vec![]
+            };
+            assert_eq!(conflicts(&state), taken);
             let ctx = RestoreContext::new(BASE, &blobs, &place);
             expected(&place, restore_descriptors(&state, &ctx).unwrap_err());
         }
@@ -95,7 +101,7 @@ fn alone(name: &str, check: fn(&Path)) {
         return check(&PathBuf::from(env::var_os(PLACE).unwrap()));
     }
     let place = tempfile::tempdir().unwrap();
-    child(name, "alone", place.path());
+    child(name, "alone", place.path(), &[]);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use super::*;
 fn pipes_keep_what_is_in_them() {
     Scenario::new(
         |place| {
-            let (reader, mut writer) = std::io::pipe().unwrap();
+            let (reader, mut writer) = pipe();
             for i in 0..100u8 {
                 writer.write_all(&[i; 11]).unwrap();
             }
@@ -21,7 +21,7 @@ fn pipes_keep_what_is_in_them() {
             assert!(unsafe { libc::fcntl(30, libc::F_SETPIPE_SZ, 1 << 17) } > 0);
             unsafe { libc::fcntl(30, libc::F_SETFL, libc::O_NONBLOCK) };
             // A full one.
-            let (reader, writer) = std::io::pipe().unwrap();
+            let (reader, writer) = pipe();
             put(reader, 33);
             put(writer, 34);
             unsafe { libc::fcntl(34, libc::F_SETFL, libc::O_NONBLOCK) };
@@ -182,10 +182,10 @@ fn epoll_watches_the_same() {
     }
     Scenario::new(
         |_| {
-            let (reader, writer) = std::io::pipe().unwrap();
+            let (reader, writer) = pipe();
             put(reader, 30);
             put(writer, 31);
-            let (reader, writer) = std::io::pipe().unwrap();
+            let (reader, writer) = pipe();
             put(reader, 32);
             put(writer, 33);
             for fd in [40, 41] {
@@ -281,7 +281,7 @@ fn an_outside_connection_is_named_and_reset() {
                 let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
                 put(stream, 30);
                 put(listener, 31);
-                let (reader, writer) = std::io::pipe().unwrap();
+                let (reader, writer) = pipe();
                 put(reader, 32);
                 // The other end is somebody else's: here the lower half's.
                 put(writer, 10);
