@@ -1,1 +1,374 @@
-//! to come
+//! Choosing what to resume from, and getting it to every rank.
+//!
+//! All ranks list what their nodes hold, share the lists, and from then on decide the same thing from
+//! the same data: newest generation of the ancestry first, for each rank the cheapest source first.
+//! Every source is verified before it counts; a bad one is named and the next one tried. A
+//! generation is used only if every rank has a verified image of it; then all ranks agree.
+//!
+//! Sources, cheapest first: the own image on this node, the partner's copy on this node (the rank has
+//! moved), an image another node still has, a partner's copy elsewhere, the global directory.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::collective::gather;
+use crate::image_file::{verify, ImageName};
+use crate::manifest::{is_complete, Manifest};
+use crate::session::Session;
+use crate::store::{Copy, Store};
+use crate::transport;
+use crate::{Collective, Error, GenerationId, Level};
+
+/// Where an image came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Source {
+    /// In this node's storage.
+    Here(Copy),
+    /// In another node's.
+    Node(u32, Copy),
+    /// In the global directory.
+    Global,
+}
+
+impl std::fmt::Display for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        match self {
+            Source::Here(Copy::Own) => f.write_str("local"),
+            Source::Here(Copy::Partner) => f.write_str("partner copy on this node"),
+            Source::Node(n, Copy::Own) => write!(f, "node {n}"),
+            Source::Node(n, Copy::Partner) => write!(f, "partner copy on node {n}"),
+            Source::Global => f.write_str("global"),
+        }
+    }
+}
+
+/// What one node, or the global directory, holds of a generation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Held {
+    generation: GenerationId,
+    /// The manifest, or why there is none.
+    manifest: Result<Manifest, String>,
+    images: Vec<(Copy, u32)>,
+}
+
+/// What all ranks agreed on.
+#[derive(Debug)]
+pub enum Outcome {
+    /// Nothing was ever committed: start at the beginning.
+    Fresh,
+    /// Resume.
+    Resume(Recovered),
+}
+
+/// This rank's share of the agreed generation.
+#[derive(Debug)]
+pub struct Recovered {
+    /// Which.
+    pub generation: GenerationId,
+    /// Its manifest.
+    pub manifest: Manifest,
+    /// This rank's verified image.
+    pub image: PathBuf,
+    /// Where it came from.
+    pub source: Source,
+    /// Where every rank's came from.
+    pub sources: Vec<Source>,
+    /// What was found bad on the way, on all ranks.
+    pub rejected: Vec<String>,
+}
+
+/// How to choose.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Wish {
+    /// This generation and no other.
+    pub generation: Option<GenerationId>,
+}
+
+/// Finds and fetches what to resume from. Called by all ranks.
+///
+/// # Errors
+/// [`Error::NothingIntact`] when something was committed but nothing can be used; others when a rank
+/// is gone or the records cannot be read.
+pub fn recover(session: &Session, wish: Wish, all: &dyn Collective) -> Result<Outcome, Error> {
+    let view = View::gather(session, all)?;
+    if !view.committed && view.candidates.is_empty() {
+        return Ok(Outcome::Fresh);
+    }
+    let mut rejected = Vec::new();
+    for &id in &view.candidates {
+        if wish.generation.is_some_and(|w| w != id) {
+            continue;
+        }
+        let manifest = match view.manifest(session, id) {
+            Ok(m) => m,
+            Err(reason) => {
+                rejected.push(format!("generation {id}: {reason}"));
+                continue;
+            }
+        };
+        if manifest.images.len() != all.size() as usize {
+            return Err(Error::Incompatible {
+                path: session.local().generation(id),
+                what: "number of ranks",
+                found: manifest.images.len().to_string(),
+                expected: format!(
+                    "{} (start the job with as many ranks as it had)",
+                    all.size()
+                ),
+            });
+        }
+        let (mine, bad) = obtain(session, &view, &manifest);
+        let told = gather(
+            all,
+            "the choice of a generation",
+            &(mine.as_ref().map(|m| m.1), bad),
+        )?;
+        for (rank, (_, reasons)) in told.iter().enumerate() {
+            rejected.extend(
+                reasons
+                    .iter()
+                    .map(|r| format!("generation {id}: rank {rank}: {r}")),
+            );
+        }
+        let sources: Option<Vec<Source>> = told.iter().map(|(s, _)| *s).collect();
+        if let (Some(sources), Some((image, source))) = (sources, mine) {
+            restore_manifest(session, &manifest);
+            return Ok(Outcome::Resume(Recovered {
+                generation: id,
+                manifest,
+                image,
+                source,
+                sources,
+                rejected,
+            }));
+        }
+    }
+    if rejected.is_empty() {
+        rejected.push(match wish.generation {
+            Some(id) => format!("generation {id}: not there"),
+            None => {
+                "something was committed, but no node and no directory holds any of it".to_owned()
+            }
+        });
+    }
+    Err(Error::NothingIntact { reasons: rejected })
+}
+
+/// The same data on all ranks.
+struct View {
+    committed: bool,
+    /// Newest first.
+    candidates: Vec<GenerationId>,
+    /// What each node holds.
+    nodes: BTreeMap<u32, Vec<Held>>,
+    global: Vec<Held>,
+}
+
+impl View {
+    fn gather(session: &Session, all: &dyn Collective) -> Result<Self, Error> {
+        let local = if session.is_leader() {
+            held(session, session.local())?
+        } else {
+            Vec::new()
+        };
+        let told = gather(all, "what the nodes hold", &(session.node, local))?;
+        let mut nodes: BTreeMap<u32, Vec<Held>> = BTreeMap::new();
+        for (node, held) in told {
+            nodes.entry(node).or_default().extend(held);
+        }
+        // Only rank 0 reads the records: a shared file system may show others an older state.
+        let records = session.records();
+        let read = || -> Result<_, Error> {
+            let newest = records.newest()?;
+            let ancestry = records.ancestry(newest)?;
+            let committed = matches!(
+                records.state()?,
+                crate::records::JobState::Unfinished {
+                    committed: true,
+                    ..
+                }
+            );
+            Ok((ancestry, committed, held(session, session.global())?))
+        };
+        type Told = Option<Result<(Vec<(u32, u64)>, bool, Vec<Held>), String>>;
+        let mine: Told = (all.rank() == 0).then(|| read().map_err(|e| e.to_string()));
+        let first = gather(all, "the job's records", &mine)?
+            .into_iter()
+            .next()
+            .flatten();
+        let (ancestry, committed, global) = first
+            .unwrap_or_else(|| Err("rank 0 said nothing".into()))
+            .map_err(|reason| Error::Collective {
+                operation: "reading the job's records",
+                reason,
+            })?;
+        let mut candidates: Vec<GenerationId> = nodes
+            .values()
+            .flatten()
+            .chain(&global)
+            .map(|h| h.generation)
+            .collect();
+        candidates.sort_unstable();
+        candidates.dedup();
+        candidates.retain(|id| {
+            ancestry
+                .iter()
+                .any(|(i, bound)| *i == id.incarnation && id.number <= *bound)
+        });
+        candidates.reverse();
+        Ok(Self {
+            committed,
+            candidates,
+            nodes,
+            global,
+        })
+    }
+
+    /// The manifest of a generation: one valid copy proves the commit.
+    fn manifest(&self, session: &Session, id: GenerationId) -> Result<Manifest, String> {
+        let mut reasons = Vec::new();
+        let mut valid: Option<&Manifest> = None;
+        let places = self
+            .nodes
+            .iter()
+            .flat_map(|(n, held)| held.iter().map(move |h| (Some(*n), h)));
+        for (node, held) in places.chain(self.global.iter().map(|h| (None, h))) {
+            if held.generation != id {
+                continue;
+            }
+            let place = node.map_or("global directory".to_owned(), |n| {
+                format!("node {}", session.topology().names[n as usize])
+            });
+            match (&held.manifest, valid) {
+                (Ok(m), None) => valid = Some(m),
+                // Two nodes' manifests differ in the second they were written, at most.
+                (Ok(m), Some(v)) if m.images == v.images => {}
+                (Ok(_), Some(_)) => {
+                    return Err("the manifests of two nodes contradict each other".into())
+                }
+                (Err(e), _) => reasons.push(format!("{place}: {e}")),
+            }
+        }
+        valid
+            .cloned()
+            .ok_or_else(|| format!("not committed: no valid manifest ({})", reasons.join("; ")))
+    }
+
+    /// Sources of a rank's image, cheapest first.
+    fn sources(&self, id: GenerationId, rank: u32, here: u32) -> Vec<Source> {
+        let holds = |held: &[Held], copy| {
+            held.iter()
+                .any(|h| h.generation == id && h.images.contains(&(copy, rank)))
+        };
+        let mut found = Vec::new();
+        for copy in [Copy::Own, Copy::Partner] {
+            for (&node, held) in &self.nodes {
+                if holds(held, copy) {
+                    found.push(if node == here {
+                        Source::Here(copy)
+                    } else {
+                        Source::Node(node, copy)
+                    });
+                }
+            }
+        }
+        if holds(&self.global, Copy::Own) {
+            found.push(Source::Global);
+        }
+        found.sort();
+        found
+    }
+}
+
+fn held(session: &Session, store: &Store) -> Result<Vec<Held>, Error> {
+    let mut all = Vec::new();
+    for generation in store.generations()? {
+        let manifest = Manifest::read(store, &session.job, generation).map_err(|e| e.to_string());
+        all.push(Held {
+            generation,
+            manifest,
+            images: store.images(generation)?,
+        });
+    }
+    Ok(all)
+}
+
+/// Tries the sources of this rank's image. Returns the verified one and what was bad before it.
+fn obtain(
+    session: &Session,
+    view: &View,
+    manifest: &Manifest,
+) -> (Option<(PathBuf, Source)>, Vec<String>) {
+    let id = manifest.generation;
+    let name: ImageName = session.image_name(id);
+    let report = manifest.images[session.rank as usize];
+    let own = session.image_path(id);
+    let mut bad = Vec::new();
+    let sources = view.sources(id, session.rank, session.node);
+    if sources.is_empty() {
+        bad.push("no place holds its image".to_owned());
+    }
+    for source in sources {
+        let path = match source {
+            Source::Here(copy) => session.local().image(id, session.rank, copy),
+            Source::Node(..) => own.clone(),
+            Source::Global => session.global().image(id, session.rank, Copy::Own),
+        };
+        let got = match source {
+            Source::Node(node, copy) => transport::get(
+                &session.peers[node as usize],
+                &session.secret,
+                copy,
+                &path,
+                &name,
+                report,
+            ),
+            _ => verify(&path, &name, Some(report)).map(drop),
+        };
+        match got {
+            Ok(()) => return (Some((path, source)), bad),
+            Err(e) => bad.push(format!("{source}: {e}")),
+        }
+    }
+    (None, bad)
+}
+
+/// A node that lost its manifest of the chosen generation gets it back.
+fn restore_manifest(session: &Session, manifest: &Manifest) {
+    let there = Manifest::read(session.local(), &session.job, manifest.generation).is_ok();
+    if session.is_leader() && !there {
+        if let Err(e) = manifest.write(session.local()) {
+            log::warn!("{e}");
+        }
+    }
+}
+
+/// After recovery: brings this rank's image of the generation back to where it was lost, so that the
+/// next failure finds it. Takes long; meant for a thread of its own.
+///
+/// # Errors
+/// When a copy could not be made.
+pub fn protect_again(session: &Session, recovered: &Recovered) -> Result<(), Error> {
+    let id = recovered.generation;
+    let report = recovered.manifest.images[session.rank as usize];
+    let own = session.image_path(id);
+    if recovered.image != own {
+        let tmp = crate::store::temporary(&own);
+        crate::store::make_dir(&session.local().generation(id))?;
+        std::fs::copy(&recovered.image, &tmp).map_err(Error::io("copy", &own))?;
+        verify(&tmp, &session.image_name(id), Some(report))?;
+        crate::store::publish(&tmp, &own)?;
+    }
+    if recovered.manifest.level >= Level::Partner {
+        session.level_work(id, Level::Partner, report)?;
+    }
+    for level in [Level::Local, Level::Partner] {
+        let wanted = level == Level::Local || recovered.manifest.level >= level;
+        if wanted && session.is_leader() && !is_complete(session.local(), id, level) {
+            crate::manifest::write_complete(session.local(), id, level)?;
+        }
+    }
+    Ok(())
+}

@@ -1,1 +1,457 @@
-//! to come
+//! One rank's part in taking generations: where it is, what it writes, what its node keeps.
+//!
+//! ```text
+//!  open -> (recover) -> begin -> { write_image -> commit -> level_work* -> complete* -> prune | discard }* -> finish
+//! ```
+//! The coordinator (`mana-control`) says when; this says how. All methods take `&self`, so that
+//! level work runs on a thread of its own.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::PathBuf;
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+
+use crate::collective::gather;
+use crate::image_file::{self, ImageContent, ImageName, ImageReport};
+use crate::manifest::{is_complete, write_complete, Manifest};
+use crate::records::{End, Incarnation, Records};
+use crate::store::{make_dir, publish, sync_dir, temporary, Copy, Store};
+use crate::transport::{self, Addresses, Secret, Server};
+use crate::{Collective, Config, Error, GenerationId, Level, Topology};
+
+/// One rank's view of its job's storage.
+pub struct Session {
+    pub(crate) config: Config,
+    pub(crate) job: String,
+    pub(crate) topology: Topology,
+    pub(crate) rank: u32,
+    pub(crate) size: u32,
+    pub(crate) node: u32,
+    pub(crate) local: Store,
+    pub(crate) global: Store,
+    pub(crate) records: Records,
+    pub(crate) secret: Secret,
+    /// Addresses of each node's server.
+    pub(crate) peers: Vec<Addresses>,
+    _server: Option<Server>,
+}
+
+/// What a start of the job is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Begun {
+    /// The incarnation's number.
+    pub incarnation: u32,
+    /// Number of its first generation.
+    pub first: u64,
+}
+
+/// Facts for the incarnation's record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Beginning {
+    /// What it resumed from.
+    pub parent: Option<GenerationId>,
+    /// The program.
+    pub program: PathBuf,
+    /// Thread level of the MPI library; -1 without MPI.
+    pub thread_level: i32,
+    /// The batch system's restart count.
+    pub restart_count: u32,
+}
+
+impl Session {
+    /// Finds out where all ranks are and starts this node's server (on its lowest rank).
+    ///
+    /// # Errors
+    /// When a rank is gone or cannot start.
+    pub fn open(
+        config: &Config,
+        job: &str,
+        secret: Secret,
+        all: &dyn Collective,
+    ) -> Result<Self, Error> {
+        let topology = Topology::discover(config, all)?;
+        Self::with_topology(config, job, secret, topology, all)
+    }
+
+    /// The same for a known topology (the simulation's).
+    ///
+    /// # Errors
+    /// When a rank is gone or cannot start.
+    pub fn with_topology(
+        config: &Config,
+        job: &str,
+        secret: Secret,
+        topology: Topology,
+        all: &dyn Collective,
+    ) -> Result<Self, Error> {
+        let rank = all.rank();
+        let node = topology.node_of[rank as usize];
+        let local = Store::local(config, job, node);
+        let global = Store::global(config, job);
+        let leader = topology.leader(node) == rank;
+        let server = match leader {
+            true => Some(Server::start(local.clone(), job, secret, config.test_mode)),
+            false => None,
+        };
+        let mine = match &server {
+            Some(Ok(s)) => Ok(s.addresses().clone()),
+            Some(Err(e)) => Err(e.to_string()),
+            None => Ok(Addresses::new()),
+        };
+        let addresses = gather(all, "addresses of the nodes", &mine)?;
+        let peers = (0..topology.nodes())
+            .map(|n| addresses[topology.leader(n) as usize].clone())
+            .collect::<Result<_, _>>()
+            .map_err(|reason| Error::Collective {
+                operation: "starting the nodes' servers",
+                reason,
+            })?;
+        Ok(Self {
+            config: config.clone(),
+            job: job.to_owned(),
+            rank,
+            size: all.size(),
+            node,
+            records: Records::new(global.clone()),
+            local,
+            global,
+            secret,
+            peers,
+            topology,
+            _server: server.transpose()?,
+        })
+    }
+
+    /// The nodes.
+    pub fn topology(&self) -> &Topology {
+        &self.topology
+    }
+
+    /// This rank's node.
+    pub fn node(&self) -> u32 {
+        self.node
+    }
+
+    /// Whether this rank writes what its node needs once.
+    pub fn is_leader(&self) -> bool {
+        self.topology.leader(self.node) == self.rank
+    }
+
+    /// The job's records.
+    pub fn records(&self) -> &Records {
+        &self.records
+    }
+
+    /// The job's global directory.
+    pub fn global(&self) -> &Store {
+        &self.global
+    }
+
+    /// This node's storage.
+    pub fn local(&self) -> &Store {
+        &self.local
+    }
+
+    /// Records this start of the job (rank 0) and tells everyone its number.
+    ///
+    /// # Errors
+    /// When the global directory cannot be written.
+    pub fn begin(&self, beginning: &Beginning, all: &dyn Collective) -> Result<Begun, Error> {
+        let record = || {
+            let incarnation = Incarnation {
+                number: 0,
+                parent: beginning.parent,
+                size: self.size,
+                thread_level: beginning.thread_level,
+                program: beginning.program.clone(),
+                created: now(),
+                restart_count: beginning.restart_count,
+            };
+            self.records.begin(incarnation)
+        };
+        let done = (self.rank == 0).then(|| record().map(|i| i.number).map_err(|e| e.to_string()));
+        let told = gather(all, "incarnation", &done)?;
+        match told.into_iter().next().flatten() {
+            Some(Ok(incarnation)) => Ok(Begun {
+                incarnation,
+                first: beginning.parent.map_or(1, |p| p.number + 1),
+            }),
+            Some(Err(reason)) => Err(Error::Collective {
+                operation: "recording the start of the job",
+                reason,
+            }),
+            None => Err(Error::Collective {
+                operation: "recording the start of the job",
+                reason: "rank 0 said nothing".into(),
+            }),
+        }
+    }
+
+    /// The name of this rank's image in a generation.
+    pub fn image_name(&self, generation: GenerationId) -> ImageName {
+        ImageName {
+            job: self.job.clone(),
+            generation,
+            rank: self.rank,
+            size: self.size,
+        }
+    }
+
+    /// Where this rank's image of a generation lies on this node.
+    pub fn image_path(&self, generation: GenerationId) -> PathBuf {
+        self.local.image(generation, self.rank, Copy::Own)
+    }
+
+    /// Writes this rank's image to the node's storage, durably.
+    ///
+    /// # Errors
+    /// When that fails; nothing is left behind.
+    pub fn write_image(
+        &self,
+        generation: GenerationId,
+        content: ImageContent,
+    ) -> Result<ImageReport, Error> {
+        image_file::write(
+            &self.image_path(generation),
+            &self.image_name(generation),
+            content,
+        )
+    }
+
+    /// Makes a generation valid on this node: writes the manifest. On rank 0 also notes in the global
+    /// directory that something was committed. Refuses if a newer start of the job exists.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn commit(
+        &self,
+        generation: GenerationId,
+        level: Level,
+        images: &[ImageReport],
+    ) -> Result<(), Error> {
+        if let Ok(Some(newest)) = self.records.superseded(generation.incarnation) {
+            return Err(Error::Superseded {
+                ours: generation.incarnation,
+                newest,
+            });
+        }
+        if self.rank == 0 {
+            // Before the manifest: a commit nobody knows of would look like none was ever made.
+            self.records.mark_committed(generation.incarnation)?;
+        }
+        self.manifest(generation, level, images).write(&self.local)
+    }
+
+    fn manifest(&self, generation: GenerationId, level: Level, images: &[ImageReport]) -> Manifest {
+        Manifest {
+            job: self.job.clone(),
+            generation,
+            level,
+            created: now(),
+            images: images.to_vec(),
+            topology: self.topology.clone(),
+        }
+    }
+
+    /// Brings this rank's image to `level`: copies it to the partner node, or to the global directory.
+    /// Takes long; meant for a thread of its own.
+    ///
+    /// # Errors
+    /// When it did not get there.
+    pub fn level_work(
+        &self,
+        generation: GenerationId,
+        level: Level,
+        report: ImageReport,
+    ) -> Result<(), Error> {
+        let own = self.image_path(generation);
+        match level {
+            Level::Local | Level::Group => Ok(()),
+            Level::Partner => {
+                let partner = self.topology.partner_of[self.node as usize];
+                if partner == self.node {
+                    return Ok(());
+                }
+                transport::put(
+                    &self.peers[partner as usize],
+                    &self.secret,
+                    &own,
+                    &self.image_name(generation),
+                    report,
+                )
+            }
+            Level::Global => self.flush(generation, report),
+        }
+    }
+
+    fn flush(&self, generation: GenerationId, report: ImageReport) -> Result<(), Error> {
+        let own = self.image_path(generation);
+        let path = self.global.image(generation, self.rank, Copy::Own);
+        make_dir(&self.global.generation(generation))?;
+        let tmp = temporary(&path);
+        let copied = fs::copy(&own, &tmp).and_then(|len| {
+            fs::File::open(&tmp)?.sync_all()?;
+            Ok(len)
+        });
+        match copied {
+            Ok(len) if len == report.len => publish(&tmp, &path),
+            other => {
+                let _ = fs::remove_file(&tmp);
+                Err(match other {
+                    Ok(_) => Error::Corrupt {
+                        path: own,
+                        reason: "its length changed while it was copied".into(),
+                    },
+                    Err(e) if matches!(e.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT)) => {
+                        Error::NoSpace {
+                            path,
+                            missing: report.len,
+                        }
+                    }
+                    Err(e) => Error::io("copy", path)(e),
+                })
+            }
+        }
+    }
+
+    /// Records that `level` of a generation is complete on all ranks (each node's leader; for the
+    /// global level rank 0 also puts the manifest beside the images there).
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn complete(&self, generation: GenerationId, level: Level) -> Result<(), Error> {
+        if self.is_leader() {
+            write_complete(&self.local, generation, level)?;
+        }
+        if level == Level::Global && self.rank == 0 {
+            sync_dir(&self.global.generation(generation))?;
+            Manifest::read(&self.local, &self.job, generation)?.write(&self.global)?;
+            write_complete(&self.global, generation, level)?;
+        }
+        Ok(())
+    }
+
+    /// Deletes what no level needs any more: in the node's storage (leader), and in the global
+    /// directory (rank 0). `protect` stays.
+    ///
+    /// # Errors
+    /// When something cannot be listed or deleted.
+    pub fn prune(&self, incarnation: u32, protect: &[GenerationId]) -> Result<(), Error> {
+        let ancestry = self.records.ancestry(incarnation)?;
+        if self.is_leader() {
+            self.prune_store(
+                &self.local,
+                &[Level::Local, Level::Partner],
+                &ancestry,
+                protect,
+            )?;
+        }
+        if self.rank == 0 {
+            self.prune_store(&self.global, &[Level::Global], &ancestry, protect)?;
+        }
+        Ok(())
+    }
+
+    fn prune_store(
+        &self,
+        store: &Store,
+        levels: &[Level],
+        ancestry: &[(u32, u64)],
+        protect: &[GenerationId],
+    ) -> Result<(), Error> {
+        let all = store.generations()?;
+        let ours = |id: &GenerationId| {
+            ancestry
+                .iter()
+                .any(|(i, bound)| *i == id.incarnation && id.number <= *bound)
+        };
+        let mut needed: BTreeSet<GenerationId> = protect.iter().copied().collect();
+        let mut newest = None;
+        for &level in levels {
+            let complete = all
+                .iter()
+                .rev()
+                .filter(|id| ours(id) && is_complete(store, **id, level));
+            let kept: Vec<_> = complete
+                .take(self.config.keep[level.index()] as usize)
+                .copied()
+                .collect();
+            newest = newest.max(kept.first().copied());
+            needed.extend(kept);
+        }
+        for id in all {
+            // Newer than all that is complete: being taken, or its level work is not done.
+            let pending = ours(&id) && newest.is_none_or(|n| id > n);
+            if !needed.contains(&id) && !pending {
+                store.remove(id)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes what this rank wrote of a generation that is given up.
+    ///
+    /// # Errors
+    /// When it cannot be deleted.
+    pub fn discard(&self, generation: GenerationId) -> Result<(), Error> {
+        let path = self.image_path(generation);
+        crate::store::remove_file(&temporary(&path))?;
+        crate::store::remove_file(&path)?;
+        if self.is_leader() {
+            crate::store::remove_file(&self.local.manifest(generation))?;
+        }
+        // The last rank of the node to leave takes the directory along.
+        let _ = fs::remove_dir(self.local.generation(generation));
+        Ok(())
+    }
+
+    /// Records the end (rank 0). After a normal end everything but (with `keep_after_end`) the newest
+    /// generation is deleted; after a failure everything is kept.
+    ///
+    /// # Errors
+    /// When it cannot be written or deleted.
+    pub fn finish(&self, incarnation: u32, end: &End) -> Result<(), Error> {
+        if self.rank == 0 {
+            self.records.write_end(end)?;
+        }
+        if *end != End::Finished {
+            return Ok(());
+        }
+        let mut stores = Vec::new();
+        if self.is_leader() {
+            stores.push(&self.local);
+        }
+        if self.rank == 0 {
+            stores.push(&self.global);
+        }
+        for store in stores {
+            let all = store.generations()?;
+            let newest = all.iter().rev().find(|id| {
+                id.incarnation <= incarnation && Manifest::read(store, &self.job, **id).is_ok()
+            });
+            let keep = self
+                .config
+                .keep_after_end
+                .then_some(newest)
+                .flatten()
+                .copied();
+            for id in all {
+                if Some(id) != keep {
+                    store.remove(id)?;
+                }
+            }
+            if keep.is_none() && store != &self.global {
+                let _ = fs::remove_dir(store.root());
+            }
+        }
+        Ok(())
+    }
+}
+
+fn now() -> u64 {
+    SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |d| d.as_secs())
+}

@@ -1,0 +1,157 @@
+//! The side that holds a node's store.
+
+use std::io::Read as _;
+use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
+
+use super::frames::{Channel, FRAME};
+use super::{receive, Addresses, Reply, Request, Secret};
+use crate::image_file::ImageName;
+use crate::store::{Copy, Store};
+use crate::Error;
+
+/// Connections served at once; more wait in the listener's queue.
+const CONNECTIONS: usize = 64;
+
+/// A node's server. It runs until the process ends.
+pub struct Server {
+    addresses: Addresses,
+}
+
+struct Shared {
+    store: Store,
+    job: String,
+    secret: Secret,
+    active: AtomicUsize,
+}
+
+impl Server {
+    /// Listens on a free port of all interfaces (of loopback only if `loopback`) and serves `store`.
+    ///
+    /// # Errors
+    /// When no port can be had.
+    pub fn start(store: Store, job: &str, secret: Secret, loopback: bool) -> Result<Self, Error> {
+        let failed = |e: std::io::Error| Error::Peer {
+            operation: "listening",
+            peer: "this node".into(),
+            reason: e.to_string(),
+        };
+        let listener = TcpListener::bind(if loopback { "127.0.0.1:0" } else { "0.0.0.0:0" })
+            .map_err(failed)?;
+        let port = listener.local_addr().map_err(failed)?.port();
+        let addresses = if loopback {
+            vec![format!("127.0.0.1:{port}")]
+        } else {
+            reachable(port)
+        };
+        let shared = Arc::new(Shared {
+            store,
+            job: job.to_owned(),
+            secret,
+            active: AtomicUsize::new(0),
+        });
+        let accept = move || {
+            for stream in listener.incoming().flatten() {
+                if shared.active.fetch_add(1, Ordering::Relaxed) >= CONNECTIONS {
+                    shared.active.fetch_sub(1, Ordering::Relaxed);
+                    continue;
+                }
+                let mine = Arc::clone(&shared);
+                let served = std::thread::Builder::new()
+                    .name("mana-copies".into())
+                    .spawn(move || {
+                        if let Err(e) = mine.serve(stream) {
+                            log::debug!("{e}");
+                        }
+                        mine.active.fetch_sub(1, Ordering::Relaxed);
+                    });
+                if let Err(e) = served {
+                    log::warn!("no thread for a connection of another node: {e}");
+                    shared.active.fetch_sub(1, Ordering::Relaxed);
+                }
+            }
+        };
+        std::thread::Builder::new()
+            .name("mana-copies".into())
+            .spawn(accept)
+            .map_err(failed)?;
+        Ok(Self { addresses })
+    }
+
+    /// Where it can be reached.
+    pub fn addresses(&self) -> &Addresses {
+        &self.addresses
+    }
+}
+
+/// `address:port` of every interface, loopback last.
+fn reachable(port: u16) -> Addresses {
+    let mut found = Vec::new();
+    if let Ok(all) = nix::ifaddrs::getifaddrs() {
+        let v4 = all.filter_map(|i| i.address.and_then(|a| a.as_sockaddr_in().map(|s| s.ip())));
+        found.extend(v4);
+    }
+    found.sort_by_key(|a| a.is_loopback());
+    found.dedup();
+    found.into_iter().map(|a| format!("{a}:{port}")).collect()
+}
+
+impl Shared {
+    fn serve(&self, stream: TcpStream) -> Result<(), Error> {
+        let mut channel = Channel::accept(stream, &self.secret)?;
+        match channel.receive_value()? {
+            Request::Put {
+                generation,
+                rank,
+                size,
+                report,
+            } => {
+                channel.send_value(&Reply::Done { len: 0 })?;
+                let name = ImageName {
+                    job: self.job.clone(),
+                    generation,
+                    rank,
+                    size,
+                };
+                let path = self.store.image(generation, rank, Copy::Partner);
+                let kept = receive(&mut channel, &path, &name, report);
+                let reply = match &kept {
+                    Ok(()) => Reply::Done { len: 0 },
+                    Err(e) => Reply::No {
+                        reason: e.to_string(),
+                    },
+                };
+                channel.send_value(&reply)?;
+                kept
+            }
+            Request::Get {
+                generation,
+                rank,
+                copy,
+            } => {
+                let path = self.store.image(generation, rank, copy);
+                let opened =
+                    std::fs::File::open(&path).and_then(|f| f.metadata().map(|m| (f, m.len())));
+                let (mut file, len) = match opened {
+                    Ok(found) => found,
+                    Err(e) => {
+                        let reason = Error::io("open", &path)(e).to_string();
+                        return channel.send_value(&Reply::No { reason });
+                    }
+                };
+                channel.send_value(&Reply::Done { len })?;
+                let mut buffer = vec![0; FRAME];
+                let mut left = len;
+                while left > 0 {
+                    let n = (left as usize).min(FRAME);
+                    file.read_exact(&mut buffer[..n])
+                        .map_err(Error::io("read", &path))?;
+                    channel.send(&buffer[..n])?;
+                    left -= n as u64;
+                }
+                Ok(())
+            }
+        }
+    }
+}
