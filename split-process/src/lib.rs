@@ -63,6 +63,24 @@ pub fn thread_of_kernel_tid(tid: i32) -> Option<ThreadId> {
     threads::by_kernel_tid(tid)
 }
 
+/// The number the program knows for the thread the kernel knows as `tid`; `tid` itself for others.
+pub fn virtual_tid(tid: i32) -> i32 {
+    threads::by_kernel_tid(tid).map_or(tid, |id| id.0)
+}
+
+/// The kernel's number for the thread the program knows as `id`; `id` itself for others.
+pub fn real_tid(id: i32) -> i32 {
+    threads::kernel_tid(id).unwrap_or(id)
+}
+
+/// Address ranges of the upper half: the arena, and what a program has outside it.
+pub fn upper_ranges() -> Vec<std::ops::Range<usize>> {
+    let arena = mana_raw::layout::SHIM_CODE..mana_raw::layout::ARENA_END;
+    std::iter::once(arena)
+        .chain(book::outside().map(|(start, end)| start..end))
+        .collect()
+}
+
 /// Maps fresh private memory at exactly `[address, address + len)`.
 pub(crate) fn memory_at(
     address: usize,

@@ -19,6 +19,7 @@ pub const RDI: usize = 104;
 const RSI: usize = 112;
 const RDX: usize = 136;
 const R10: usize = 56;
+const R8: usize = 40;
 const RAX: usize = 144;
 /// Instruction pointer.
 pub const RIP: usize = 168;
@@ -123,12 +124,14 @@ pub fn settle(threads: &[&'static Thread]) {
         thread.with_block(|block| block.rewound = (rip - 2) as u64);
         if crate::sites::is_timed(number) && (TRAMPOLINES..SHIM_CODE_END).contains(&rip) {
             let now = stamp();
-            shorten(
-                thread,
-                &context,
-                number,
-                now.wrapping_sub(thread.block.wait_tsc),
-            );
+            if !kernel_counts(number) {
+                shorten(
+                    thread,
+                    &context,
+                    number,
+                    now.wrapping_sub(thread.block.wait_tsc),
+                );
+            }
             timed.push(Timed {
                 thread: thread.identity().0,
                 stamp: now,
@@ -161,6 +164,12 @@ pub fn restamp(thread: &Thread) {
     thread.with_block(|block| block.wait_tsc = stamp());
 }
 
+/// Whether the kernel itself writes what is left of the time-out when a call is interrupted:
+/// select, pselect6, ppoll.
+fn kernel_counts(number: u32) -> bool {
+    matches!(number, 23 | 270 | 271)
+}
+
 /// Takes `ticks` off the time-out of the call a context is about to make.
 fn shorten(thread: &Thread, context: &Context, number: u32, ticks: u64) {
     let ns = nanoseconds(ticks);
@@ -184,7 +193,10 @@ fn shorten(thread: &Thread, context: &Context, number: u32, ticks: u64) {
         128 => timespec(thread, context, RDX, ns), // rt_sigtimedwait
         220 => timespec(thread, context, R10, ns), // semtimedop
         441 => timespec(thread, context, R10, ns), // epoll_pwait2
-        _ => {} // select, pselect6, ppoll: the kernel has written what is left
+        271 => in_place(context, RDX, ns, 1),      // ppoll
+        270 => in_place(context, R8, ns, 1),       // pselect6
+        23 => in_place(context, R8, ns, 1000),     // select: microseconds
+        _ => {}
     }
 }
 
@@ -201,4 +213,33 @@ fn timespec(thread: &Thread, context: &Context, register: usize, ns: u64) {
     let scratch = unsafe { &mut book().scratch[thread.slot] };
     *scratch = [(left / 1_000_000_000) as i64, (left % 1_000_000_000) as i64];
     context.set(register, scratch.as_ptr() as usize);
+}
+
+/// The same where the kernel has just written what was left: it is the program's to be changed.
+/// `unit`: nanoseconds of the second word.
+fn in_place(context: &Context, register: usize, ns: u64, unit: i64) {
+    let at = context.get(register) as *mut [i64; 2];
+    if at.is_null() {
+        return;
+    }
+    // SAFETY: the kernel has read it, and written it if it could.
+    let [seconds, rest] = unsafe { *at };
+    let left = (i128::from(seconds) * 1_000_000_000 + i128::from(rest) * i128::from(unit)
+        - i128::from(ns))
+    .max(0);
+    let value = [
+        (left / 1_000_000_000) as i64,
+        (left % 1_000_000_000) as i64 / unit,
+    ];
+    // Through the kernel, which refuses where the program's memory is not writable.
+    let local = libc::iovec {
+        iov_base: (&raw const value).cast_mut().cast(),
+        iov_len: 16,
+    };
+    let remote = libc::iovec {
+        iov_base: at.cast(),
+        iov_len: 16,
+    };
+    // SAFETY: the kernel checks both ranges.
+    unsafe { libc::process_vm_writev(libc::getpid(), &local, 1, &remote, 1, 0) };
 }

@@ -8,13 +8,15 @@
 //! `--kill`: end with SIGKILL after the last checkpoint.
 #![no_main] // the standard library's start would change the dispositions of SIGPIPE and SIGSEGV
 
+use process_state::{CaptureContext, Inherited, MemoryBlobs, ProcessState, RestoreContext};
 use serde::{Deserialize, Serialize};
-use split_process::{Hooks, Launch, Region, Restorer};
+use split_process::{Hooks, Launch, ParkError, Region, Restorer};
 use std::ffi::{CStr, OsStr, OsString};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 type Error = Box<dyn std::error::Error>;
@@ -22,6 +24,8 @@ type Error = Box<dyn std::error::Error>;
 #[derive(Serialize, Deserialize)]
 struct Head {
     state: Vec<u8>,
+    process: ProcessState,
+    blobs: MemoryBlobs,
     regions: Vec<Region>,
 }
 
@@ -62,7 +66,14 @@ fn options(mut arguments: impl Iterator<Item = OsString>) -> Result<Options, Err
 
 fn checkpoint(image: &Path) -> Result<(), Error> {
     let begin = Instant::now();
-    let parked = split_process::park_all(Duration::from_secs(5))?;
+    let parked = loop {
+        match split_process::park_all(Duration::from_secs(5)) {
+            Err(ParkError::NotRunning) if begin.elapsed() < Duration::from_secs(5) => {
+                std::thread::sleep(Duration::from_millis(1)); // the program is being loaded
+            }
+            other => break other?,
+        }
+    };
     let park_time = begin.elapsed();
     let main = parked.threads();
     parked.run_on_main(Box::new(|| {
@@ -72,8 +83,20 @@ fn checkpoint(image: &Path) -> Result<(), Error> {
             std::thread::current().name().unwrap_or("-").len()
         );
     }))?;
+    let ranges = split_process::upper_ranges();
+    let inherited = INHERITED.get().ok_or("nothing observed")?;
+    let mut context = CaptureContext::new(inherited, &ranges);
+    context.lower_descriptor = &|fd| fd >= split_process::LOWER_FD_BASE;
+    context.virtual_tid = &split_process::virtual_tid;
+    let mut blobs = MemoryBlobs::new();
+    let captured = process_state::capture(&context, &mut blobs)?;
+    for warning in &captured.warnings {
+        eprintln!("split-run: warning: {warning}");
+    }
     let head = Head {
         state: parked.state()?,
+        process: captured.state,
+        blobs,
         regions: parked.regions()?,
     };
     let bytes = postcard::to_stdvec(&head)?;
@@ -95,6 +118,25 @@ fn checkpoint(image: &Path) -> Result<(), Error> {
         begin.elapsed()
     );
     Ok(())
+}
+
+static INHERITED: OnceLock<Inherited> = OnceLock::new();
+
+/// The same file under a number the program does not use.
+fn high(file: &File) -> Result<File, Error> {
+    use std::os::fd::{AsRawFd, FromRawFd};
+    // SAFETY: a fresh descriptor, owned by the result.
+    unsafe {
+        let fd = libc::fcntl(
+            file.as_raw_fd(),
+            libc::F_DUPFD_CLOEXEC,
+            split_process::LOWER_FD_BASE,
+        );
+        if fd < 0 {
+            return Err(std::io::Error::last_os_error().into());
+        }
+        Ok(File::from_raw_fd(fd))
+    }
 }
 
 fn control(options: &Options) {
@@ -120,7 +162,9 @@ fn control(options: &Options) {
 }
 
 fn run(arguments: Vec<OsString>) -> Result<(), Error> {
-    let options = options(arguments.into_iter().skip(1))?;
+    let mut options = options(arguments.into_iter().skip(1))?;
+    options.image = std::path::absolute(&options.image)?;
+    INHERITED.get_or_init(Inherited::observe);
     if options.resume {
         let mut file = File::open(&options.image)?;
         let mut len = [0; 8];
@@ -129,12 +173,35 @@ fn run(arguments: Vec<OsString>) -> Result<(), Error> {
         file.read_exact(&mut bytes)?;
         let head: Head = postcard::from_bytes(&bytes)?;
         let mut restorer = Restorer::begin(&head.state)?;
+        let file_high = high(&file)?;
+        drop(file);
+        let mut file = file_high;
+        let rendezvous = options.image.with_extension("rendezvous");
+        std::fs::create_dir_all(&rendezvous)?;
+        let mut context = RestoreContext::new(900, &head.blobs, &rendezvous);
+        context.real_tid = &split_process::real_tid;
+        // What the shell or the test runner left under the program's numbers is not needed.
+        for fd in process_state::conflicts(&head.process) {
+            // SAFETY: not used by this process.
+            unsafe { libc::close(fd) };
+        }
+        let mut restored = process_state::restore_descriptors(&head.process, &context)?;
         for buffer in restorer.map(&head.regions)? {
             file.read_exact(buffer.bytes)?;
         }
         restorer.protect()?;
         drop((file, bytes));
-        let last = || control(&options);
+        process_state::restore_mappings(&head.process, &context, &mut restored)?;
+        for warning in process_state::restore_rest(&head.process, &context, restored)? {
+            eprintln!("split-run: warning: {warning}");
+        }
+        std::fs::remove_dir_all(&rendezvous)?;
+        let last = || {
+            if let Err(error) = process_state::restore_timers(&head.process, &context) {
+                eprintln!("split-run: {error}");
+            }
+            control(&options);
+        };
         restorer.finish(Hooks::default(), last)?;
     }
     let mut program = options.program.iter().cloned();
