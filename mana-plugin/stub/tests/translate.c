@@ -172,9 +172,9 @@ int main(int argc, char **argv) {
     if (argc > 1) { /* cost */
         block[7] = 0;
         struct timespec s0, s1; long n = 20000000;
-        clock_gettime(CLOCK_MONOTONIC, &s0);
+        clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &s0);
         for (long i = 0; i < n; i++) MPI_Send(&v, 1, MPI_INT, 2, 7, MPI_COMM_WORLD);
-        clock_gettime(CLOCK_MONOTONIC, &s1);
+        clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &s1);
         printf("MPI_Send through the stub: %.2f ns\n", ((s1.tv_sec - s0.tv_sec) * 1e9 + s1.tv_nsec - s0.tv_nsec) / n);
     }
     CHECK(MPI_Finalize() == MPI_SUCCESS && block[3] == 0);
