@@ -78,12 +78,17 @@ impl Scenario {
         let place = || PathBuf::from(env::var_os(PLACE).unwrap());
         match env::var(STEP).as_deref() {
             Ok("capture") => self.capture(&place()),
-            Ok("restore") => self.restore(&place()),
+            Ok("restore") => self.restore(&place(), "image", Some("image of the restarted")),
+            Ok("again") => self.restore(&place(), "image of the restarted", None),
             _ => {
                 let place = tempfile::tempdir().unwrap();
                 child(name, "capture", place.path(), variables);
                 (self.meanwhile)(place.path());
                 child(name, "restore", place.path(), variables);
+                // A checkpoint of the restarted process is as good.
+                if place.path().join("image of the restarted").exists() {
+                    child(name, "again", place.path(), variables);
+                }
             }
         }
     }
@@ -110,12 +115,13 @@ impl Scenario {
         (self.verify)(place, false);
     }
 
-    fn restore(&self, place: &Path) {
+    fn restore(&self, place: &Path, from: &str, to: Option<&str>) {
+        let inherited = Inherited::observe();
         let before = above_base();
-        let image = std::fs::read(place.join("image")).unwrap();
+        let image = std::fs::read(place.join(from)).unwrap();
         let (state, blobs): (ProcessState, MemoryBlobs) = postcard::from_bytes(&image).unwrap();
         drop(image);
-        let rendezvous = place.join("rendezvous");
+        let rendezvous = place.join(format!("rendezvous for {from}"));
         std::fs::create_dir_all(&rendezvous).unwrap();
         let mut ctx = RestoreContext::new(BASE, &blobs, &rendezvous);
         ctx.timeout = Duration::from_secs(5);
@@ -123,6 +129,16 @@ impl Scenario {
         restore_mappings(&state, &ctx, &mut restored).unwrap();
         restore_rest(&state, &ctx, restored).unwrap();
         restore_timers(&state, &ctx).unwrap();
+        if let Some(to) = to {
+            let regions = [REGION];
+            let mut ctx = CaptureContext::new(&inherited, &regions);
+            ctx.lower_descriptor = &lower;
+            (self.adjust)(&mut ctx);
+            let mut blobs = MemoryBlobs::new();
+            let captured = capture(&ctx, &mut blobs).unwrap();
+            let image = postcard::to_stdvec(&(&captured.state, &blobs)).unwrap();
+            std::fs::write(place.join(to), image).unwrap();
+        }
         (self.verify)(place, true);
         // What the restore opened for itself is closed again.
         assert_eq!(above_base(), before);
