@@ -183,7 +183,7 @@ unsafe extern "C" fn MPIR_Dup_fn(
 /// The standard's number for the predefined copy function; the null functions are 0 already.
 pub fn predefined_function(address: *mut c_void) -> *mut c_void {
     if address as usize == core::hint::black_box(MPIR_Dup_fn as *const () as usize) {
-        1 as *mut c_void
+        core::ptr::without_provenance_mut(1)
     } else {
         address
     }

@@ -89,7 +89,7 @@ macro_rules! null_functions {
                     return core::ptr::null_mut();
                 }
                 if at == own($dup as *const () as usize) {
-                    return 1 as *mut c_void;
+                    return core::ptr::without_provenance_mut(1);
                 }
             )*
             address
