@@ -124,6 +124,16 @@ impl Session {
         })
     }
 
+    /// This rank.
+    pub fn rank(&self) -> u32 {
+        self.rank
+    }
+
+    /// Number of ranks.
+    pub fn size(&self) -> u32 {
+        self.size
+    }
+
     /// The nodes.
     pub fn topology(&self) -> &Topology {
         &self.topology

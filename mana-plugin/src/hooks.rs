@@ -28,6 +28,12 @@ pub struct Initialized {
 
 /// The surroundings of the MPI layer.
 pub trait MpiHooks: Sync {
+    /// Calls `start`, which starts the real MPI, with whatever arrangements the process needs around
+    /// it (which descriptors its sockets may get, for one). The default just calls it.
+    fn starting(&self, start: &mut dyn FnMut()) {
+        start();
+    }
+
     /// The real `MPI_Init` has succeeded on this rank; called on the MPI thread before `MPI_Init`
     /// returns to the program. [`crate::world_collective`] works from here on.
     fn initialized(&self, facts: Initialized);

@@ -43,14 +43,19 @@ pub fn begin(required: i32) -> Outcome {
     let c = core();
     let procs = c.procs();
     let mut provided = MPI_THREAD_SINGLE;
-    // SAFETY: no arguments of the program are passed.
-    let rc = with_signals_blocked(|| unsafe {
-        (procs.MPI_Init_thread)(
-            std::ptr::null_mut(),
-            std::ptr::null_mut(),
-            required,
-            &mut provided,
-        )
+    let mut rc = MPI_SUCCESS;
+    with_signals_blocked(|| {
+        c.hooks.starting(&mut || {
+            // SAFETY: no arguments of the program are passed; the output argument is ours.
+            rc = unsafe {
+                (procs.MPI_Init_thread)(
+                    std::ptr::null_mut(),
+                    std::ptr::null_mut(),
+                    required,
+                    &mut provided,
+                )
+            };
+        });
     });
     check(rc)?;
     let (mut rank, mut size) = (0, 0);

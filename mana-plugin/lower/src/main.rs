@@ -1,1 +1,74 @@
-fn main() {}
+//! `mana-lower`: the program of the lower half. `mana_launch` executes it in its own place; it starts
+//! the application in the upper half, or recovers an image and resumes it there.
+//!
+//! | module | holds |
+//! |---|---|
+//! | `adapter` | opening the site's MPI adapter |
+//! | `fresh`, `resume` | the two ways to begin |
+//! | `control` | the control thread: storage session, coordinator, agent |
+//! | `meeting` | collectives of the control thread, done by the MPI thread |
+//! | `mpi` | what the MPI layer asks of its surroundings |
+//! | `rank` | this rank's steps of a checkpoint |
+//! | `image` | what goes into an image beside memory |
+//! | `messages` | lines on standard error |
+//!
+//! **Descriptors.** The program and the MPI library share the process's descriptor table. The control
+//! thread has a table of its own (unshare), empty but for the standard streams, which its own threads
+//! inherit: whatever checkpointing opens is never seen by the program, nor mistaken for its.
+#![no_main] // the standard library's start would change the dispositions of SIGPIPE and SIGSEGV
+
+mod adapter;
+mod control;
+mod fresh;
+mod image;
+mod meeting;
+mod messages;
+mod mpi;
+mod rank;
+mod resume;
+
+use std::sync::OnceLock;
+
+use mana::spec::{LaunchSpec, Mode};
+use process_state::Inherited;
+
+/// What this process was started with.
+pub(crate) struct Job {
+    pub spec: LaunchSpec,
+    /// What was open when the process started.
+    pub inherited: Inherited,
+}
+
+static JOB: OnceLock<Job> = OnceLock::new();
+
+/// The job this process belongs to.
+pub(crate) fn job() -> &'static Job {
+    match JOB.get() {
+        Some(job) => job,
+        None => messages::fail(format_args!("the launch specification has not been read")),
+    }
+}
+
+/// The C entry.
+#[no_mangle]
+pub extern "C" fn main(_argc: i32, _argv: *const *const libc::c_char) -> i32 {
+    let inherited = Inherited::observe();
+    let spec = match LaunchSpec::take_from_environment() {
+        Ok(spec) => spec,
+        Err(e) => messages::fail(format_args!("{e}")),
+    };
+    messages::install(&spec.identity, spec.quiet);
+    let mode = spec.mode;
+    JOB.get_or_init(|| Job { spec, inherited });
+    let ended = match mode {
+        Mode::Fresh => fresh::run(),
+        Mode::Resume => resume::run(),
+    };
+    match ended {
+        Ok(never) => match never {},
+        Err(e) => messages::fail(format_args!("{e}")),
+    }
+}
+
+/// Anything that keeps the program from running.
+pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;

@@ -1,0 +1,460 @@
+//! The control thread: opens the storage session, brings up coordinator and agent, then serves what
+//! the program's threads want of them and watches for a newer start of the job.
+//!
+//! It and all threads it starts have a descriptor table of their own. The program's threads reach it
+//! through channels only.
+
+use std::sync::mpsc::{channel, Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use libckpt::recovery::{self, Outcome as Recovery, Recovered, Wish};
+use libckpt::session::{Beginning, Session};
+use libckpt::{Collective, GenerationId, Level};
+use mana_control::{
+    Agent, AgentOptions, Coordinator, CoordinatorOptions, Outcome, Rendezvous, Secret, Settings,
+};
+use mana_plugin::WorldCollective;
+
+use crate::meeting::{self, Asker};
+use crate::{job, messages, rank, Failure};
+
+/// How often the job's records are looked at for a newer start.
+const FENCE: Duration = Duration::from_secs(5);
+/// For all ranks to reach the coordinator.
+const CONNECT: Duration = Duration::from_secs(60);
+/// For the other ranks to end after this one has.
+const END: Duration = Duration::from_secs(3600);
+/// For telling the others of an abort.
+const ABORT: Duration = Duration::from_secs(2);
+
+enum Command {
+    /// The program is entered (again): checkpoints may come.
+    Go,
+    Finalizing(Sender<()>),
+    Exit {
+        code: i32,
+        limit: Duration,
+        reply: Sender<Outcome>,
+    },
+}
+
+/// What the program's threads know of the control thread.
+struct Control {
+    commands: Sender<Command>,
+}
+
+static CONTROL: OnceLock<Control> = OnceLock::new();
+static AGENT: OnceLock<Agent> = OnceLock::new();
+
+/// This rank's storage and its place in the job, as the control thread found them.
+pub struct Place {
+    pub session: Arc<Session>,
+    pub incarnation: u32,
+    first: u64,
+    addresses: Vec<String>,
+    secret: Secret,
+    thread_level: i32,
+}
+
+/// Begins the job at its beginning; on the MPI thread (or the main one, without MPI). Returns when
+/// this rank is registered.
+pub fn begin_job(world: Option<WorldCollective>, thread_level: i32) -> Result<(), Failure> {
+    let (asker, server) = meeting::pair::<Result<(), Failure>>(world);
+    start_thread(move |commands| {
+        let begun = open(&asker).and_then(|(session, secret)| {
+            let place = begin(session, secret, None, thread_level, &asker)?;
+            for note in &job().spec.config.notes {
+                if place.session.is_leader() && asker.rank() == 0 {
+                    log::info!("{note}");
+                }
+            }
+            spawn_agent(&place)?;
+            Ok(place)
+        });
+        match begun {
+            Ok(place) => {
+                asker.done(Ok(()));
+                serve(&place, &commands);
+            }
+            Err(e) => asker.done(Err(e)),
+        }
+    })?;
+    server.serve()?
+}
+
+/// A resume, agreed on by all ranks.
+pub struct Resume {
+    pub recovered: Arc<Recovered>,
+    pub session: Arc<Session>,
+    pub incarnation: u32,
+}
+
+/// Finds out what to resume from; on the MPI thread. The control thread then waits for [`go`].
+pub fn recover(world: Option<WorldCollective>, thread_level: i32) -> Result<Resume, Failure> {
+    let (asker, server) = meeting::pair::<Result<Resume, Failure>>(world);
+    start_thread(move |commands| {
+        let found = open(&asker).and_then(|(session, secret)| {
+            let generation = job()
+                .spec
+                .generation
+                .map(|(incarnation, number)| GenerationId {
+                    incarnation,
+                    number,
+                });
+            let recovered = match recovery::recover(&session, Wish { generation }, &asker)? {
+                Recovery::Resume(r) => Arc::new(r),
+                Recovery::Fresh => {
+                    return Err("nothing was ever committed; start the job with --fresh".into())
+                }
+            };
+            report(&recovered, asker.rank());
+            let place = begin(
+                session,
+                secret,
+                Some(recovered.generation),
+                thread_level,
+                &asker,
+            )?;
+            Ok((place, recovered))
+        });
+        match found {
+            Ok((place, recovered)) => {
+                let resume = Resume {
+                    recovered: Arc::clone(&recovered),
+                    session: Arc::clone(&place.session),
+                    incarnation: place.incarnation,
+                };
+                asker.done(Ok(resume));
+                if matches!(commands.recv(), Ok(Command::Go)) {
+                    if let Err(e) = spawn_agent(&place) {
+                        failed(&*e);
+                    }
+                    protect_again(&place.session, recovered);
+                    serve(&place, &commands);
+                }
+            }
+            Err(e) => asker.done(Err(e)),
+        }
+    })?;
+    server.serve()?
+}
+
+/// The program is in place: the control thread may go to work.
+pub fn go() {
+    if let Some(control) = CONTROL.get() {
+        let _ = control.commands.send(Command::Go);
+    }
+}
+
+fn report(recovered: &Recovered, rank: u32) {
+    if rank != 0 {
+        return;
+    }
+    for line in &recovered.rejected {
+        log::warn!("{line}");
+    }
+    let mut counts: Vec<(String, usize)> = Vec::new();
+    for source in &recovered.sources {
+        let name = source.to_string();
+        match counts.iter_mut().find(|(n, _)| *n == name) {
+            Some((_, n)) => *n += 1,
+            None => counts.push((name, 1)),
+        }
+    }
+    let list: Vec<String> = counts
+        .iter()
+        .map(|(name, n)| format!("{n} from {name}"))
+        .collect();
+    messages::line(format_args!(
+        "resumed generation {} ({}): {} verified images, {}; output since then repeats",
+        recovered.generation,
+        recovered.manifest.level,
+        recovered.sources.len(),
+        list.join(", ")
+    ));
+}
+
+fn protect_again(session: &Arc<Session>, recovered: Arc<Recovered>) {
+    let session = Arc::clone(session);
+    let work = move || {
+        if let Err(e) = recovery::protect_again(&session, &recovered) {
+            log::warn!(
+                "generation {} is not as protected as it was: {e}",
+                recovered.generation
+            );
+        }
+    };
+    if let Err(e) = std::thread::Builder::new()
+        .name("mana-protect".into())
+        .spawn(work)
+    {
+        log::warn!("no thread for restoring redundancy: {e}");
+    }
+}
+
+fn start_thread(body: impl FnOnce(Receiver<Command>) + Send + 'static) -> Result<(), Failure> {
+    let (commands, commanded) = channel();
+    if CONTROL.set(Control { commands }).is_err() {
+        return Err("the control thread runs already".into());
+    }
+    split_process::with_signals_blocked(|| {
+        std::thread::Builder::new()
+            .name("mana-control".into())
+            .spawn(move || {
+                own_descriptors();
+                body(commanded);
+            })
+    })?;
+    Ok(())
+}
+
+/// A descriptor table of this thread's own, empty but for the standard streams.
+fn own_descriptors() {
+    // SAFETY: close_range with UNSHARE first copies the table for this thread alone.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            3,
+            u32::MAX,
+            libc::CLOSE_RANGE_UNSHARE,
+        )
+    };
+    if done == 0 {
+        return;
+    }
+    // A kernel before 5.9.
+    // SAFETY: unshare touches no memory.
+    if unsafe { libc::unshare(libc::CLONE_FILES) } != 0 {
+        return;
+    }
+    // SAFETY: sysconf has no preconditions.
+    let limit = unsafe { libc::sysconf(libc::_SC_OPEN_MAX) };
+    for fd in 3..limit.clamp(0, 1 << 20) as i32 {
+        // SAFETY: the table is this thread's alone.
+        unsafe { libc::close(fd) };
+    }
+}
+
+/// A secret all ranks know, and the storage session.
+fn open<T>(all: &Asker<T>) -> Result<(Arc<Session>, Secret), Failure> {
+    let mine = if all.rank() == 0 {
+        Secret::generate()?.as_bytes().to_vec()
+    } else {
+        Vec::new()
+    };
+    let bytes: [u8; 32] = all
+        .bcast(0, &mine)?
+        .try_into()
+        .map_err(|_| "rank 0 sent no secret")?;
+    let spec = &job().spec;
+    let session = Session::open(&spec.config, &spec.identity, bytes, all)?;
+    messages::set_rank(all.rank());
+    Ok((Arc::new(session), Secret::from_bytes(bytes)))
+}
+
+/// Records this start of the job and brings up the coordinator.
+fn begin<T>(
+    session: Arc<Session>,
+    secret: Secret,
+    parent: Option<GenerationId>,
+    thread_level: i32,
+    all: &Asker<T>,
+) -> Result<Place, Failure> {
+    let spec = &job().spec;
+    let beginning = Beginning {
+        parent,
+        program: spec.program.clone(),
+        thread_level,
+        restart_count: spec.restart_count,
+    };
+    let begun = session.begin(&beginning, all)?;
+    let mut found = (String::new(), Vec::new());
+    if all.rank() == 0 {
+        match bring_up(&session, &secret, begun.incarnation, all.size()) {
+            Ok(addresses) => found.1 = addresses,
+            Err(e) => found.0 = e.to_string(),
+        }
+    }
+    let told = libckpt::collective::gather(all, "the coordinator's address", &found)?;
+    let (complaint, addresses) = told.into_iter().next().unwrap_or_default();
+    if !complaint.is_empty() {
+        return Err(format!("rank 0 could not start the coordinator: {complaint}").into());
+    }
+    let secret = match &spec.coordinator {
+        Some(other) => rendezvous_of(other.port)?.secret,
+        None => secret,
+    };
+    Ok(Place {
+        session,
+        incarnation: begun.incarnation,
+        first: begun.first,
+        addresses,
+        secret,
+        thread_level,
+    })
+}
+
+/// The file a stand-alone coordinator has left.
+fn rendezvous_of(port: u16) -> Result<Rendezvous, Failure> {
+    let path = job()
+        .spec
+        .config
+        .global_ckpt_dir
+        .join(format!("coordinator-{port}.json"));
+    Ok(Rendezvous::read(&path)?)
+}
+
+/// Starts the embedded coordinator, or finds the stand-alone one. Returns its addresses.
+fn bring_up(
+    session: &Session,
+    secret: &Secret,
+    incarnation: u32,
+    size: u32,
+) -> Result<Vec<String>, Failure> {
+    let spec = &job().spec;
+    if let Some(other) = &spec.coordinator {
+        return Ok(vec![format!("{}:{}", other.host, other.port)]);
+    }
+    let near = spec.config.test_mode || size == 1;
+    let coordinator = Coordinator::spawn(CoordinatorOptions {
+        job: Some(spec.identity.clone()),
+        incarnation: Some(incarnation),
+        secret: secret.clone(),
+        bind: if near { "127.0.0.1" } else { "0.0.0.0" }.into(),
+        port: 0,
+        settings: Some(settings(session)),
+        rendezvous: Some(session.global().root().join("coordinator.json")),
+        fd_floor: 0,
+    })?;
+    let addresses = coordinator.addresses();
+    // It runs as long as the process.
+    std::mem::forget(coordinator);
+    Ok(addresses)
+}
+
+fn settings(session: &Session) -> Settings {
+    let config = &job().spec.config;
+    let nodes = session.topology().nodes();
+    let limit = Duration::from_secs(config.checkpoint_timeout);
+    Settings {
+        intervals: Level::ALL.map(|l| config.interval(l)),
+        enabled: Level::ALL.map(|l| config.enabled(l, nodes)),
+        gate_limit: limit,
+        stopped_limit: limit,
+        ..Settings::default()
+    }
+}
+
+fn spawn_agent(place: &Place) -> Result<(), Failure> {
+    let spec = &job().spec;
+    let session = &place.session;
+    let host = hostname::get()
+        .map(|h| h.to_string_lossy().into_owned())
+        .unwrap_or_default();
+    let options = AgentOptions {
+        job: spec.identity.clone(),
+        incarnation: place.incarnation,
+        rank: session.rank(),
+        size: session.size(),
+        host,
+        node: session.node(),
+        program: spec.program.display().to_string(),
+        next_number: place.first,
+        settings: settings(session),
+        addresses: place.addresses.clone(),
+        secret: place.secret.clone(),
+        connect_limit: CONNECT,
+        fd_floor: 0,
+    };
+    let hooks = rank::Rank::new(Arc::clone(session), place.incarnation, place.thread_level);
+    let agent = Agent::spawn(options, Box::new(hooks))?;
+    AGENT.set(agent).map_err(|_| "the agent runs already")?;
+    Ok(())
+}
+
+/// Serves the program's threads until the process ends.
+fn serve(place: &Place, commands: &Receiver<Command>) {
+    loop {
+        match commands.recv_timeout(FENCE) {
+            Ok(Command::Go) => {}
+            Ok(Command::Finalizing(reply)) => {
+                if let Some(agent) = AGENT.get() {
+                    agent.finalizing();
+                }
+                let _ = reply.send(());
+            }
+            Ok(Command::Exit { code, limit, reply }) => {
+                let outcome = AGENT
+                    .get()
+                    .map_or(Outcome::Undecided, |a| a.exit(code, limit));
+                let _ = reply.send(outcome);
+            }
+            Err(RecvTimeoutError::Timeout) => fence(place),
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+    }
+}
+
+/// Ends this process if a newer start of the job has taken over: it would write the program's files.
+fn fence(place: &Place) {
+    if let Ok(Some(newest)) = place.session.records().superseded(place.incarnation) {
+        messages::line(format_args!(
+            "error: incarnation {newest} of this job has taken over from {}: this one ends",
+            place.incarnation
+        ));
+        // SAFETY: ends this process.
+        unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
+    }
+}
+
+/// `MPI_Finalize`: may it go on? Asked again and again.
+pub fn may_finalize() -> bool {
+    static ANNOUNCED: OnceLock<()> = OnceLock::new();
+    let (Some(control), Some(agent)) = (CONTROL.get(), AGENT.get()) else {
+        return true;
+    };
+    ANNOUNCED.get_or_init(|| {
+        let (reply, replied) = channel();
+        if control.commands.send(Command::Finalizing(reply)).is_ok() {
+            let _ = replied.recv();
+        }
+    });
+    agent.finalizing()
+}
+
+fn exit(code: i32, limit: Duration) {
+    let (Some(control), Some(_)) = (CONTROL.get(), AGENT.get()) else {
+        return;
+    };
+    let (reply, replied) = channel();
+    if control
+        .commands
+        .send(Command::Exit { code, limit, reply })
+        .is_ok()
+    {
+        let _ = replied.recv_timeout(limit);
+    }
+}
+
+/// The program ends with this code: called before it really does.
+pub fn exiting(code: i32) {
+    exit(code, END);
+}
+
+/// The program aborts the job.
+pub fn aborting(code: i32) {
+    exit(if code == 0 { 1 } else { code }, ABORT);
+}
+
+/// Checkpointing as such has failed: run on unprotected, or stop, as configured.
+pub fn failed(e: &(dyn std::error::Error + 'static)) {
+    match job().spec.config.on_error {
+        libckpt::config::OnError::Continue => {
+            messages::line(format_args!(
+                "error: {e}; the program runs on UNPROTECTED (on_error = \"stop\" ends it instead)"
+            ));
+        }
+        libckpt::config::OnError::Stop => messages::fail(format_args!("{e}")),
+    }
+}

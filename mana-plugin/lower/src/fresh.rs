@@ -1,0 +1,35 @@
+//! Starting the program from its beginning.
+
+use std::convert::Infallible;
+
+use split_process::{Hooks, Launch};
+
+use crate::{control, job, mpi, Failure};
+
+/// The glue's part in the split process.
+pub fn hooks() -> Hooks {
+    Hooks {
+        on_exit: Some(control::exiting),
+        on_execve: None,
+    }
+}
+
+/// Never returns but on failure.
+pub fn run() -> Result<Infallible, Failure> {
+    let spec = &job().spec;
+    let launch = Launch {
+        program: spec.program.clone(),
+        args: spec.args.iter().map(|a| a.0.clone()).collect(),
+        env: spec.upper_environment(),
+        upper_preload: spec.stub.iter().flat_map(|s| s.preload.clone()).collect(),
+        upper_library_path: spec.stub.iter().map(|s| s.directory.clone()).collect(),
+    };
+    let resolved = launch.resolve()?;
+    mpi::install()?;
+    if spec.adapter.is_none() {
+        // No MPI_Init will come: the job has one rank, and begins here.
+        control::begin_job(None, -1)?;
+    }
+    split_process::start(resolved, hooks())?;
+    Err("the program could not be entered".into())
+}

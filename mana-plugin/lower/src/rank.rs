@@ -1,0 +1,382 @@
+//! This rank's steps of a checkpoint, called by the agent on its thread.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::mpsc::{channel, Receiver, TryRecvError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use libckpt::image_file::{ImageContent, ImageReport as Written};
+use libckpt::records::End;
+use libckpt::session::Session;
+use mana_control::{
+    CaptureStarted, Checkpoint, CommSeq, DrainReport, GatePoll, GenerationId, ImageReport, Level,
+    Outcome, RankHooks, Started, StepError,
+};
+use mana_plugin::checkpoint;
+use process_state::FileSync;
+use split_process::Parked;
+
+use crate::{image, job, messages, mpi};
+
+/// For all threads to leave the lower half once every rank is at its safe point.
+const PARK: Duration = Duration::from_secs(20);
+/// For the program's files to reach stable storage.
+const FILES: Duration = Duration::from_secs(600);
+
+/// Says a warning once per process.
+pub fn warn_once(text: &str) {
+    static SAID: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    if SAID
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .insert(text.to_owned())
+    {
+        log::warn!("{text}");
+    }
+}
+
+/// A generation being taken.
+struct Taking {
+    written: Written,
+    files: FileSync,
+    since: Instant,
+}
+
+type Work = Receiver<Result<(), String>>;
+
+pub struct Rank {
+    session: Arc<Session>,
+    incarnation: u32,
+    has_mpi: bool,
+    parked: Option<Parked>,
+    /// The MPI layer's state after the drain.
+    mpi_state: Option<Vec<u8>>,
+    taking: Option<Taking>,
+    reports: BTreeMap<GenerationId, Written>,
+    work: BTreeMap<(GenerationId, Level), Work>,
+    pruning: Option<std::thread::JoinHandle<()>>,
+    phase: &'static str,
+    stopped: Option<Instant>,
+}
+
+impl Rank {
+    pub fn new(session: Arc<Session>, incarnation: u32, thread_level: i32) -> Self {
+        Self {
+            session,
+            incarnation,
+            has_mpi: thread_level >= 0,
+            parked: None,
+            mpi_state: None,
+            taking: None,
+            reports: BTreeMap::new(),
+            work: BTreeMap::new(),
+            pruning: None,
+            phase: "running",
+            stopped: None,
+        }
+    }
+
+    /// Lets the program run on.
+    fn release(&mut self) {
+        self.mpi_state = None;
+        if self.has_mpi {
+            checkpoint::resume();
+        }
+        if let Some(parked) = self.parked.take() {
+            parked.release();
+        }
+        self.phase = "running";
+    }
+}
+
+fn entry(report: &ImageReport) -> Written {
+    Written {
+        len: report.bytes,
+        root: report.root,
+    }
+}
+
+fn sequence(c: &checkpoint::CommSeq) -> CommSeq {
+    CommSeq {
+        comm_id: c.comm_id,
+        size: c.size,
+        seq: c.seq,
+    }
+}
+
+impl RankHooks for Rank {
+    fn started(&mut self, facts: Started) {
+        if self.session.rank() == 0 {
+            log::info!(
+                "incarnation {}: {} ranks on {} nodes are under control",
+                self.incarnation,
+                facts.ranks,
+                facts.nodes
+            );
+        }
+        if self.session.is_leader() {
+            crate::resume::everyone_is_back();
+        }
+    }
+
+    fn intent(&mut self, _checkpoint: Checkpoint) -> Result<Vec<CommSeq>, StepError> {
+        self.phase = "running to the safe point";
+        if !self.has_mpi {
+            return Ok(Vec::new());
+        }
+        Ok(checkpoint::gate_arm().iter().map(sequence).collect())
+    }
+
+    fn targets(&mut self, targets: &[CommSeq]) {
+        let targets: Vec<_> = targets
+            .iter()
+            .map(|c| checkpoint::CommSeq {
+                comm_id: c.comm_id,
+                size: c.size,
+                seq: c.seq,
+            })
+            .collect();
+        checkpoint::gate_targets(&targets);
+    }
+
+    fn poll(&mut self) -> GatePoll {
+        if !self.has_mpi {
+            return GatePoll {
+                reached: true,
+                where_: "no MPI".into(),
+                ..GatePoll::default()
+            };
+        }
+        let found = checkpoint::gate_poll();
+        GatePoll {
+            reached: found.reached,
+            waiting: found.waiting.as_ref().map(sequence),
+            seqs: found.seqs.iter().map(sequence).collect(),
+            where_: found.where_,
+        }
+    }
+
+    fn stop(&mut self) -> Result<(), StepError> {
+        self.phase = "parking";
+        self.stopped = Some(Instant::now());
+        if self.has_mpi {
+            checkpoint::stop();
+        }
+        self.parked = Some(split_process::park_all(PARK).map_err(StepError::new)?);
+        Ok(())
+    }
+
+    fn drain(&mut self) -> Result<DrainReport, StepError> {
+        self.phase = "draining";
+        if !self.has_mpi {
+            return Ok(DrainReport::default());
+        }
+        let parked = self
+            .parked
+            .as_ref()
+            .ok_or_else(|| StepError::new("drain before stop"))?;
+        let thread = mpi::thread()
+            .ok_or_else(|| StepError::new("the thread that called MPI_Init has ended"))?;
+        let (sender, receiver) = channel();
+        let budget = job().spec.config.drain_budget;
+        parked
+            .run_on(
+                thread,
+                Box::new(move || {
+                    let drained =
+                        checkpoint::drain(budget).map(|report| (report, checkpoint::serialize()));
+                    let _ = sender.send(drained);
+                }),
+            )
+            .map_err(StepError::new)?;
+        let (report, state) = receiver
+            .recv()
+            .map_err(StepError::new)?
+            .map_err(StepError::new)?;
+        self.mpi_state = state;
+        Ok(DrainReport {
+            messages: report.messages,
+            bytes: report.bytes,
+        })
+    }
+
+    fn capture(&mut self, checkpoint: Checkpoint) -> Result<CaptureStarted, StepError> {
+        self.phase = "writing";
+        let since = Instant::now();
+        let state = self.mpi_state.take();
+        let parked = self
+            .parked
+            .as_ref()
+            .ok_or_else(|| StepError::new("capture before stop"))?;
+        let taken = image::take(parked, state).map_err(StepError::new)?;
+        let runs = || taken.regions.iter().flat_map(|r| &r.runs);
+        let content = ImageContent {
+            sections: taken.sections,
+            regions: image::table(&taken.regions),
+            memory: runs().map(|run| parked.memory(run)).collect(),
+        };
+        let bytes = runs().map(|r| r.len).sum();
+        let written = self
+            .session
+            .write_image(checkpoint.generation, content)
+            .map_err(StepError::new)?;
+        self.taking = Some(Taking {
+            written,
+            files: taken.files,
+            since,
+        });
+        Ok(CaptureStarted {
+            bytes,
+            background: false,
+        })
+    }
+
+    fn resume(&mut self) {
+        self.release();
+        if let Some(since) = self.stopped.take() {
+            log::debug!("program stopped for {:?}", since.elapsed());
+        }
+    }
+
+    fn durable(&mut self) -> Poll<Result<ImageReport, StepError>> {
+        let Some(taking) = &mut self.taking else {
+            return Poll::Ready(Err(StepError::new("no image is being written")));
+        };
+        match taking.files.wait(Duration::ZERO) {
+            None if taking.since.elapsed() > FILES => {
+                return Poll::Ready(Err(StepError::new(
+                    "the program's files do not reach stable storage",
+                )));
+            }
+            None => return Poll::Pending,
+            Some(warnings) => warnings.iter().for_each(|w| warn_once(&w.to_string())),
+        }
+        let Written { len, root } = taking.written;
+        Poll::Ready(Ok(ImageReport {
+            rank: self.session.rank(),
+            bytes: len,
+            root,
+        }))
+    }
+
+    fn commit(
+        &mut self,
+        checkpoint: Checkpoint,
+        images: Option<&[ImageReport]>,
+    ) -> Result<(), StepError> {
+        if let Some(images) = images {
+            let images: Vec<Written> = images.iter().map(entry).collect();
+            self.session
+                .commit(checkpoint.generation, checkpoint.level, &images)
+                .map_err(StepError::new)?;
+        }
+        if let Some(taking) = self.taking.take() {
+            self.reports.insert(checkpoint.generation, taking.written);
+        }
+        Ok(())
+    }
+
+    fn level_work(&mut self, generation: GenerationId, level: Level) -> Result<(), StepError> {
+        let report = *self.reports.get(&generation).ok_or_else(|| {
+            StepError::new(format!(
+                "generation {generation} was not taken by this process"
+            ))
+        })?;
+        let session = Arc::clone(&self.session);
+        let (sender, receiver) = channel();
+        std::thread::Builder::new()
+            .name(format!("mana-{level}"))
+            .spawn(move || {
+                let done = session.level_work(generation, level, report);
+                let _ = sender.send(done.map_err(|e| e.to_string()));
+            })
+            .map_err(StepError::new)?;
+        self.work.insert((generation, level), receiver);
+        Ok(())
+    }
+
+    fn level_poll(
+        &mut self,
+        generation: GenerationId,
+        level: Level,
+    ) -> Poll<Result<(), StepError>> {
+        let Some(work) = self.work.get(&(generation, level)) else {
+            return Poll::Ready(Err(StepError::new("no such level work")));
+        };
+        let done = match work.try_recv() {
+            Err(TryRecvError::Empty) => return Poll::Pending,
+            Err(TryRecvError::Disconnected) => Err(StepError::new("its thread has ended")),
+            Ok(done) => done.map_err(StepError::new),
+        };
+        self.work.remove(&(generation, level));
+        Poll::Ready(done)
+    }
+
+    fn level_complete(&mut self, generation: GenerationId, level: Level) -> Result<(), StepError> {
+        self.session
+            .complete(generation, level)
+            .map_err(StepError::new)
+    }
+
+    fn prune(&mut self, protect: &[GenerationId]) {
+        if self.pruning.as_ref().is_some_and(|t| !t.is_finished()) {
+            return; // the next one does it
+        }
+        let oldest = protect.iter().min().copied();
+        if let Some(newest) = self.reports.keys().next_back().copied() {
+            self.reports
+                .retain(|id, _| *id == newest || oldest.is_some_and(|o| *id >= o));
+        }
+        let (session, incarnation, protect) = (
+            Arc::clone(&self.session),
+            self.incarnation,
+            protect.to_vec(),
+        );
+        let work = move || {
+            if let Err(e) = session.prune(incarnation, &protect) {
+                warn_once(&format!("pruning: {e}"));
+            }
+        };
+        self.pruning = std::thread::Builder::new()
+            .name("mana-prune".into())
+            .spawn(work)
+            .ok();
+    }
+
+    fn abandon(&mut self, generation: GenerationId, reason: &str) {
+        self.release();
+        self.taking = None;
+        self.reports.remove(&generation);
+        log::debug!("generation {generation} is given up: {reason}");
+        if let Err(e) = self.session.discard(generation) {
+            warn_once(&e.to_string());
+        }
+    }
+
+    fn state(&mut self) -> String {
+        self.phase.to_owned()
+    }
+
+    fn finish(&mut self, outcome: &Outcome) {
+        if let Some(pruning) = self.pruning.take() {
+            let _ = pruning.join();
+        }
+        let end = match outcome {
+            Outcome::Finished => End::Finished,
+            Outcome::Failed { rank, code } => End::Failed {
+                reason: format!("rank {rank} ended with code {code}"),
+            },
+            Outcome::Lost { .. } | Outcome::Killed | Outcome::Undecided => return,
+        };
+        if let Err(e) = self.session.finish(self.incarnation, &end) {
+            log::warn!("the end of the job is not recorded: {e}");
+        }
+    }
+
+    fn end_job(&mut self, reason: &str) {
+        messages::line(format_args!("the job ends on request: {reason}"));
+        // SAFETY: ends this process, whatever the program's handlers are.
+        unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
+    }
+}

@@ -1,0 +1,185 @@
+//! Resuming the program from an image.
+//!
+//! | step | on | why in this place |
+//! |---|---|---|
+//! | the MPI library starts | MPI thread | all ranks must talk to agree; its descriptors lie above the program's |
+//! | recovery | control thread | every rank has a verified image of one generation, or nobody goes on |
+//! | descriptors | main thread | while their numbers are free |
+//! | memory | main thread and a helper | straight from the image into place |
+//! | MPI objects | main thread | receives are posted into the restored memory |
+//! | threads, signals, timers | main thread | nothing of the program runs before |
+
+use std::convert::Infallible;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use libckpt::image_file::ImageFile;
+use libckpt::records::{JobState, Records};
+use libckpt::store::Store;
+use process_state::RestoreContext;
+use split_process::{Restorer, RunBuffer};
+
+use crate::{control, fresh, image, job, messages, mpi, Failure};
+
+/// First number for descriptors that are needed only during the restore.
+const TEMPORARY_FD: i32 = 900;
+
+static IN_PROGRESS: AtomicBool = AtomicBool::new(false);
+static RENDEZVOUS: Mutex<Option<PathBuf>> = Mutex::new(None);
+
+/// Whether this process is being resumed (and the MPI layer's beginning is not a job's).
+pub fn in_progress() -> bool {
+    IN_PROGRESS.load(Ordering::Acquire)
+}
+
+/// All ranks have restored: what they shared for it can go. Called on each node's lowest rank.
+pub fn everyone_is_back() {
+    if let Some(dir) = RENDEZVOUS
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .take()
+    {
+        let _ = std::fs::remove_dir_all(dir);
+    }
+}
+
+/// Never returns but on failure.
+pub fn run() -> Result<Infallible, Failure> {
+    IN_PROGRESS.store(true, Ordering::Release);
+    let spec = &job().spec;
+    mpi::install()?;
+    let thread_level = recorded_thread_level()?;
+    if spec.adapter.is_some() {
+        split_process::with_signals_blocked(|| mana_plugin::checkpoint::start(thread_level))?;
+    }
+    let world = mana_plugin_world();
+    let resume = control::recover(world, thread_level)?;
+    let recovered = &resume.recovered;
+    let report = recovered
+        .manifest
+        .images
+        .get(resume.session.rank() as usize)
+        .copied();
+    let image =
+        split_process::with_reserved_descriptors(|| ImageFile::open(&recovered.image, report))?;
+    let loaded = image::load(image.sections())?;
+    if loaded.launch.version != spec.version {
+        return Err(format!(
+            "the image was made by version {} of mana, this is {}",
+            loaded.launch.version, spec.version
+        )
+        .into());
+    }
+
+    let mut restorer = Restorer::begin(&loaded.split)?;
+    let rendezvous = rendezvous(resume.incarnation, resume.session.node())?;
+    let mut context = RestoreContext::new(TEMPORARY_FD, &loaded.blobs, &rendezvous);
+    context.real_tid = &split_process::real_tid;
+    for fd in process_state::conflicts(&loaded.state) {
+        // SAFETY: left open by whoever started this process; nothing here uses it.
+        unsafe { libc::close(fd) };
+    }
+    let mut restored = process_state::restore_descriptors(&loaded.state, &context)?;
+    let buffers = restorer.map(&loaded.regions)?;
+    fill(&image, buffers)?;
+    restorer.protect()?;
+    process_state::restore_mappings(&loaded.state, &context, &mut restored)?;
+    for warning in process_state::restore_rest(&loaded.state, &context, restored)? {
+        log::warn!("{warning}");
+    }
+    drop(image);
+    if let Some(state) = &loaded.mpi {
+        mana_plugin::checkpoint::rebuild(state)?;
+    }
+    restorer.finish(fresh::hooks(), || {
+        if let Err(e) = process_state::restore_timers(&loaded.state, &context) {
+            messages::fail(format_args!("timers: {e}"));
+        }
+        control::go();
+    })?;
+    Err("the program could not be entered".into())
+}
+
+fn mana_plugin_world() -> Option<mana_plugin::WorldCollective> {
+    job().spec.adapter.as_ref()?;
+    mana_plugin::world_collective()
+}
+
+/// What the newest incarnation ran with; -1 without MPI.
+fn recorded_thread_level() -> Result<i32, Failure> {
+    let spec = &job().spec;
+    let records = Records::new(Store::global(&spec.config, &spec.identity));
+    match records.state()? {
+        JobState::Unfinished { incarnation, .. } => Ok(incarnation.thread_level),
+        JobState::New | JobState::Finished => {
+            Err(format!("job {} has no unfinished start to resume", spec.identity).into())
+        }
+    }
+}
+
+/// A directory all ranks of this node find, and nobody else.
+fn rendezvous(incarnation: u32, node: u32) -> Result<PathBuf, Failure> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    let base = if Path::new("/dev/shm").is_dir() {
+        "/dev/shm"
+    } else {
+        "/tmp"
+    };
+    // SAFETY: getuid has no preconditions.
+    let user = unsafe { libc::getuid() };
+    let dir = PathBuf::from(format!(
+        "{base}/mana-{user}-{}-{incarnation}-{node}",
+        job().spec.identity
+    ));
+    match std::fs::DirBuilder::new().mode(0o700).create(&dir) {
+        Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
+            return Err(format!("cannot create {}: {e}", dir.display()).into());
+        }
+        _ => {}
+    }
+    *RENDEZVOUS.lock().unwrap_or_else(PoisonError::into_inner) = Some(dir.clone());
+    Ok(dir)
+}
+
+/// Reads every run into its place. The buffers come in the order of the image's table.
+fn fill(image: &ImageFile, buffers: Vec<RunBuffer>) -> Result<(), Failure> {
+    let places: Vec<_> = image.regions().0.iter().flat_map(|r| &r.runs).collect();
+    if places.len() != buffers.len() {
+        return Err(format!(
+            "{}: the region table does not fit the mappings",
+            image.path().display()
+        )
+        .into());
+    }
+    let mut pairs = Vec::new();
+    for (buffer, place) in buffers.into_iter().zip(places) {
+        if (buffer.run.start, buffer.run.len) != (place.start, place.len) {
+            return Err(format!(
+                "{}: the region table does not fit the mappings",
+                image.path().display()
+            )
+            .into());
+        }
+        pairs.push((buffer.bytes, place.offset));
+    }
+    let queue = Mutex::new(pairs);
+    let read = || -> Result<(), libckpt::Error> {
+        loop {
+            let Some((bytes, offset)) = queue.lock().unwrap_or_else(PoisonError::into_inner).pop()
+            else {
+                return Ok(());
+            };
+            image.read_data(offset, bytes)?;
+        }
+    };
+    let (first, second) = split_process::with_signals_blocked(|| {
+        std::thread::scope(|scope| {
+            let other = scope.spawn(read);
+            (read(), other.join())
+        })
+    });
+    first?;
+    second.map_err(|_| "a reader of the image has panicked")??;
+    Ok(())
+}
