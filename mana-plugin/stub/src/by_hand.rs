@@ -7,6 +7,7 @@ const COMMON: &[&str] = &[
     "MPI_Finalize",
     "MPI_Comm_rank",
     "MPI_Comm_size",
+    "MPI_Comm_get_attr",
     "MPI_Type_size",
     "MPI_Get_count",
     "MPI_Test_cancelled",

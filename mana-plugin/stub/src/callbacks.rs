@@ -81,6 +81,9 @@ fn object_back(word: u64) -> t::Handle {
     }
 }
 
+/// The standard's number for the predefined function that copies the value; 0 copies nothing.
+const DUPLICATE: usize = 1;
+
 type UserCopy =
     unsafe extern "C" fn(t::Handle, i32, *mut c_void, *mut c_void, *mut c_void, *mut i32) -> i32;
 type UserDelete = unsafe extern "C" fn(t::Handle, i32, *mut c_void, *mut c_void) -> i32;
@@ -88,6 +91,12 @@ type UserDelete = unsafe extern "C" fn(t::Handle, i32, *mut c_void, *mut c_void)
 unsafe extern "C" fn copy(call: *mut CopyCall) -> i32 {
     // SAFETY: the core's structure.
     let call = unsafe { &mut *call };
+    // The predefined functions are the standard's numbers: copy nothing, or the value.
+    if call.function <= DUPLICATE {
+        call.flag = (call.function == DUPLICATE) as i32;
+        call.value_out = call.value_in;
+        return 0;
+    }
     // SAFETY: `function` is what the program gave for this key.
     let rc = unsafe {
         if let Some(rc) = abi::foreign_copy(call, object_back(call.object)) {
@@ -110,6 +119,9 @@ unsafe extern "C" fn copy(call: *mut CopyCall) -> i32 {
 unsafe extern "C" fn delete(call: *mut DeleteCall) -> i32 {
     // SAFETY: the core's structure.
     let call = unsafe { &mut *call };
+    if call.function <= DUPLICATE {
+        return 0;
+    }
     // SAFETY: `function` is what the program gave for this key.
     let rc = unsafe {
         if let Some(rc) = abi::foreign_delete(call, object_back(call.object)) {

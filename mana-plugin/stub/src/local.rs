@@ -7,6 +7,7 @@ use core::ffi::c_void;
 use mana_raw::cross;
 use mpi_std::{slot, Status};
 
+use crate::attributes;
 use crate::callbacks;
 use crate::queries::cached;
 use crate::translate as t;
@@ -360,4 +361,25 @@ unsafe extern "C" fn mana_MPIX_Query_hip_support() -> i32 {
 #[no_mangle]
 unsafe extern "C" fn mana_MPIX_Query_ze_support() -> i32 {
     0
+}
+
+/// `MPI_Comm_get_attr`
+#[no_mangle]
+unsafe extern "C" fn mana_MPI_Comm_get_attr(
+    comm: t::Handle,
+    key: i32,
+    value: *mut c_void,
+    flag: *mut i32,
+) -> i32 {
+    let (comm, key) = (t::comm(comm), t::keyval(key));
+    let rc = cross!(slot::MPI_Comm_get_attr, fn(u64, i32, *mut c_void, *mut i32) -> i32;
+                    comm, key, value, flag);
+    // SAFETY: the program's outputs, written if there was no error.
+    unsafe {
+        if rc == 0 && *flag != 0 {
+            let value: *mut *mut i32 = value.cast();
+            *value = attributes::in_upper_memory(key, *value);
+        }
+    }
+    t::error_back(rc)
 }

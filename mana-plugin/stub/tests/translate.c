@@ -145,7 +145,8 @@ int main(int argc, char **argv) {
     MPI_Comm_get_name(MPI_COMM_WORLD, name, &len);
     CHECK(len == MPI_MAX_OBJECT_NAME - 1 && strlen(name) == (size_t)len && name[MPI_MAX_OBJECT_NAME] == 1);
     int *ub = NULL; MPI_Comm_get_attr(MPI_COMM_WORLD, MPI_TAG_UB, &ub, &flag);
-    CHECK(flag && ub && *ub == 4711 && keyval_seen == STD_MPI_TAG_UB);
+    CHECK(flag && ub && ub != &tag_ub && *ub == 4711 && keyval_seen == STD_MPI_TAG_UB);
+    tag_ub = STD_MPI_ANY_SOURCE; MPI_Comm_get_attr(MPI_COMM_WORLD, MPI_IO, &ub, &flag); CHECK(*ub == MPI_ANY_SOURCE && keyval_seen == STD_MPI_IO);
     int ranks[2] = {MPI_PROC_NULL, 1}, out[2];
     MPI_Group_translate_ranks(MPI_GROUP_EMPTY, 2, ranks, MPI_GROUP_EMPTY, out);
     CHECK(translated[0] == STD_MPI_PROC_NULL && translated[1] == 1 && out[0] == MPI_PROC_NULL && out[1] == MPI_UNDEFINED);

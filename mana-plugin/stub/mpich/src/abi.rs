@@ -24,6 +24,9 @@ pub struct ProgramStatus {
 
 const _: () = assert!(size_of::<ProgramStatus>() == 20);
 
+/// `MPI_ERR_LASTCODE`
+pub const LAST_CODE: i32 = 0x3fffffff;
+
 /// `MPI_STATUS_IGNORE`
 pub const STATUS_IGNORE: usize = 1;
 /// `MPI_STATUSES_IGNORE`

@@ -9,6 +9,7 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 use mana_raw::cross;
 use mpi_std::slot;
 
+use crate::attributes;
 use crate::grequests;
 use crate::translate as t;
 
@@ -118,7 +119,7 @@ unsafe fn get_attribute(
     unsafe {
         if rc == 0 && *flag != 0 {
             let number = if kind != ATTRIBUTE_ADDRESS && mpi_std::keyval_index(key).is_none() {
-                *found as isize as usize
+                attributes::value(key, *found) as isize as usize
             } else {
                 found as usize
             };

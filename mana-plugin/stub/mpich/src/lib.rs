@@ -12,6 +12,8 @@
 mod abi;
 mod languages;
 
+#[path = "../../src/attributes.rs"]
+mod attributes;
 #[path = "../../src/callbacks.rs"]
 mod callbacks;
 #[path = "../../src/grequests.rs"]

@@ -28,6 +28,9 @@ pub struct ProgramStatus {
 
 const _: () = assert!(size_of::<ProgramStatus>() == 24);
 
+/// `MPI_ERR_LASTCODE`
+pub const LAST_CODE: i32 = 0x5c;
+
 /// `MPI_STATUS_IGNORE`
 pub const STATUS_IGNORE: usize = 0;
 /// `MPI_STATUSES_IGNORE`

@@ -233,7 +233,7 @@ unsafe fn attribute(attributes: u64, key: i32, flag: *mut i32) -> (i32, i64) {
             return (rc, 0);
         }
         if mpi_std::keyval_index(key).is_none() {
-            return (0, i64::from(*value));
+            return (0, i64::from(crate::attributes::value(key, *value)));
         }
         (0, value as i64)
     }

@@ -15,6 +15,8 @@ mod fortran_functions;
 mod languages;
 mod objects;
 
+#[path = "../../src/attributes.rs"]
+mod attributes;
 #[path = "../../src/callbacks.rs"]
 mod callbacks;
 #[path = "../../src/grequests.rs"]
