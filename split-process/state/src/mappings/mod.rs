@@ -113,13 +113,16 @@ pub fn classify(mapping: &Mapping) -> Class {
     if path.starts_with(b"/SYSV") && mapping.deleted {
         return Class::Segment;
     }
-    let memory = path.starts_with(b"/memfd:")
-        || path.starts_with(b"/dev/shm/")
-        || path.starts_with(b"/anon_hugepage");
-    if memory || mapping.deleted {
+    // The ring of io_setup(2) looks like an unlinked file, but the kernel writes to it.
+    if path == b"/[aio]" {
+        return Class::Special;
+    }
+    let memory = [&b"/memfd:"[..], b"/dev/shm/", b"/anon_hugepage"];
+    if mapping.deleted || memory.iter().any(|prefix| path.starts_with(prefix)) {
         return Class::SharedObject;
     }
-    if path.starts_with(b"/dev/") || path.starts_with(b"anon_inode:") || !path.starts_with(b"/") {
+    let device = path.starts_with(b"/dev/") && !path.starts_with(b"/dev/hugepages/");
+    if device || !path.starts_with(b"/") {
         return Class::Special;
     }
     Class::SharedFile
@@ -298,4 +301,57 @@ fn map(mapping: &SharedMapping, fd: Option<BorrowedFd<'_>>) -> Result<(), StateE
         ));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn classes_of_mappings() {
+        for (rest, expected) in [
+            ("rw-p 00000000 00:00 0 ", Class::Private),
+            ("r-xp 00000000 08:01 7 /usr/lib/libc.so.6", Class::Private),
+            ("r-xp 00000000 00:00 0 [vdso]", Class::Special),
+            ("rw-s 00000000 08:01 7 /data/table", Class::SharedFile),
+            (
+                "rw-s 00000000 00:0f 7 /dev/hugepages/pool",
+                Class::SharedFile,
+            ),
+            (
+                "rw-s 00000000 08:01 7 /data/table (deleted)",
+                Class::SharedObject,
+            ),
+            (
+                "rw-s 00000000 00:01 7 /dev/zero (deleted)",
+                Class::SharedObject,
+            ),
+            (
+                "rw-s 00000000 00:01 7 /memfd:x (deleted)",
+                Class::SharedObject,
+            ),
+            ("rw-s 00000000 00:1a 7 /dev/shm/x", Class::SharedObject),
+            (
+                "rw-s 00000000 00:1a 7 /dev/shm/x (deleted)",
+                Class::SharedObject,
+            ),
+            (
+                "rw-s 00000000 00:01 7 /SYSV00000000 (deleted)",
+                Class::Segment,
+            ),
+            (
+                "rw-s 00000000 00:06 7 /dev/infiniband/uverbs0",
+                Class::Special,
+            ),
+            (
+                "rw-s 00000000 00:0e 7 anon_inode:[io_uring]",
+                Class::Special,
+            ),
+            ("rw-s 00000000 00:10 7 /[aio] (deleted)", Class::Special),
+        ] {
+            let line = format!("300000001000-300000003000 {rest}\n");
+            let mapping = &crate::maps::parse(line.as_bytes()).unwrap()[0];
+            assert_eq!(classify(mapping), expected, "{line}");
+        }
+    }
 }

@@ -295,7 +295,11 @@ impl Found {
                 return Ok(0);
             };
             let part = buffer.len().min((offset + bytes - at) as usize);
-            memory.read_at(&mut buffer[..part], address as u64 + (at - offset))
+            match memory.read_at(&mut buffer[..part], address as u64 + (at - offset)) {
+                // Beyond the end of a file that is shorter than its mapping.
+                Err(e) if matches!(e.raw_os_error(), Some(libc::EIO | libc::EFAULT)) => Ok(0),
+                read => read,
+            }
         };
         Content::of_extents(self.length, extents, &self.name, blobs, &read)
     }

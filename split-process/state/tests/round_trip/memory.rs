@@ -144,9 +144,18 @@ fn files_are_mapped_again_from_where_they_are() {
                 map(8, PAGE, BOTH, Some(gone.as_raw_fd()), 0);
                 fs::remove_file(place.join("gone")).unwrap();
                 *word(8) = 4321;
+                // Longer than its file.
+                let short = options.open(place.join("short")).unwrap();
+                short.set_len(PAGE as u64).unwrap();
+                map(16, 8 * PAGE, BOTH, Some(short.as_raw_fd()), 0);
+                fs::remove_file(place.join("short")).unwrap();
+                *word(16) = 5678;
             },
             |place, _| {
-                assert_eq!((*word(0), *word(4), *word(8)), (1234, 0, 4321));
+                assert_eq!(
+                    (*word(0), *word(4), *word(8), *word(16)),
+                    (1234, 0, 4321, 5678)
+                );
                 *word(0) = 1;
                 let mut bytes = [0; 8];
                 let file = File::open(place.join("table")).unwrap();
