@@ -45,12 +45,19 @@ fn by_hand(src: &Path) -> Result<BTreeMap<String, String>, Failure> {
         if path.extension().is_none_or(|e| e != "rs") {
             continue;
         }
-        let module = path.file_stem().and_then(|s| s.to_str()).unwrap_or_default().to_owned();
+        let module = path
+            .file_stem()
+            .and_then(|s| s.to_str())
+            .unwrap_or_default()
+            .to_owned();
         let text = fs::read_to_string(&path)?;
         let mut listed = "";
         for line in text.lines() {
             if let Some((_, rest)) = line.split_once("extern \"C\" fn MPI_") {
-                let name: String = rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+                let name: String = rest
+                    .chars()
+                    .take_while(|c| c.is_alphanumeric() || *c == '_')
+                    .collect();
                 found.insert(format!("MPI_{name}"), module.clone());
             }
             match line.trim_end() {
@@ -60,7 +67,10 @@ fn by_hand(src: &Path) -> Result<BTreeMap<String, String>, Failure> {
                 "}" => listed = "",
                 _ => {}
             }
-            let words: Vec<&str> = line.split_whitespace().filter(|w| w.starts_with("MPI_")).collect();
+            let words: Vec<&str> = line
+                .split_whitespace()
+                .filter(|w| w.starts_with("MPI_"))
+                .collect();
             let defined = match listed {
                 "sends" => words.get(1..).unwrap_or_default(),
                 "blocking_sends" | "keys" => words.as_slice(),
@@ -75,27 +85,63 @@ fn by_hand(src: &Path) -> Result<BTreeMap<String, String>, Failure> {
 }
 
 fn signature(p: &Procedure) -> String {
-    let args: Vec<String> = p.params().iter().map(|q| format!("{}: {}", q.name, rust_type(q))).collect();
-    format!("unsafe extern \"C\" fn {}({}) -> {}", p.name, args.join(", "), p.result.rust_type())
+    let args: Vec<String> = p
+        .params()
+        .iter()
+        .map(|q| format!("{}: {}", q.name, rust_type(q)))
+        .collect();
+    format!(
+        "unsafe extern \"C\" fn {}({}) -> {}",
+        p.name,
+        args.join(", "),
+        p.result.rust_type()
+    )
 }
 
 fn unsupported(out: &mut String, p: &Procedure) -> Result<(), Failure> {
     let unused: Vec<&str> = p.params().iter().map(|q| q.name.as_str()).collect();
-    let result = if p.result == Kind::Error { String::new() } else { String::from("; Default::default()") };
-    writeln!(out, "{} {{\n    let _ = ({},);", signature(p), if unused.is_empty() { "()".into() } else { unused.join(", ") })?;
-    writeln!(out, "    crate::errors::unsupported({:?}){result}\n}}\n", p.name)?;
+    let result = if p.result == Kind::Error {
+        String::new()
+    } else {
+        String::from("; Default::default()")
+    };
+    writeln!(
+        out,
+        "{} {{\n    let _ = ({},);",
+        signature(p),
+        if unused.is_empty() {
+            "()".into()
+        } else {
+            unused.join(", ")
+        }
+    )?;
+    writeln!(
+        out,
+        "    crate::errors::unsupported({:?}){result}\n}}\n",
+        p.name
+    )?;
     Ok(())
 }
 
 fn comm_of(p: &Procedure) -> Option<&Param> {
-    p.params().iter().find(|q| q.kind == Kind::Comm && !q.by_pointer())
+    p.params()
+        .iter()
+        .find(|q| q.kind == Kind::Comm && !q.by_pointer())
 }
 
 fn forward(out: &mut String, p: &Procedure) -> Result<(), Failure> {
-    if p.params().iter().any(|q| q.kind.is_handle() && q.by_pointer()) || p.result != Kind::Error {
+    if p.params()
+        .iter()
+        .any(|q| q.kind.is_handle() && q.by_pointer())
+        || p.result != Kind::Error
+    {
         return unsupported(out, p);
     }
-    writeln!(out, "{} {{\n    let _guard = crate::entry::enter();", signature(p))?;
+    writeln!(
+        out,
+        "{} {{\n    let _guard = crate::entry::enter();",
+        signature(p)
+    )?;
     writeln!(out, "    let outcome = (|| {{")?;
     for q in p.params() {
         let n = &q.name;
@@ -103,20 +149,39 @@ fn forward(out: &mut String, p: &Procedure) -> Result<(), Failure> {
             Kind::Comm => writeln!(out, "        let {n} = core().comm({n})?.1.real;")?,
             Kind::Datatype => writeln!(out, "        let {n} = core().real_type({n})?;")?,
             Kind::Op => {
-                let d = p.params().iter().find(|q| q.kind == Kind::Datatype).map_or("0", |q| &q.name);
-                writeln!(out, "        let {n} = crate::collectives::op({n}, word_of_{d}, {d});")?;
+                let d = p
+                    .params()
+                    .iter()
+                    .find(|q| q.kind == Kind::Datatype)
+                    .map_or("0", |q| &q.name);
+                writeln!(
+                    out,
+                    "        let {n} = crate::collectives::op({n}, word_of_{d}, {d});"
+                )?;
             }
             k if k.is_handle() => writeln!(out, "        let _ = {n};")?,
             _ => {}
         }
     }
-    writeln!(out, "        // SAFETY: the program's arguments, with real handles.")?;
-    writeln!(out, "        check(unsafe {{ (core().procs().{})({}) }})\n    }})();", p.name, mpi_table::names(p))?;
+    writeln!(
+        out,
+        "        // SAFETY: the program's arguments, with real handles."
+    )?;
+    writeln!(
+        out,
+        "        check(unsafe {{ (core().procs().{})({}) }})\n    }})();",
+        p.name,
+        mpi_table::names(p)
+    )?;
     let comm = comm_of(p).map_or("MPI_COMM_WORLD", |q| &q.name);
     writeln!(out, "    finish(outcome, {comm}, {:?})\n}}\n", p.name)?;
     // The operation is looked up by the program's datatype word, which the line above it shadows.
     if p.params().iter().any(|q| q.kind == Kind::Op) {
-        let d = p.params().iter().find(|q| q.kind == Kind::Datatype).map_or("datatype", |q| &q.name);
+        let d = p
+            .params()
+            .iter()
+            .find(|q| q.kind == Kind::Datatype)
+            .map_or("datatype", |q| &q.name);
         let from = format!("        let {d} = core().real_type({d})?;");
         let to = format!("        let word_of_{d} = {d};\n{from}");
         if let Some(at) = out.rfind(&from) {
@@ -131,9 +196,20 @@ fn collective(out: &mut String, p: &Procedure) -> Result<(), Failure> {
     let name = &p.name;
     let nonblocking = p.params().iter().any(|q| q.kind == Kind::Request);
     let in_place = p.params().iter().any(|q| q.name == "sendbuf");
-    writeln!(out, "{} {{\n    static NAME: &str = {name:?};\n    let _guard = crate::entry::enter();", signature(p))?;
-    writeln!(out, "    let outcome = (|| {{\n        let (index, real) = crate::collectives::comm(comm)?;")?;
-    let first_type = p.params().iter().find(|q| q.kind == Kind::Datatype && !q.by_pointer()).map(|q| q.name.clone());
+    writeln!(
+        out,
+        "{} {{\n    static NAME: &str = {name:?};\n    let _guard = crate::entry::enter();",
+        signature(p)
+    )?;
+    writeln!(
+        out,
+        "    let outcome = (|| {{\n        let (index, real) = crate::collectives::comm(comm)?;"
+    )?;
+    let first_type = p
+        .params()
+        .iter()
+        .find(|q| q.kind == Kind::Datatype && !q.by_pointer())
+        .map(|q| q.name.clone());
     let mut arguments = Vec::new();
     let mut arrays = Vec::new();
     for q in p.params() {
@@ -169,12 +245,23 @@ fn collective(out: &mut String, p: &Procedure) -> Result<(), Failure> {
         writeln!(out, "        let mut real_request = MPI_REQUEST_NULL;")?;
     }
     writeln!(out, "        crate::collectives::enter(index, &NAME)?;\n        let call = core().procs().{name};")?;
-    writeln!(out, "        // SAFETY: the program's arguments, with real handles.")?;
-    writeln!(out, "        let rc = crate::entry::unlocked(|| unsafe {{ call({}) }});", arguments.join(", "))?;
+    writeln!(
+        out,
+        "        // SAFETY: the program's arguments, with real handles."
+    )?;
+    writeln!(
+        out,
+        "        let rc = crate::entry::unlocked(|| unsafe {{ call({}) }});",
+        arguments.join(", ")
+    )?;
     writeln!(out, "        crate::collectives::leave();")?;
     if nonblocking {
         writeln!(out, "        check(rc)?;")?;
-        writeln!(out, "        let word = crate::collectives::started(index, real_request, vec![{}])?;", arrays.join(", "))?;
+        writeln!(
+            out,
+            "        let word = crate::collectives::started(index, real_request, vec![{}])?;",
+            arrays.join(", ")
+        )?;
         writeln!(out, "        // SAFETY: an output argument.\n        unsafe {{ *request = word }};\n        Ok(())")?;
     } else {
         writeln!(out, "        check(rc)")?;

@@ -347,8 +347,8 @@ pub unsafe extern "C" fn MPI_Comm_create_group(
                 .entry(key)
                 .or_insert_with(|| gate::create(key, size, 0));
             collectives::pass(gate, &NAME)?;
-            // SAFETY: an output argument of ours.
             let call = |g| {
+                // SAFETY: an output argument of ours.
                 check(unsafe { (core().procs().MPI_Comm_create_group)(real, g, tag, &mut new) })
             };
             let outcome =

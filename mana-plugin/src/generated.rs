@@ -1,7 +1,11 @@
 //! The procedure table and the entries that `build.rs` writes.
 //!
 //! Lower half.
-#![allow(unused_variables, reason = "generated for every procedure alike")]
+#![allow(
+    unused_variables,
+    clippy::redundant_closure_call,
+    reason = "generated for every procedure alike"
+)]
 
 use crate::errors::{check, finish};
 use crate::state::core;

@@ -125,6 +125,7 @@ impl<T> Slab<T> {
     }
 
     /// Number of objects.
+    #[cfg(test)]
     pub fn len(&self) -> u32 {
         self.len
     }

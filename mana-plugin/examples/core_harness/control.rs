@@ -45,6 +45,8 @@ pub static PENDING: AtomicU32 = AtomicU32::new(0);
 /// 1 the program is parked, 2 it has drained.
 static PARKED: AtomicU32 = AtomicU32::new(0);
 static TAKEN: AtomicU32 = AtomicU32::new(0);
+/// Checkpoints that are over; raised after `PENDING` is lowered.
+static OVER: AtomicU32 = AtomicU32::new(0);
 
 pub fn rank() -> usize {
     ME.get().map_or(0, |m| m.rank)
@@ -226,6 +228,7 @@ impl Me {
         }
         self.meet();
         PENDING.store(0, SeqCst);
+        OVER.fetch_add(1, SeqCst);
     }
 
     fn wait_parked(&self, begun: Instant) {
@@ -277,12 +280,13 @@ pub fn park() {
     while PENDING.load(SeqCst) == 0 {
         std::thread::yield_now();
     }
+    let over = OVER.load(SeqCst);
     region::head().restarted = 0;
     unsafe { region::interrupt(&mut region::head().sp, parked) };
     if region::head().restarted == 1 {
         return;
     }
-    while PENDING.load(SeqCst) != 0 {
+    while OVER.load(SeqCst) == over {
         std::thread::yield_now();
     }
 }

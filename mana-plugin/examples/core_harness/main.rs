@@ -13,6 +13,7 @@
 #![allow(
     clippy::undocumented_unsafe_blocks,
     clippy::multiple_unsafe_ops_per_block,
+    clippy::needless_range_loop,
     reason = "a test that is unsafe from end to end: raw MPI calls on raw memory"
 )]
 
@@ -36,6 +37,13 @@ pub struct Options {
 }
 
 pub static OPTIONS: OnceLock<Options> = OnceLock::new();
+
+static SLOTS: OnceLock<&'static [usize]> = OnceLock::new();
+
+/// What the core published.
+pub fn slots() -> &'static [usize] {
+    SLOTS.get().expect("installed")
+}
 
 struct Hooks;
 
@@ -123,7 +131,7 @@ fn main() {
         interval: number(6),
     };
     let options = OPTIONS.get_or_init(|| options);
-    mana_plugin::install(adapter(&options.adapter), &Hooks);
+    SLOTS.get_or_init(|| mana_plugin::install(adapter(&options.adapter), &Hooks));
     region::map();
     region::set_gs();
     if options.mode == "restart" {

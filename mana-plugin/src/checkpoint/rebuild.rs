@@ -71,6 +71,13 @@ pub fn run(bytes: &[u8]) -> Result<(), RebuildError> {
     for (id, size, seq) in gates {
         core().group_gates.insert(id, gate::create(id, size, seq));
     }
+    core().orphans = core()
+        .state
+        .requests
+        .iter()
+        .filter(|(_, r)| r.orphan)
+        .map(|(i, _)| i)
+        .collect();
     repost()?;
     let world = world_collective().ok_or(RebuildError::Mpi {
         operation: "MPI_Init",
