@@ -384,7 +384,13 @@ fn a_failed_step_leaves_the_job_running() {
         .expect("the next one");
     let status = client.status().expect("status");
     assert_eq!((status.due, status.committed, status.abandoned), (2, 1, 1));
-    assert_eq!(job.end(3), vec![Outcome::Failed { rank: 0, code: 3 }; 3]);
+    let outcomes = job.end(3);
+    // Whichever rank came first.
+    assert!(
+        matches!(outcomes[0], Outcome::Failed { code: 3, .. }),
+        "{outcomes:?}"
+    );
+    assert!(outcomes.iter().all(|outcome| *outcome == outcomes[0]));
 }
 
 #[test]
