@@ -4,20 +4,23 @@
 //! descriptor table: the program may close and reopen its files meanwhile, and when the thread
 //! closes its copies, record locks of the program stay (they belong to the table they were made in).
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::mpsc::{channel, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
 use crate::descriptors::OpenFile;
 use crate::error::{StateError, Warning};
+use crate::mappings::{classify, Class};
+use crate::maps::{self, Mapping};
+use crate::path::FilePath;
 
 /// Bound on the start of the thread.
 const START: Duration = Duration::from_secs(10);
 
-/// An fdatasync of all writable regular files, under way on a thread of its own.
+/// An fdatasync of all regular files open or mapped for writing, under way on a thread of its own.
 #[derive(Debug)]
 pub struct FileSync {
     done: Receiver<Vec<Warning>>,
@@ -28,8 +31,9 @@ impl FileSync {
     /// true are left out.
     pub fn start(lower_descriptor: &dyn Fn(RawFd) -> bool) -> Result<FileSync, StateError> {
         let files = writable_files(lower_descriptor)?;
+        let mapped = mapped_files()?;
         let (finished, done) = channel();
-        if files.is_empty() {
+        if files.is_empty() && mapped.is_empty() {
             let _ = finished.send(Vec::new());
             return Ok(FileSync { done });
         }
@@ -45,19 +49,17 @@ impl FileSync {
                 }
                 // The program's pipes and sockets must not stay open through our copy of the table.
                 close_all_but(&files);
+                let mapped: Vec<(File, String)> = mapped
+                    .into_iter()
+                    .filter_map(|path| Some((File::open(path.as_path()).ok()?, path.to_string())))
+                    .collect();
                 let _ = started.send(Ok(()));
                 let mut warnings = Vec::new();
-                for (fd, name) in files {
-                    // SAFETY: fdatasync takes and returns numbers.
-                    if unsafe { libc::fdatasync(fd) } != 0 {
-                        let error = io::Error::last_os_error();
-                        // EINVAL, EROFS: a kind of file that has no storage.
-                        if !matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EROFS)) {
-                            let message =
-                                format!("could not be written to stable storage ({error})");
-                            warnings.push(Warning::new(name, message));
-                        }
-                    }
+                let open = files.iter().map(|(fd, name)| (*fd, name));
+                for (fd, name) in
+                    open.chain(mapped.iter().map(|(file, name)| (file.as_raw_fd(), name)))
+                {
+                    warnings.extend(synchronise(fd, name));
                 }
                 let _ = finished.send(warnings);
             });
@@ -81,6 +83,32 @@ impl FileSync {
             Err(RecvTimeoutError::Disconnected) => Some(Vec::new()),
         }
     }
+}
+
+/// Brings one file to stable storage.
+fn synchronise(fd: RawFd, name: &str) -> Option<Warning> {
+    // SAFETY: fdatasync takes and returns numbers.
+    if unsafe { libc::fdatasync(fd) } == 0 {
+        return None;
+    }
+    let error = io::Error::last_os_error();
+    // EINVAL, EROFS: a kind of file that has no storage.
+    let message = format!("could not be written to stable storage ({error})");
+    let without = matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EROFS));
+    (!without).then(|| Warning::new(name, message))
+}
+
+/// Regular files mapped shared and writable; they need not be open.
+fn mapped_files() -> Result<Vec<FilePath>, StateError> {
+    let written = |m: &Mapping| m.write && classify(m) == Class::SharedFile;
+    let mut paths: Vec<FilePath> = maps::read_self()?
+        .into_iter()
+        .filter(written)
+        .map(|m| m.path)
+        .collect();
+    paths.sort();
+    paths.dedup();
+    Ok(paths)
 }
 
 /// Regular files open for writing, one number for each.
@@ -180,8 +208,6 @@ fn restore_signals(before: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs::File;
-    use std::os::fd::AsRawFd;
 
     #[test]
     fn a_thread_of_its_own_table_closes_without_the_new_call() {
