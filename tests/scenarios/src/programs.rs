@@ -184,8 +184,8 @@ pub const PROGRAMS: &[Program] = &[
     Program {
         name: "dense",
         source: "dense.c",
-        fast: &["--rounds", "600", "--pause", "1"],
-        slow: &["--rounds", "600", "--pause", "15"],
+        fast: &["--rounds", "250", "--pause", "1"],
+        slow: &["--rounds", "250", "--pause", "40"],
         ..C
     },
 ];

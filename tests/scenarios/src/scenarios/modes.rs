@@ -16,7 +16,7 @@ use crate::product::{Intervals, Setup};
 use crate::programs::{Program, PROGRAMS};
 
 /// Longest any of these runs may take.
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_secs(180);
 
 /// Checkpoints on three levels, in quick succession.
 const BUSY: Intervals = Intervals {
