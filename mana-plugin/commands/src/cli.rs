@@ -171,6 +171,18 @@ pub enum Level {
     Global,
 }
 
+impl Level {
+    /// As the control plane has it.
+    pub fn to_control(self) -> mana_control::Level {
+        match self {
+            Self::Local => mana_control::Level::Local,
+            Self::Partner => mana_control::Level::Partner,
+            Self::Group => mana_control::Level::Group,
+            Self::Global => mana_control::Level::Global,
+        }
+    }
+}
+
 /// `mana coordinator`
 #[derive(Args, Clone, Debug)]
 pub struct Coordinator {

@@ -79,11 +79,6 @@ impl Installation {
         }
     }
 
-    /// The top of the tree.
-    pub fn root(&self) -> &Path {
-        &self.root
-    }
-
     /// The program that runs the lower half.
     pub fn lower(&self) -> PathBuf {
         self.root.join("lib/mana/mana-lower")

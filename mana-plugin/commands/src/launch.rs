@@ -1,90 +1,263 @@
 //! `mana launch` and `mana restart`: decide, then become `mana-lower`.
 
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 
+use libckpt::records::{JobState, Records};
+use libckpt::store::Store;
+use libckpt::{identity, Config};
 use mana::spec::{CoordinatorAddress, LaunchSpec, Mode, OsText};
 
-use crate::choice::{choose, Choice};
+use crate::choice::choose;
 use crate::cli;
+use crate::decision::{decide, Decision, Occasion};
 use crate::execution::become_lower;
-use crate::identity;
 use crate::installation::Installation;
 use crate::launcher::Launcher;
-use crate::message::{Failure, Speaker};
+use crate::message::{chain, Failure, Speaker};
 use crate::program::Program;
+use crate::settings;
+
+/// What both commands know before they differ.
+struct Context {
+    launcher: Launcher,
+    installation: Installation,
+    config: Config,
+}
+
+impl Context {
+    fn new(start: &cli::Start, speaker: &mut Speaker) -> Result<Self, Failure> {
+        let launcher = Launcher::from_environment();
+        speaker.rank = launcher.rank;
+        Ok(Self {
+            launcher,
+            installation: Installation::find()?,
+            config: settings::load_with(&start.settings, &[("mpi", start.mpi.as_deref())])?,
+        })
+    }
+
+    /// Whether this rank speaks for all.
+    fn leading(&self) -> bool {
+        self.launcher.rank.unwrap_or(0) == 0
+    }
+
+    fn say(&self, start: &cli::Start, speaker: &Speaker, lines: impl IntoIterator<Item = String>) {
+        if self.leading() && !start.quiet {
+            lines.into_iter().for_each(|line| speaker.say(line));
+        }
+    }
+}
 
 /// `mana launch`. Returns only on failure.
 pub fn launch(options: cli::Launch, speaker: &mut Speaker) -> Result<i32, Failure> {
-    let launcher = Launcher::from_environment();
-    speaker.rank = launcher.rank;
-    let installation = Installation::find()?;
+    let start = &options.start;
+    let context = Context::new(start, speaker)?;
     let program = Program::find(&options.program[0])?;
-    let identity = match &options.start.id {
-        Some(id) => identity::checked(id)?,
-        None => identity::derived(&options.program)?,
+    let id = match &start.id {
+        Some(id) => given(id)?,
+        None => {
+            let directory = std::env::current_dir()
+                .map_err(|e| Failure::new(format!("cannot find the current directory: {e}")))?;
+            let environment = |name: &str| std::env::var(name).ok();
+            identity::derive(
+                Path::new(&options.program[0]),
+                &options.program[1..],
+                &directory,
+                &environment,
+            )
+        }
     };
-    speaker.job = Some(identity.clone());
-    let name = options.program[0].to_string_lossy();
-    let choice = choose(
-        &installation,
-        &launcher,
-        program.mpi.as_ref(),
-        options.start.mpi.as_deref(),
-        &name,
-    )?;
-    let args = options.program[1..].iter().cloned().map(OsText).collect();
-    let spec = assemble(
-        &options.start,
-        &launcher,
-        identity,
-        choice,
-        program.path,
-        args,
-        Mode::Fresh,
-    )?;
-    match become_lower(&installation.lower(), &spec, "".as_ref())? {}
+    speaker.job = Some(id.clone());
+    let occasion = Occasion::of(options.restart, options.fresh, &context.launcher);
+    let decision = decide(&context.config, &id, occasion, context.leading())?;
+    context.say(
+        start,
+        speaker,
+        context
+            .config
+            .notes
+            .iter()
+            .cloned()
+            .chain(decision.note.clone()),
+    );
+    execute(
+        &context,
+        start,
+        id,
+        &decision,
+        Some(program),
+        &options.program,
+    )
 }
 
 /// `mana restart`. Returns only on failure.
-pub fn restart(_options: cli::Restart, _speaker: &mut Speaker) -> Result<i32, Failure> {
-    Err(Failure::new("restart is not built yet"))
+pub fn restart(options: cli::Restart, speaker: &mut Speaker) -> Result<i32, Failure> {
+    let start = &options.start;
+    let context = Context::new(start, speaker)?;
+    let id = match &start.id {
+        Some(id) => given(id)?,
+        None => unfinished_job(&context.config)?,
+    };
+    speaker.job = Some(id.clone());
+    if options.dry_run {
+        return crate::stores::plan(&context.config, &id, start.generation);
+    }
+    let decision = decide(&context.config, &id, Occasion::Restart, context.leading())?;
+    if decision.mode == Mode::Fresh {
+        return Err(Failure::of_job(format!(
+            "nothing to resume: job {id} has committed no checkpoint; start it again with mana_launch --fresh"
+        )));
+    }
+    // For the choice of the MPI only: the image holds the program itself.
+    let program = match state(&context.config, &id)? {
+        JobState::Unfinished { incarnation, .. } => {
+            Program::find(incarnation.program.as_os_str()).ok()
+        }
+        _ => None,
+    };
+    context.say(start, speaker, decision.note.clone());
+    execute(&context, start, id, &decision, program, &[])
 }
 
-fn assemble(
+fn given(id: &str) -> Result<String, Failure> {
+    identity::given(id).map_err(|e| Failure::of_job(chain(&e)))
+}
+
+fn state(config: &Config, id: &str) -> Result<JobState, Failure> {
+    Records::new(Store::global(config, id))
+        .state()
+        .map_err(|e| Failure::of_job(chain(&e)))
+}
+
+/// The one job that can be resumed.
+fn unfinished_job(config: &Config) -> Result<String, Failure> {
+    let mut found = Vec::new();
+    for (name, _) in crate::job::names(&config.global_ckpt_dir)? {
+        if matches!(state(config, &name)?, JobState::Unfinished { .. }) {
+            found.push(name);
+        }
+    }
+    // Within a batch job only its own.
+    if let Some(job) = identity::batch_job(&|name: &str| std::env::var(name).ok()) {
+        let own: Vec<_> = found
+            .iter()
+            .filter(|n| n.starts_with(&format!("{job}-")))
+            .cloned()
+            .collect();
+        if !own.is_empty() {
+            found = own;
+        }
+    }
+    match found.as_slice() {
+        [only] => Ok(only.clone()),
+        [] => Err(Failure::of_job(format!(
+            "nothing to resume: no unfinished job in {}; check --config or the directory",
+            config.global_ckpt_dir.display()
+        ))),
+        several => Err(Failure::of_job(format!(
+            "several unfinished jobs in {}: name one with --id ({})",
+            config.global_ckpt_dir.display(),
+            several.join(", ")
+        ))),
+    }
+}
+
+fn execute(
+    context: &Context,
     start: &cli::Start,
-    launcher: &Launcher,
     identity: String,
-    choice: Choice,
-    program: PathBuf,
-    args: Vec<OsText>,
-    mode: Mode,
-) -> Result<LaunchSpec, Failure> {
+    decision: &Decision,
+    program: Option<Program>,
+    command_line: &[OsString],
+) -> Result<i32, Failure> {
+    let Context {
+        launcher,
+        installation,
+        config,
+    } = context;
+    let name = match (command_line.first(), &program) {
+        (Some(name), _) => name.to_string_lossy().into_owned(),
+        (None, Some(program)) => program.path.display().to_string(),
+        (None, None) => "the program".into(),
+    };
+    let library = program.as_ref().and_then(|p| p.mpi.as_ref());
+    let choice = choose(
+        installation,
+        launcher,
+        library,
+        config.mpi.as_deref(),
+        &name,
+    )?;
     let (adapter, stub) = match choice {
         Some((adapter, stub)) => (Some(adapter.to_spec()), Some(stub)),
         None => (None, None),
     };
-    Ok(LaunchSpec {
+    let named = !command_line.is_empty();
+    let spec = LaunchSpec {
         version: env!("CARGO_PKG_VERSION").into(),
-        mode,
-        program,
-        args,
+        mode: decision.mode,
+        program: program
+            .filter(|_| named)
+            .map(|p| p.path)
+            .unwrap_or_default(),
+        args: command_line.iter().skip(1).cloned().map(OsText).collect(),
+        config: config.clone(),
+        generation: generation(config, &identity, start.generation)?,
         identity,
         restart_count: launcher.restart_count,
-        generation: None,
         without_global: start.without_global,
         adapter,
         stub,
         upper_ld_preload: std::env::var_os("LD_PRELOAD").map(OsText),
         upper_ld_library_path: std::env::var_os("LD_LIBRARY_PATH").map(OsText),
-        coordinator: coordinator(start)?,
+        coordinator: coordinator(start, config)?,
         quiet: start.quiet,
-    })
+    };
+    let preload = OsString::from(config.lower_preload.clone().unwrap_or_default());
+    match become_lower(&installation.lower(), &spec, &preload)? {}
+}
+
+/// Completes a number to a generation: that of the newest start in whose own part of the line of
+/// descent it lies.
+pub fn generation(
+    config: &Config,
+    id: &str,
+    asked: Option<(Option<u32>, u64)>,
+) -> Result<Option<(u32, u64)>, Failure> {
+    let number = match asked {
+        None => return Ok(None),
+        Some((Some(incarnation), number)) => return Ok(Some((incarnation, number))),
+        Some((None, number)) => number,
+    };
+    let records = Records::new(Store::global(config, id));
+    let told = |e: libckpt::Error| Failure::of_job(chain(&e));
+    let line = records
+        .ancestry(records.newest().map_err(told)?)
+        .map_err(told)?;
+    for (incarnation, _) in line {
+        let parent = records.read(incarnation).map_err(told)?.parent;
+        if parent.is_none_or(|p| p.number < number) {
+            return Ok(Some((incarnation, number)));
+        }
+    }
+    Err(Failure::of_job(format!(
+        "--generation {number}: job {id} has no start with it; 'mana list' shows all"
+    )))
 }
 
 /// A stand-alone coordinator needs both parts of its address.
-fn coordinator(start: &cli::Start) -> Result<Option<CoordinatorAddress>, Failure> {
+fn coordinator(start: &cli::Start, config: &Config) -> Result<Option<CoordinatorAddress>, Failure> {
     match (&start.coord_host, start.coord_port) {
-        (Some(host), Some(port)) if port != 0 => Ok(Some(CoordinatorAddress { host: host.clone(), port })),
+        (Some(host), Some(port)) if port != 0 => {
+            let file: PathBuf = crate::coordinator::file(&config.global_ckpt_dir, port);
+            if !file.is_file() {
+                return Err(Failure::new(format!(
+                    "{}: missing; mana_coordinator leaves its secret there, start it with the same mana.conf, before the job",
+                    file.display()
+                )));
+            }
+            Ok(Some(CoordinatorAddress { host: host.clone(), port, file }))
+        }
         (None, None) => Ok(None),
         _ => Err(Failure::of_job(
             "a stand-alone coordinator needs both --coord-host and --coord-port (or MANA_COORD_HOST and MANA_COORD_PORT), as mana_coordinator prints them",

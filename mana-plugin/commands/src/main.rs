@@ -9,14 +9,21 @@
 mod adapter;
 mod choice;
 mod cli;
+mod coordinator;
+mod decision;
 mod execution;
-mod identity;
 mod installation;
+mod job;
 mod launch;
 mod launcher;
 mod manual;
 mod message;
+mod node_failure;
 mod program;
+mod rerun;
+mod settings;
+mod status;
+mod stores;
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -67,7 +74,13 @@ fn execute(verb: Verb, speaker: &mut Speaker) -> Result<i32, Failure> {
         Verb::Adapter(options) => adapter::build(&options),
         Verb::Man(options) => manual::pages(&options.out),
         Verb::Completions(options) => manual::completions(options.shell),
-        _ => Err(Failure::new("this command is not built yet")),
+        Verb::Status(options) => status::status(&options),
+        Verb::Coordinator(options) => coordinator::run(&options),
+        Verb::Run(options) => rerun::run(&options, speaker),
+        Verb::FailNode(options) => node_failure::fail(&options),
+        Verb::List(options) => stores::list(&options),
+        Verb::Inspect(options) => stores::inspect(&options),
+        Verb::Verify(options) => stores::verify(&options),
     }
 }
 

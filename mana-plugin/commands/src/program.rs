@@ -21,8 +21,6 @@ use crate::message::Failure;
 pub struct Program {
     /// What to execute: the file itself, also if it is a script.
     pub path: PathBuf,
-    /// The ELF file that runs (for a script, its interpreter).
-    pub executable: PathBuf,
     /// The MPI it was built for, as far as its libraries tell.
     pub mpi: Option<MpiLibrary>,
 }
@@ -54,7 +52,6 @@ impl Program {
         }
         Ok(Self {
             path,
-            executable,
             mpi: mpi.and_then(Result::ok),
         })
     }
@@ -345,7 +342,7 @@ mod tests {
         };
         let direct = write("direct", "#!/bin/sh\nexit 0\n");
         assert_eq!(
-            Program::find(direct.as_os_str()).expect("found").executable,
+            follow_scripts(&direct).expect("found"),
             Path::new("/bin/sh")
         );
         let by_env = write("by-env", "#!/usr/bin/env -S sh -e\n");

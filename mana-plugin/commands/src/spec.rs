@@ -138,6 +138,8 @@ pub struct LaunchSpec {
     pub program: PathBuf,
     /// Its arguments, `argv[0]` excluded.
     pub args: Vec<OsText>,
+    /// The effective configuration, its directories absolute.
+    pub config: libckpt::Config,
     /// The job's identity: the name of its directories.
     pub identity: String,
     /// How often the batch system has started this job before (0 outside one).
@@ -167,6 +169,8 @@ pub struct CoordinatorAddress {
     pub host: String,
     /// TCP port.
     pub port: u16,
+    /// The rendezvous file it left, which holds the secret.
+    pub file: PathBuf,
 }
 
 /// Why the specification cannot be used.
@@ -307,6 +311,8 @@ mod tests {
             mode: Mode::Resume,
             program: "/usr/bin/true".into(),
             args: vec!["a b".into(), OsText(OsString::from_vec(vec![0xff, 1]))],
+            config: libckpt::Config::load(None, &std::collections::BTreeMap::new(), &|_| None)
+                .expect("defaults"),
             identity: "job".into(),
             restart_count: 2,
             generation: Some((1, 7)),

@@ -26,6 +26,14 @@ const NAMES: &[&str] = &[
     "mana_coordinator",
 ];
 
+/// How the stubs are linked (mana-plugin/stub/README.md says why).
+const LINK: &[&str] = &[
+    "-Wl,-z,now",
+    "-Wl,-z,defs",
+    "-Wl,--gc-sections",
+    "-Wl,--hash-style=both",
+];
+
 /// An MPI of this machine.
 struct Mpi {
     name: &'static str,
@@ -74,13 +82,13 @@ pub fn build() -> Result<PathBuf> {
     let share = fresh_dir(&tree.join("share"))?;
     documents(&top, &share, &bin.join("mana"))?;
     sources(&top, &share.join("mana/src"))?;
-    adapters(&top, &target, &lib, &bin.join("mana"))?;
+    adapters(&top, &target, &bin.join("mana"))?;
     Ok(tree)
 }
 
 /// One adapter for each MPI found, with a target directory each: their build scripts' results
 /// differ and would overwrite each other.
-fn adapters(top: &Path, target: &Path, lib: &Path, mana: &Path) -> Result<()> {
+fn adapters(top: &Path, target: &Path, mana: &Path) -> Result<()> {
     let mut found = 0;
     for mpi in MPIS {
         let Some(mpicc) = on_path(mpi.mpicc) else {
@@ -109,7 +117,6 @@ fn adapters(top: &Path, target: &Path, lib: &Path, mana: &Path) -> Result<()> {
             .arg("--target-dir")
             .arg(target.join("adapter-site")))?;
     }
-    let _ = lib;
     Ok(())
 }
 
@@ -128,24 +135,17 @@ fn stubs(top: &Path, target: &Path, lib: &Path) -> Result<()> {
         let archive = target
             .join("release")
             .join(format!("libmana_stub_{family}.a"));
-        if !archive.is_file() {
-            println!("{}: not there, no stub for {family}", archive.display());
-            continue;
-        }
-        let exports = top
-            .join("mana-plugin/stub")
-            .join(family)
-            .join("exports.map");
+        let exports = top.join("mana-plugin/stub/exports.map");
         for soname in sonames {
-            let output = directory.join(soname);
             run(Command::new("gcc")
-                .args(["-shared", "-o"])
-                .arg(&output)
+                .args(["-shared", "-nostdlib", "-o"])
+                .arg(directory.join(soname))
                 .arg(format!("-Wl,-soname,{soname}"))
                 .arg(format!("-Wl,--version-script={}", exports.display()))
-                .args(["-Wl,--whole-archive"])
+                .args(LINK)
+                .arg("-Wl,--whole-archive")
                 .arg(&archive)
-                .args(["-Wl,--no-whole-archive", "-Wl,-z,now"]))?;
+                .args(["-Wl,--no-whole-archive", "-lc"]))?;
         }
     }
     Ok(())

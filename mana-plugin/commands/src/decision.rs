@@ -1,0 +1,249 @@
+//! Fresh, resume, or refuse: decided by what the global directory says about the job.
+//!
+//! All ranks of a start decide by the same records: those of this start are written only after
+//! `MPI_Init`, which no rank leaves before all have decided.
+
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use libckpt::records::{Incarnation, JobState, Records};
+use libckpt::store::Store;
+use libckpt::Config;
+use mana::spec::Mode;
+use mana_control::{Client, Rendezvous};
+
+use crate::launcher::Launcher;
+use crate::message::Failure;
+use crate::rerun::AGAIN;
+
+/// How long a parallel file system may take to appear on a node.
+const GLOBAL_LIMIT: Duration = Duration::from_secs(60);
+
+/// How long an old coordinator may take to show that it lives.
+const ALIVE_LIMIT: Duration = Duration::from_secs(3);
+
+/// Why this start may resume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Occasion {
+    /// A first start, as far as anybody said.
+    First,
+    /// The batch system, or `mana run`, starts the job again.
+    Again,
+    /// The user asked for it.
+    Restart,
+    /// The user asked for a new beginning.
+    Fresh,
+}
+
+impl Occasion {
+    /// From options and environment.
+    pub fn of(restart: bool, fresh: bool, launcher: &Launcher) -> Self {
+        let again = launcher.restart_count > 0
+            || std::env::var_os(AGAIN).is_some_and(|v| v != "0" && !v.is_empty());
+        match (restart, fresh, again) {
+            (true, _, _) => Self::Restart,
+            (_, true, _) => Self::Fresh,
+            (_, _, true) => Self::Again,
+            _ => Self::First,
+        }
+    }
+}
+
+/// What was decided.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// For `mana-lower`.
+    pub mode: Mode,
+    /// A line for the user.
+    pub note: Option<String>,
+}
+
+/// Decides for job `id`. `leading`: this is the rank that asks whether an older start still runs.
+pub fn decide(
+    config: &Config,
+    id: &str,
+    occasion: Occasion,
+    leading: bool,
+) -> Result<Decision, Failure> {
+    let global = &config.global_ckpt_dir;
+    if matches!(occasion, Occasion::Again | Occasion::Restart) {
+        wait_for(global)?;
+    } else {
+        make(global)?;
+    }
+    let state = Records::new(Store::global(config, id))
+        .state()
+        .map_err(|e| Failure::of_job(crate::message::chain(&e)))?;
+    if leading && occasion != Occasion::Again {
+        refuse_if_running(global, id, &state)?;
+    }
+    by_state(&state, id, occasion, global)
+}
+
+fn by_state(
+    state: &JobState,
+    id: &str,
+    occasion: Occasion,
+    global: &Path,
+) -> Result<Decision, Failure> {
+    let plain = |mode| Decision { mode, note: None };
+    let from_start = |why: &str| Decision {
+        mode: Mode::Fresh,
+        note: Some(format!("{why}: starting from the beginning")),
+    };
+    Ok(match (state, occasion) {
+        (_, Occasion::Fresh) | (JobState::New | JobState::Finished, Occasion::First) => plain(Mode::Fresh),
+        (JobState::New, Occasion::Again) => from_start("this job has not been started before"),
+        (JobState::Finished, Occasion::Again) => from_start("this job has ended normally before"),
+        (JobState::New, Occasion::Restart) => {
+            return Err(Failure::of_job(format!(
+                "nothing to resume: no job {id} in {}; the identity depends on program, arguments and directory, name it with --id ('mana list' shows what is there)",
+                global.display()
+            )))
+        }
+        (JobState::Finished, Occasion::Restart) => {
+            return Err(Failure::of_job(format!(
+                "nothing to resume: job {id} has ended normally; start it without --restart to run it again"
+            )))
+        }
+        (JobState::Unfinished { committed: true, .. }, Occasion::Again | Occasion::Restart) => plain(Mode::Resume),
+        (JobState::Unfinished { committed: false, .. }, Occasion::Again | Occasion::Restart) => {
+            from_start("the job was started before, but no checkpoint was committed")
+        }
+        (JobState::Unfinished { incarnation, committed }, Occasion::First) => {
+            return Err(refused(id, incarnation, *committed))
+        }
+    })
+}
+
+fn refused(id: &str, incarnation: &Incarnation, committed: bool) -> Failure {
+    let what = if committed {
+        "checkpoints"
+    } else {
+        "no checkpoint yet"
+    };
+    Failure::of_job(format!(
+        "an unfinished job {id} exists (start {}, {what}); nothing was started. Resume it with --restart (the same command line), or begin anew with --fresh, or use another --id",
+        incarnation.number
+    ))
+}
+
+/// A start whose coordinator still answers is alive.
+fn refuse_if_running(global: &Path, id: &str, state: &JobState) -> Result<(), Failure> {
+    if !matches!(state, JobState::Unfinished { .. }) {
+        return Ok(());
+    }
+    // Missing, damaged or unreachable: not alive as far as can be told from here.
+    let Ok(rendezvous) = Rendezvous::read(&Rendezvous::path(global, id)) else {
+        return Ok(());
+    };
+    match Client::connect(&rendezvous, ALIVE_LIMIT) {
+        Ok(_) => Err(Failure::of_job(format!(
+            "job {id} is running (its coordinator is process {} on {}): give this one another name with --id, or end that one with mana_status --kill",
+            rendezvous.pid, rendezvous.host
+        ))),
+        Err(_) => Ok(()),
+    }
+}
+
+/// On a requeue the directory was there once: its absence means that a file system is not mounted
+/// (yet), not that the job is new.
+fn wait_for(global: &Path) -> Result<(), Failure> {
+    let deadline = Instant::now() + GLOBAL_LIMIT;
+    while !global.is_dir() {
+        if Instant::now() > deadline {
+            return Err(Failure::new(format!(
+                "the global directory {} is not there, after {} s; is its file system mounted here? To resume without it: mana_restart --without-global",
+                global.display(),
+                GLOBAL_LIMIT.as_secs()
+            )));
+        }
+        thread::sleep(Duration::from_millis(200));
+    }
+    Ok(())
+}
+
+fn make(global: &Path) -> Result<(), Failure> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(global)
+        .map_err(|e| {
+            Failure::new(format!(
+                "cannot make the global directory {}: {e}; set global_ckpt_dir in mana.conf to a directory all nodes can write",
+                global.display()
+            ))
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unfinished(committed: bool) -> JobState {
+        JobState::Unfinished {
+            incarnation: Incarnation {
+                number: 3,
+                parent: None,
+                size: 4,
+                thread_level: 0,
+                program: "/bin/app".into(),
+                created: 0,
+                restart_count: 0,
+            },
+            committed,
+        }
+    }
+
+    fn mode(state: &JobState, occasion: Occasion) -> Option<Mode> {
+        by_state(state, "job", occasion, Path::new("/g"))
+            .ok()
+            .map(|d| d.mode)
+    }
+
+    /// Every state and every occasion.
+    #[test]
+    fn the_table() {
+        use Mode::{Fresh, Resume};
+        let rows = [
+            (JobState::New, [Some(Fresh), Some(Fresh), None, Some(Fresh)]),
+            (
+                JobState::Finished,
+                [Some(Fresh), Some(Fresh), None, Some(Fresh)],
+            ),
+            (
+                unfinished(false),
+                [None, Some(Fresh), Some(Fresh), Some(Fresh)],
+            ),
+            (
+                unfinished(true),
+                [None, Some(Resume), Some(Resume), Some(Fresh)],
+            ),
+        ];
+        for (state, expected) in rows {
+            let occasions = [
+                Occasion::First,
+                Occasion::Again,
+                Occasion::Restart,
+                Occasion::Fresh,
+            ];
+            for (occasion, wanted) in occasions.into_iter().zip(expected) {
+                assert_eq!(mode(&state, occasion), wanted, "{state:?} {occasion:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn refusals_say_how_to_go_on() {
+        let error = by_state(&unfinished(true), "job", Occasion::First, Path::new("/g"))
+            .expect_err("refused");
+        assert!(
+            error.text.contains("--restart") && error.text.contains("--fresh"),
+            "{}",
+            error.text
+        );
+    }
+}

@@ -1,0 +1,134 @@
+//! `mana run`: a command line with `mana_launch` in it, started again after a failure.
+//!
+//! The child stays in our process group, so that a terminal's Ctrl-C reaches it by itself; signals
+//! sent to us alone (by a batch system or `kill`) are passed on. After one that asks to stop, the
+//! command is not started again.
+
+use std::mem::MaybeUninit;
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::{Child, Command, ExitStatus};
+
+use nix::sys::signal::{kill, SigSet, Signal};
+use nix::unistd::Pid;
+
+use crate::cli;
+use crate::message::{failure_code, Failure, Speaker};
+
+/// Tells `mana_launch` that this is a further start of the same job: resume, or begin again if
+/// nothing was committed.
+pub const AGAIN: &str = "MANA_RESTART";
+
+/// Signals to pass on; the first group asks the job to end.
+const STOPPING: &[Signal] = &[
+    Signal::SIGTERM,
+    Signal::SIGINT,
+    Signal::SIGHUP,
+    Signal::SIGQUIT,
+];
+const OTHERS: &[Signal] = &[Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGCONT];
+
+/// Runs until the program's normal end, our own failure, or the last retry's.
+pub fn run(options: &cli::Run, speaker: &Speaker) -> Result<i32, Failure> {
+    let waited = wait_set();
+    waited
+        .thread_block()
+        .map_err(|e| Failure::new(format!("cannot block signals: {e}")))?;
+    let name = options.command[0].to_string_lossy();
+    let mut attempt = 0;
+    loop {
+        let mut command = Command::new(&options.command[0]);
+        command.args(&options.command[1..]);
+        if attempt > 0 || options.restart {
+            command.env(AGAIN, "1");
+        }
+        // The standard library gives the child an empty signal mask.
+        let mut child = command
+            .spawn()
+            .map_err(|e| Failure::new(format!("cannot run {name}: {e}")))?;
+        let (status, told_to_stop) = attend(&mut child, &waited)?;
+        let code = code_of(status);
+        if code == 0 {
+            return Ok(0);
+        }
+        if code == failure_code() {
+            speaker.say(format_args!("{name} ended with code {code}: mana itself refused or failed (see above), not starting again"));
+            return Ok(code);
+        }
+        if told_to_stop {
+            return Ok(code);
+        }
+        if attempt == options.retries {
+            speaker.say(format_args!(
+                "{name} ended with {}; {} starts, not trying again",
+                described(status),
+                attempt + 1
+            ));
+            return Ok(code);
+        }
+        attempt += 1;
+        if !options.quiet {
+            speaker.say(format_args!(
+                "{name} ended with {}; starting again ({attempt} of {})",
+                described(status),
+                options.retries
+            ));
+        }
+    }
+}
+
+fn wait_set() -> SigSet {
+    let mut set = SigSet::empty();
+    set.add(Signal::SIGCHLD);
+    for signal in STOPPING.iter().chain(OTHERS) {
+        set.add(*signal);
+    }
+    set
+}
+
+/// Waits for the child's end, passing signals on. Also says whether one of them asked to stop.
+fn attend(child: &mut Child, waited: &SigSet) -> Result<(ExitStatus, bool), Failure> {
+    let pid = Pid::from_raw(i32::try_from(child.id()).map_err(|e| Failure::new(e.to_string()))?);
+    let mut told_to_stop = false;
+    loop {
+        if let Some(status) = child
+            .try_wait()
+            .map_err(|e| Failure::new(format!("cannot wait for process {pid}: {e}")))?
+        {
+            return Ok((status, told_to_stop));
+        }
+        let Some((signal, from_a_process)) = next_signal(waited) else {
+            continue;
+        };
+        told_to_stop |= STOPPING.contains(&signal);
+        if signal != Signal::SIGCHLD && from_a_process {
+            // It may have ended in this moment: the next turn of the loop sees that.
+            let _ = kill(pid, signal);
+        }
+    }
+}
+
+/// The next signal of the set, and whether a process (not the terminal's driver) sent it.
+fn next_signal(waited: &SigSet) -> Option<(Signal, bool)> {
+    let mut info = MaybeUninit::<libc::siginfo_t>::uninit();
+    // SAFETY: both pointers are valid for the call; it fills in `info` when it returns a signal.
+    let number = unsafe { libc::sigwaitinfo(waited.as_ref(), info.as_mut_ptr()) };
+    let signal = Signal::try_from(number).ok()?;
+    // SAFETY: sigwaitinfo returned a signal, so it has filled in the structure.
+    let info = unsafe { info.assume_init() };
+    Some((signal, info.si_code <= 0))
+}
+
+fn code_of(status: ExitStatus) -> i32 {
+    status
+        .code()
+        .or_else(|| status.signal().map(|signal| 128 + signal))
+        .unwrap_or(1)
+}
+
+fn described(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("code {code}"),
+        (None, Some(signal)) => format!("signal {signal}"),
+        (None, None) => "an unknown status".into(),
+    }
+}

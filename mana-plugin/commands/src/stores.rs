@@ -1,0 +1,449 @@
+//! `mana list`, `verify`, `inspect` and the plan of `mana restart --dry-run`: offline, on the stores
+//! that can be seen from here (on a cluster: the global one and this node's own).
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use libckpt::image_file::{verify as verify_image, ImageFile, ImageName};
+use libckpt::manifest::{is_complete, Manifest};
+use libckpt::records::{JobState, Records};
+use libckpt::store::{Copy, Store};
+use libckpt::{Config, GenerationId, Level};
+use serde::Serialize;
+
+use crate::cli;
+use crate::job;
+use crate::message::{chain, Failure};
+use crate::settings;
+use crate::status::size;
+
+/// One directory with generations of the job.
+struct Place {
+    /// For people: `global`, `node 2`, `this node`.
+    title: String,
+    store: Store,
+    global: bool,
+}
+
+/// All stores of a job that can be seen.
+struct Catalog {
+    job: String,
+    places: Vec<Place>,
+    records: Records,
+}
+
+/// One copy of one rank's image.
+struct Image {
+    path: PathBuf,
+    title: String,
+    rank: u32,
+    /// Local copies first, then partners', then the global one: the order of recovery.
+    order: u8,
+}
+
+impl Catalog {
+    fn open(config: &Config, job: &str) -> Result<Self, Failure> {
+        let global = Store::global(config, job);
+        let mut places = Vec::new();
+        if config.test_mode {
+            let mut nodes: Vec<u32> = match fs::read_dir(&config.local_ckpt_dir) {
+                Ok(entries) => entries
+                    .flatten()
+                    .filter_map(|e| e.file_name().to_str()?.strip_prefix("node")?.parse().ok())
+                    .collect(),
+                Err(_) => Vec::new(),
+            };
+            nodes.sort_unstable();
+            places.extend(nodes.into_iter().map(|node| Place {
+                title: format!("node {node}"),
+                store: Store::local(config, job, node),
+                global: false,
+            }));
+        } else {
+            places.push(Place {
+                title: "this node".into(),
+                store: Store::local(config, job, 0),
+                global: false,
+            });
+        }
+        places.push(Place {
+            title: "global".into(),
+            store: global.clone(),
+            global: true,
+        });
+        Ok(Self {
+            job: job.to_owned(),
+            places,
+            records: Records::new(global),
+        })
+    }
+
+    /// All generations, ascending.
+    fn generations(&self) -> Result<Vec<GenerationId>, Failure> {
+        let mut all = Vec::new();
+        for place in &self.places {
+            all.extend(place.store.generations()?);
+        }
+        all.sort_unstable();
+        all.dedup();
+        Ok(all)
+    }
+
+    /// A valid manifest, wherever there is one; the errors of those that are not.
+    fn manifest(&self, id: GenerationId) -> (Option<Manifest>, Vec<String>) {
+        let mut found = None;
+        let mut wrong = Vec::new();
+        for place in &self.places {
+            match Manifest::read(&place.store, &self.job, id) {
+                Ok(manifest) => {
+                    found.get_or_insert(manifest);
+                }
+                Err(libckpt::Error::Missing { .. }) => {}
+                Err(e) => wrong.push(chain(&e)),
+            }
+        }
+        (found, wrong)
+    }
+
+    fn images(&self, id: GenerationId) -> Result<Vec<Image>, Failure> {
+        let mut all = Vec::new();
+        for place in &self.places {
+            for (copy, rank) in place.store.images(id)? {
+                let (order, what) = match (place.global, copy) {
+                    (true, _) => (2, "global".to_owned()),
+                    (false, Copy::Own) => (0, format!("own copy of {}", place.title)),
+                    (false, Copy::Partner) => (1, format!("partner copy on {}", place.title)),
+                };
+                all.push(Image {
+                    path: place.store.image(id, rank, copy),
+                    title: what,
+                    rank,
+                    order,
+                });
+            }
+        }
+        all.sort_by_key(|image| (image.rank, image.order));
+        Ok(all)
+    }
+
+    fn levels(&self, id: GenerationId) -> Vec<Level> {
+        Level::ALL
+            .into_iter()
+            .filter(|level| {
+                self.places
+                    .iter()
+                    .any(|p| is_complete(&p.store, id, *level))
+            })
+            .collect()
+    }
+
+    /// Newest first: the generations a restart would consider.
+    fn candidates(&self) -> Result<Vec<GenerationId>, Failure> {
+        let line: BTreeMap<u32, u64> = self
+            .records
+            .ancestry(self.records.newest()?)?
+            .into_iter()
+            .collect();
+        let mut all = self.generations()?;
+        all.retain(|id| {
+            line.get(&id.incarnation)
+                .is_some_and(|bound| id.number <= *bound)
+        });
+        all.reverse();
+        Ok(all)
+    }
+}
+
+/// One generation, for `mana list --json`.
+#[derive(Serialize)]
+struct Listed {
+    generation: GenerationId,
+    committed: bool,
+    level: Option<Level>,
+    complete: Vec<Level>,
+    ranks: Option<usize>,
+    bytes: Option<u64>,
+    created: Option<u64>,
+    images_here: usize,
+    problems: Vec<String>,
+}
+
+/// `mana list`
+pub fn list(options: &cli::List) -> Result<i32, Failure> {
+    let config = settings::load(&options.job.settings)?;
+    let id = job::stored(&options.job, &config.global_ckpt_dir)?;
+    let catalog = Catalog::open(&config, &id)?;
+    let mut rows = Vec::new();
+    for generation in catalog.generations()? {
+        let (manifest, problems) = catalog.manifest(generation);
+        rows.push(Listed {
+            generation,
+            committed: manifest.is_some(),
+            level: manifest.as_ref().map(|m| m.level),
+            complete: catalog.levels(generation),
+            ranks: manifest.as_ref().map(|m| m.images.len()),
+            bytes: manifest
+                .as_ref()
+                .map(|m| m.images.iter().map(|i| i.len).sum()),
+            created: manifest.as_ref().map(|m| m.created),
+            images_here: catalog.images(generation)?.len(),
+            problems,
+        });
+    }
+    if options.json {
+        println!("{}", serde_json::to_string_pretty(&rows)?);
+        return Ok(0);
+    }
+    println!("job {id}: {}", state_in_words(&catalog.records)?);
+    println!(
+        "{:<10} {:<12} {:<22} {:>6} {:>10} {:>7} {:>8}",
+        "generation", "state", "complete on", "ranks", "size", "images", "age"
+    );
+    for row in &rows {
+        let complete: Vec<_> = row.complete.iter().map(|l| l.name()).collect();
+        println!(
+            "{:<10} {:<12} {:<22} {:>6} {:>10} {:>7} {:>8}",
+            row.generation.to_string(),
+            if row.committed {
+                "committed"
+            } else {
+                "incomplete"
+            },
+            complete.join(" "),
+            row.ranks.map_or("-".into(), |n| n.to_string()),
+            row.bytes.map_or("-".into(), size),
+            row.images_here,
+            row.created.map_or("-".into(), age),
+        );
+        for problem in &row.problems {
+            println!("           {problem}");
+        }
+    }
+    if rows.is_empty() {
+        println!("no generation is stored here");
+    }
+    Ok(0)
+}
+
+fn state_in_words(records: &Records) -> Result<String, Failure> {
+    Ok(match records.state()? {
+        JobState::New => "never started".into(),
+        JobState::Finished => "ended normally".into(),
+        JobState::Unfinished { incarnation, .. } => {
+            let from = incarnation.parent.map_or("from the beginning".into(), |p| {
+                format!("from generation {p}")
+            });
+            format!(
+                "unfinished, start {} {from}, {} ranks of {}",
+                incarnation.number,
+                incarnation.size,
+                incarnation.program.display()
+            )
+        }
+    })
+}
+
+fn age(created: u64) -> String {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| d.as_secs());
+    match now.saturating_sub(created) {
+        s @ 0..=119 => format!("{s} s"),
+        s @ 120..=7199 => format!("{} min", s / 60),
+        s @ 7200..=172_799 => format!("{} h", s / 3600),
+        s => format!("{} d", s / 86_400),
+    }
+}
+
+/// `mana verify`: exit code 0 if all is intact, 1 if not.
+pub fn verify(options: &cli::Verify) -> Result<i32, Failure> {
+    let config = settings::load(&options.job.settings)?;
+    let id = job::stored(&options.job, &config.global_ckpt_dir)?;
+    let catalog = Catalog::open(&config, &id)?;
+    let mut wanted = catalog.generations()?;
+    if let Some((incarnation, number)) = options.generation {
+        wanted.retain(|g| g.number == number && incarnation.is_none_or(|i| i == g.incarnation));
+    }
+    if wanted.is_empty() {
+        return Err(Failure::new(format!(
+            "job {id}: no such generation is stored here ('mana list' shows all)"
+        )));
+    }
+    let (mut good, mut bad) = (0u32, 0u32);
+    for generation in wanted {
+        let (manifest, problems) = catalog.manifest(generation);
+        for problem in problems {
+            println!("generation {generation}: {problem}");
+            bad += 1;
+        }
+        let Some(manifest) = manifest else {
+            println!("generation {generation}: not committed (no valid manifest here), never used for a restart");
+            continue;
+        };
+        for image in catalog.images(generation)? {
+            match check(&catalog.job, &manifest, &image) {
+                Ok(()) => good += 1,
+                Err(why) => {
+                    println!(
+                        "generation {generation} rank {} ({}): {why}",
+                        image.rank, image.title
+                    );
+                    bad += 1;
+                }
+            }
+        }
+    }
+    println!("job {id}: {good} images intact, {bad} not");
+    Ok(i32::from(bad > 0))
+}
+
+/// Reads one image whole.
+fn check(job: &str, manifest: &Manifest, image: &Image) -> Result<(), String> {
+    let index = usize::try_from(image.rank).map_err(|e| e.to_string())?;
+    let Some(expected) = manifest.images.get(index) else {
+        return Err(format!(
+            "{}: the manifest knows {} ranks",
+            image.path.display(),
+            manifest.images.len()
+        ));
+    };
+    let name = ImageName {
+        job: job.to_owned(),
+        generation: manifest.generation,
+        rank: image.rank,
+        size: u32::try_from(manifest.images.len()).map_err(|e| e.to_string())?,
+    };
+    verify_image(&image.path, &name, Some(*expected))
+        .map(|_| ())
+        .map_err(|e| chain(&e))
+}
+
+/// `mana restart --dry-run`: the newest generation every rank of which has an intact copy, and the
+/// cheapest of those. Exit code 1 if there is none.
+pub fn plan(config: &Config, id: &str, asked: Option<(Option<u32>, u64)>) -> Result<i32, Failure> {
+    let catalog = Catalog::open(config, id)?;
+    let mut candidates = catalog.candidates()?;
+    if let Some((incarnation, number)) = crate::launch::generation(config, id, asked)? {
+        candidates.retain(|g| g.incarnation == incarnation && g.number == number);
+    }
+    for generation in candidates {
+        let (manifest, problems) = catalog.manifest(generation);
+        for problem in problems {
+            println!("generation {generation}: {problem}");
+        }
+        let Some(manifest) = manifest else {
+            println!("generation {generation}: was not committed");
+            continue;
+        };
+        let mut chosen: BTreeMap<u32, Image> = BTreeMap::new();
+        for image in catalog.images(generation)? {
+            if chosen.contains_key(&image.rank) {
+                continue;
+            }
+            match check(id, &manifest, &image) {
+                Ok(()) => {
+                    chosen.insert(image.rank, image);
+                }
+                Err(why) => println!(
+                    "generation {generation} rank {} ({}): {why}",
+                    image.rank, image.title
+                ),
+            }
+        }
+        if chosen.len() == manifest.images.len() {
+            println!(
+                "job {id}: would resume generation {generation} ({}, {} old)",
+                manifest.level,
+                age(manifest.created)
+            );
+            for image in chosen.values() {
+                println!(
+                    "  rank {:<5} {:<26} {}",
+                    image.rank,
+                    image.title,
+                    image.path.display()
+                );
+            }
+            return Ok(0);
+        }
+        let missing: Vec<_> = (0u32..)
+            .take(manifest.images.len())
+            .filter(|rank| !chosen.contains_key(rank))
+            .map(|rank| rank.to_string())
+            .collect();
+        println!(
+            "generation {generation}: no intact copy seen from here of rank {}",
+            missing.join(", ")
+        );
+    }
+    println!("job {id}: nothing to resume can be seen from here (on a cluster, other nodes may hold more)");
+    Ok(1)
+}
+
+/// `mana inspect`
+pub fn inspect(options: &cli::Inspect) -> Result<i32, Failure> {
+    let image = ImageFile::open(&options.image, None)?;
+    show_image(&image, &options.image, options.all);
+    match image.verify_data() {
+        Ok(()) => {
+            println!("checksums: all {} chunks intact", image.header().chunks());
+            Ok(0)
+        }
+        Err(e) => {
+            println!("checksums: {}", chain(&e));
+            Ok(1)
+        }
+    }
+}
+
+fn show_image(image: &ImageFile, path: &Path, all: bool) {
+    let header = image.header();
+    println!("{}", path.display());
+    println!(
+        "job {}  rank {} of {}  generation {}.{}  {} old",
+        header.job,
+        header.rank,
+        header.size,
+        header.incarnation,
+        header.generation,
+        age(header.created)
+    );
+    println!(
+        "size {}, of these {} memory",
+        size(header.total),
+        size(header.data.1)
+    );
+    let root: String = header.root().iter().map(|b| format!("{b:02x}")).collect();
+    println!("root hash {root}");
+    println!("sections:");
+    for section in &image.sections().0 {
+        let length = u64::try_from(section.bytes.len()).unwrap_or(u64::MAX);
+        println!("  {:<10} {:>12}", section.kind.name(), size(length));
+    }
+    let regions = &image.regions().0;
+    let mapped: u64 = regions.iter().map(|r| r.len).sum();
+    println!(
+        "memory: {} mappings, {} mapped",
+        regions.len(),
+        size(mapped)
+    );
+    if !all {
+        return;
+    }
+    for region in regions {
+        let stored: u64 = region.runs.iter().map(|r| r.len).sum();
+        println!(
+            "  {:#014x}-{:#014x} {}{}{} {:>10} of {:>10}  {}",
+            region.start,
+            region.start + region.len,
+            if region.prot & 1 != 0 { 'r' } else { '-' },
+            if region.prot & 2 != 0 { 'w' } else { '-' },
+            if region.prot & 4 != 0 { 'x' } else { '-' },
+            size(stored),
+            size(region.len),
+            String::from_utf8_lossy(&region.name)
+        );
+    }
+}
