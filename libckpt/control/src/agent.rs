@@ -88,8 +88,11 @@ impl Shared {
     }
 }
 
-/// Handle to a rank's control thread. All methods may be called from any thread. Dropping it ends the
-/// connection (which the coordinator takes for a loss, unless [`Agent::exit`] was called).
+/// Handle to a rank's control thread. All methods may be called from any thread that shares the
+/// descriptor table of the thread that spawned the agent (they wake the control thread through a
+/// descriptor); [`Agent::is_connected`], and [`Agent::finalizing`] after its first call, from any.
+/// Dropping it ends the connection (which the coordinator takes for a loss, unless [`Agent::exit`] was
+/// called).
 #[derive(Debug)]
 pub struct Agent {
     shared: Arc<Shared>,

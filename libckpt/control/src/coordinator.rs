@@ -62,15 +62,13 @@ impl Ending {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes the outcome; true if it is news.
-    pub fn note(&self, outcome: &Outcome) -> bool {
+    /// Notes the outcome.
+    pub fn note(&self, outcome: &Outcome) {
         let mut state = self.lock();
-        if state.0.as_ref() == Some(outcome) {
-            return false;
+        if state.0.as_ref() != Some(outcome) {
+            state.0 = Some(outcome.clone());
+            self.changed.notify_all();
         }
-        state.0 = Some(outcome.clone());
-        self.changed.notify_all();
-        true
     }
 
     /// The coordinator stops: nothing more to wait for.

@@ -165,6 +165,7 @@ impl Server {
             }
             self.drop_silent(now);
             self.act();
+            self.withdraw();
             self.flush(now);
             self.note_end();
         }
@@ -615,21 +616,25 @@ impl Server {
         }
     }
 
+    /// The job is over: removes the rendezvous file *before* the last rank is told, because this
+    /// process may end as soon as it knows.
+    fn withdraw(&mut self) {
+        if self.core.over().is_some() && !self.core.is_stand_alone() {
+            if let Some((path, rendezvous)) = self.rendezvous.take() {
+                rendezvous.remove(&path);
+            }
+        }
+    }
+
     /// Tells those who wait for the end, once everything that was to be sent is on its way.
     fn note_end(&mut self) {
         let Some(outcome) = self.core.over() else {
             return;
         };
-        let sent = self
-            .peers
-            .values()
-            .all(|peer| !matches!(peer.stage, Stage::Rank(_)) || peer.wire.unsent() == 0);
-        if sent && self.ending.note(outcome) {
-            if let (Some((path, rendezvous)), false) =
-                (&self.rendezvous, self.core.is_stand_alone())
-            {
-                rendezvous.remove(path);
-            }
+        let is_sent =
+            |peer: &Peer| !matches!(peer.stage, Stage::Rank(_)) || peer.wire.unsent() == 0;
+        if self.peers.values().all(is_sent) {
+            self.ending.note(outcome);
         }
     }
 }

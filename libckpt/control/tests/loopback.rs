@@ -70,7 +70,7 @@ impl RankHooks for Rank {
             "intent",
             vec![CommSeq {
                 comm_id: 1,
-                size: 4,
+                size: 1000,
                 seq,
             }],
         )
@@ -629,4 +629,25 @@ fn a_stand_alone_coordinator_serves_one_job_after_the_other() {
         assert!(Instant::now() < deadline, "asked to stop");
         std::thread::yield_now();
     }
+}
+
+#[test]
+fn sixty_four_ranks_back_to_back() {
+    let secret = Secret::generate().expect("secret");
+    let job = Job::start(64, coordinator_options(&secret), |_| Script::default());
+    let mut client = job.client();
+    job.await_note("started 64 32");
+    let began = Instant::now();
+    for number in 5..15 {
+        let figures = client
+            .checkpoint(by_hand(Level::Local), true, LIMIT)
+            .expect("commit")
+            .expect("figures");
+        assert_eq!(
+            (figures.generation.number, figures.bytes),
+            (number, 64 << 20)
+        );
+    }
+    println!("10 checkpoints of 64 ranks in {:?}", began.elapsed());
+    assert_eq!(job.end(0), vec![Outcome::Finished; 64]);
 }

@@ -167,7 +167,8 @@ impl Core {
                 tell.push(rank);
             }
         }
-        for rank in tell {
+        // Rank 0 last: its process, and an embedded coordinator with it, may be gone right after.
+        for rank in tell.into_iter().rev() {
             self.send(To::Rank(rank), ToRank::Finish(outcome.clone()));
         }
     }
