@@ -174,7 +174,15 @@ fn map(frame: &Frame) -> isize {
         // file would fault: the file's length bounds the look.
         unsafe {
             let len = file_len_in(request.fd, request.offset, request.len);
-            crate::patch::code(result as usize, len, request.prot as i32);
+            let patched = crate::patch::code(result as usize, len, request.prot as i32);
+            if !patched.missing.is_empty() {
+                // The program has not run yet; it must not, half under control.
+                eprintln!(
+                    "mana: the program's C library is not supported: its system calls {} were not found",
+                    patched.missing.join(", ")
+                );
+                libc::_exit(99);
+            }
         }
     }
     result

@@ -33,6 +33,8 @@ pub struct ThreadState {
     pub cont: (u64, u64),
     /// `ThreadBlock::rewound`.
     pub rewound: u64,
+    /// `ThreadBlock::wait_nr`: a wait that was rewound is not recorded again on its way in.
+    pub wait_nr: u64,
     /// Robust futex list: head and length.
     pub robust: (u64, u64),
     /// Index of the time value in the book.
@@ -92,6 +94,7 @@ fn thread_state(thread: &Thread) -> ThreadState {
         tid_address: thread.tid_address.load(Ordering::Relaxed) as u64,
         cont: (thread.block.cont, thread.block.cont_arg),
         rewound: thread.block.rewound,
+        wait_nr: thread.block.wait_nr,
         robust: (head, len),
         slot: thread.slot,
         name,
@@ -151,7 +154,7 @@ impl Parked {
                 continue;
             };
             let start = region.start as usize;
-            if start < SHIM_CODE && start >= ARENA_START || !crate::in_upper_range(start) {
+            if (ARENA_START..SHIM_CODE).contains(&start) || !crate::in_upper_range(start) {
                 continue;
             }
             if region.kind != RegionKind::Shared {

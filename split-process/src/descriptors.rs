@@ -6,8 +6,17 @@ pub const LOWER_FD_BASE: i32 = 700;
 /// Runs `f` (the start of an MPI library) while every free descriptor below [`LOWER_FD_BASE`] is
 /// taken, so that what it opens and keeps lies above. The program's own numbers are then the same
 /// under every MPI, and free again at a restart. With a limit of open files too low for this, `f`
-/// just runs.
+/// just runs. All signals are blocked meanwhile (see [`crate::with_signals_blocked`]), and child
+/// processes that `f` starts are known to be the lower half's.
 pub fn with_reserved_descriptors<R>(f: impl FnOnce() -> R) -> R {
+    crate::with_signals_blocked(|| {
+        let result = reserved(f);
+        crate::children::all_are_lower();
+        result
+    })
+}
+
+fn reserved<R>(f: impl FnOnce() -> R) -> R {
     struct Placeholders(Vec<i32>);
     impl Drop for Placeholders {
         fn drop(&mut self) {
@@ -36,14 +45,11 @@ pub fn with_reserved_descriptors<R>(f: impl FnOnce() -> R) -> R {
             return f();
         }
         placeholders.0.push(first);
-        while first < LOWER_FD_BASE {
-            let fd = libc::fcntl(first, libc::F_DUPFD_CLOEXEC, 0);
-            if fd < 0 {
-                break;
-            }
-            placeholders.0.push(fd);
-            if fd >= LOWER_FD_BASE {
-                break;
+        let mut last = first;
+        while (0..LOWER_FD_BASE).contains(&last) {
+            last = libc::fcntl(first, libc::F_DUPFD_CLOEXEC, 0);
+            if last >= 0 {
+                placeholders.0.push(last);
             }
         }
     }

@@ -56,6 +56,21 @@ pub fn trap(number: usize, on: bool) {
     }
 }
 
+/// Calls a C library makes, and that must have been found in one: without them memory, handlers
+/// or threads would escape.
+const IN_A_C_LIBRARY: &[(u32, &str)] = &[
+    (9, "mmap"),
+    (11, "munmap"),
+    (12, "brk"),
+    (13, "rt_sigaction"),
+    (25, "mremap"),
+    (56, "clone"),
+    (60, "exit"),
+];
+
+/// More system-call instructions than this in one segment: a C library.
+const C_LIBRARY: usize = 150;
+
 /// What was found in one piece of code.
 #[derive(Debug, Default)]
 pub struct Patched {
@@ -63,6 +78,8 @@ pub struct Patched {
     pub numbers: Vec<u32>,
     /// Sites that should have been and could not.
     pub failed: Vec<(usize, Number)>,
+    /// Calls that must be there and are not.
+    pub missing: Vec<&'static str>,
 }
 
 static LOCK: Mutex<()> = Mutex::new(());
@@ -79,15 +96,15 @@ pub unsafe fn code(base: usize, len: usize, prot: i32) -> Patched {
     {
         return result;
     }
-    let wanted: Vec<_> = sites::find(view())
+    let trapped = |n: u32| ALWAYS.contains(&(n as usize)) || AFTER_RESTART.contains(&(n as usize));
+    let wanted: Vec<_> = sites::find(view(), |n| trapped(n) || sites::is_timed(n))
         .into_iter()
-        .filter_map(|site| match site.number {
-            Number::Generic => Some((site, true)),
-            Number::Known(n) => {
-                let trapped =
-                    ALWAYS.contains(&(n as usize)) || AFTER_RESTART.contains(&(n as usize));
-                (trapped || sites::is_timed(n)).then_some((site, trapped))
-            }
+        .map(|site| {
+            let trapped = match site.number {
+                Number::Generic => true,
+                Number::Known(n) => trapped(n),
+            };
+            (site, trapped)
         })
         .collect();
     if wanted.is_empty() {
@@ -130,6 +147,12 @@ pub unsafe fn code(base: usize, len: usize, prot: i32) -> Patched {
             }
             _ => result.failed.push((site.at, site.number)),
         }
+    }
+    if view().windows(2).filter(|w| *w == [0x0f, 0x05]).count() > C_LIBRARY {
+        let missing = IN_A_C_LIBRARY
+            .iter()
+            .filter(|(n, _)| !result.numbers.contains(n));
+        result.missing = missing.map(|(_, name)| *name).collect();
     }
     let closed = crate::protect_at(
         SHIM_CODE,

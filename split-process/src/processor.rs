@@ -71,8 +71,8 @@ impl Processor {
             // SAFETY: the caller has checked OSXSAVE.
             unsafe { _xgetbv(0) }
         }
-        // SAFETY: OSXSAVE says that the instruction works.
         let register_sets = if one.ecx & 1 << 27 != 0 {
+            // SAFETY: OSXSAVE says that the instruction works.
             unsafe { xcr0() }
         } else {
             3

@@ -223,6 +223,7 @@ impl Restorer {
     /// and lets them all go on where they were.
     pub fn finish(self, hooks: Hooks, last: impl FnOnce()) -> Result<Infallible, RestoreError> {
         start::set_hooks(hooks);
+        crate::children::all_are_lower();
         let mask = signals::set_mask(!0);
         std::thread::spawn(|| {}).join().ok(); // see `start::start`
         signals::install_saved();
@@ -278,6 +279,7 @@ fn bring_back(thread: &Thread, saved: &ThreadState) {
         block.cont = saved.cont.0;
         block.cont_arg = saved.cont.1;
         block.rewound = saved.rewound;
+        block.wait_nr = saved.wait_nr;
     });
     thread.robust[1].store(saved.robust.1 as usize, Ordering::Relaxed);
     thread.robust[0].store(saved.robust.0 as usize, Ordering::Relaxed);

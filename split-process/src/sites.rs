@@ -190,17 +190,28 @@ fn patch_range(code: &[u8], at: usize, list: &[Instruction]) -> Option<(usize, u
     None
 }
 
-/// All system-call instructions of `code`.
-pub fn find(code: &[u8]) -> Vec<Site> {
+/// The system-call instructions of `code` whose number is `wanted`, or not fixed.
+pub fn find(code: &[u8], wanted: impl Fn(u32) -> bool) -> Vec<Site> {
     let mut sites = Vec::new();
     let mut from = 0;
     while let Some(offset) = code[from..].windows(2).position(|w| w == [0x0f, 0x05]) {
         let at = from + offset;
         from = at + 2;
+        // Most are `mov $nr, %eax; syscall` with a number of no interest: not worth decoding.
+        let immediate = match at.checked_sub(JUMP).map(|start| &code[start..at]) {
+            Some(&[0xb8, a, b, c, d]) => Some(u32::from_le_bytes([a, b, c, d])),
+            _ => None,
+        };
+        if immediate.is_some_and(|n| n < 512 && !wanted(n)) {
+            continue;
+        }
         let Some(list) = instructions_before(code, at) else {
             continue;
         };
         let number = number(&list);
+        if matches!(number, Number::Known(n) if !wanted(n)) {
+            continue;
+        }
         let patch = patch_range(code, at, &list);
         sites.push(Site { at, number, patch });
     }
@@ -347,7 +358,7 @@ mod tests {
             (&[0xb8, 0x0f, 5, 0, 0], Number::Generic, None),
         ];
         for (bytes, number, patch) in cases {
-            let found = find(&pad(bytes));
+            let found = find(&pad(bytes), |_| true);
             if patch.is_none() {
                 assert!(found.is_empty(), "{found:?}");
                 continue;

@@ -54,6 +54,7 @@ pub fn start(resolved: Resolved, hooks: Hooks) -> Result<Infallible, LaunchError
     let argv = loader.command(&resolved);
     set_exe(&resolved);
     let stack = build_stack(&argv, &resolved, &loader, vdso)?;
+    crate::children::all_are_lower();
     signals::inherit();
     let mask = signals::set_mask(!0);
     // A lower thread makes the lower libc install its own handler for the park signal, now rather
