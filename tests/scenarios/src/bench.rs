@@ -223,7 +223,7 @@ fn checkpoints(arguments: &Arguments, product: &Product, mpi: Mpi, work: &Path) 
             let begun = Instant::now();
             let mut job = setup.launch(&["--restart"], &line)?;
             job.until("the resumed program", LIMIT, |job| {
-                job.messages().contains("resum").then_some(())
+                job.messages().contains("resumed generation").then_some(())
             })?;
             restart.push(begun.elapsed().as_secs_f64());
             let ended = job.wait(LIMIT)?;

@@ -25,6 +25,13 @@ pub struct Stores {
 /// (incarnation, number).
 pub type Id = (u32, u64);
 
+/// The generation that a start says it resumed: `resumed generation 1.4 (partner): ...`.
+pub fn resumed(messages: &str) -> Option<Id> {
+    let (_, rest) = messages.split_once("resumed generation ")?;
+    let (incarnation, number) = rest.split_whitespace().next()?.split_once('.')?;
+    Some((incarnation.parse().ok()?, number.parse().ok()?))
+}
+
 /// The files of one generation.
 #[derive(Debug, Clone, Default)]
 pub struct Generation {
@@ -36,6 +43,10 @@ pub struct Generation {
     pub partner: BTreeMap<u32, PathBuf>,
     /// Copies on the parallel file system.
     pub global: BTreeMap<u32, PathBuf>,
+    /// Files under a temporary name: being written.
+    pub unfinished: Vec<PathBuf>,
+    /// Records that a level is complete.
+    pub records: Vec<PathBuf>,
 }
 
 impl Generation {
@@ -143,8 +154,12 @@ fn collect(directory: &Path, global: bool, generation: &mut Generation) {
     for (below, level) in [(directory.to_owned(), 0), (directory.join("partner"), 1)] {
         for entry in fs::read_dir(&below).into_iter().flatten().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
-            if name == "manifest" && level == 0 {
+            if name.contains(".tmp-") {
+                generation.unfinished.push(entry.path());
+            } else if name == "manifest" && level == 0 {
                 generation.manifests.push(entry.path());
+            } else if name.starts_with("complete-") {
+                generation.records.push(entry.path());
             } else if let Some(rank) = rank_of(&name) {
                 let images = match (level, global) {
                     (_, true) => &mut generation.global,
@@ -200,5 +215,21 @@ impl Damage {
                 file.write_all(&byte).with_context(context)
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{generation_of, resumed};
+
+    #[test]
+    fn names() {
+        assert_eq!(generation_of("gen-2.17"), Some((2, 17)));
+        assert_eq!(generation_of("gen-2"), None);
+        assert_eq!(
+            resumed("mana[job x] resumed generation 1.4 (partner): 3"),
+            Some((1, 4))
+        );
+        assert_eq!(resumed("started"), None);
     }
 }

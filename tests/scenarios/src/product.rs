@@ -63,6 +63,13 @@ impl Product {
         self.directory.join("bin").join(name)
     }
 
+    /// Does this build react to `MANA_FAULT`? (Ordinary builds need not.)
+    pub fn has_faults(&self) -> bool {
+        let program = self.directory.join("lib/mana/mana-lower");
+        std::fs::read(program)
+            .is_ok_and(|bytes| bytes.windows(10).any(|window| window == b"MANA_FAULT"))
+    }
+
     /// A job in `directory`, in test mode with a rank on each node.
     pub fn setup(
         &self,

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use anyhow::{ensure, Context as _, Result};
 
-use super::lammps::{Melt, LEVELS, LIMIT, RANKS};
+use super::lammps::{Melt, LEVELS, RANKS};
 use super::Scenario;
 use crate::context::{Context, Verdict};
-use crate::generations::{Damage, Generation, Id};
+use crate::generations::{resumed, Damage, Generation, Id};
 
 /// A rung: which files of the newest complete generation go bad.
 struct Rung {
@@ -156,22 +156,15 @@ fn run(context: &Context, rung: &Rung) -> Result<Verdict> {
     }
     let expected = expected(rung.what, newest, victim, &generations);
     let said = melt.resume()?;
-    let _ = LIMIT;
-    let chosen = said
-        .lines()
-        .find(|line| line.contains("resum"))
-        .unwrap_or("")
-        .trim()
-        .to_owned();
+    let chosen = resumed(&said);
     ensure!(
-        chosen.contains(&format!("{}.{}", expected.0, expected.1))
-            || chosen.contains(&format!("generation {}", expected.1)),
-        "generation {}.{} expected, but: {chosen}",
+        chosen == Some(expected),
+        "generation {}.{} expected, but {chosen:?}\n{said}",
         expected.0,
         expected.1
     );
     Ok(Verdict::Passed(format!(
-        "expected {}.{}; {chosen}",
+        "{}.{} expected and chosen",
         expected.0, expected.1
     )))
 }

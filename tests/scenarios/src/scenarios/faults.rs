@@ -1,6 +1,6 @@
-//! SIGKILL during a checkpoint, at every named step and at random instants: recovery takes the
-//! newest generation that was committed and servable at the kill, never the beginning, never a
-//! mixture.
+//! SIGKILL during a checkpoint, at every step that the disk shows and at random instants: recovery
+//! takes the newest generation that was committed and servable at the kill, never the beginning,
+//! never a mixture.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use anyhow::{ensure, Context as _, Result};
 use super::modes::same;
 use super::Scenario;
 use crate::context::{Context, Verdict};
-use crate::generations::Id;
+use crate::generations::{resumed, Generation, Id};
 use crate::mpi::Mpi;
 use crate::product::{Intervals, Setup};
 use crate::programs::{Program, PROGRAMS};
@@ -21,37 +21,59 @@ const OFTEN: Intervals = Intervals {
     global: 3,
 };
 
-/// The steps of a checkpoint; `MANA_FAULT=<point>:<generation>:<rank>` kills a rank there.
-const POINTS: &[&str] = &[
-    "intent",
-    "gate",
-    "stop",
-    "drain",
-    "capture",
-    "resume",
-    "write-begin",
-    "write-middle",
-    "write-end",
-    "rename-image",
-    "durable",
-    "manifest-begin",
-    "manifest-rename",
-    "commit",
-    "partner-begin",
-    "partner-end",
-    "global-begin",
-    "global-end",
-    "prune",
+/// A moment of a checkpoint, as the disk shows it.
+struct Moment {
+    name: &'static str,
+    /// Is the generation at it? With the number of ranks, which are one on each node.
+    met: fn(&Generation, usize) -> bool,
+}
+
+const MOMENTS: &[Moment] = &[
+    Moment {
+        name: "image-being-written",
+        met: |g, _| !g.unfinished.is_empty() && g.manifests.is_empty(),
+    },
+    Moment {
+        name: "some-images",
+        met: |g, n| !g.own.is_empty() && g.own.len() < n && g.manifests.is_empty(),
+    },
+    Moment {
+        name: "all-images",
+        met: |g, n| g.own.len() == n && g.manifests.is_empty(),
+    },
+    Moment {
+        name: "some-manifests",
+        met: |g, n| !g.manifests.is_empty() && g.manifests.len() < n,
+    },
+    Moment {
+        name: "committed",
+        met: |g, n| g.manifests.len() >= n,
+    },
+    Moment {
+        name: "some-partner-copies",
+        met: |g, n| !g.partner.is_empty() && g.partner.len() < n,
+    },
+    Moment {
+        name: "level-complete",
+        met: |g, _| !g.records.is_empty(),
+    },
+    Moment {
+        name: "some-global-copies",
+        met: |g, n| !g.global.is_empty() && g.global.len() < n,
+    },
 ];
 
+/// How often a moment that passed too quickly to be met is waited for again.
+const ATTEMPTS: u32 = 3;
+
 pub fn all() -> Vec<Scenario> {
-    let mut scenarios: Vec<_> = POINTS
+    let mut scenarios: Vec<_> = MOMENTS
         .iter()
-        .map(|point| {
+        .map(|moment| {
             Scenario::new(
-                format!("faults/{point}"),
-                "a rank killed at this step of its second checkpoint",
-                move |c| at_point(c, point),
+                format!("faults/{}", moment.name),
+                "all ranks killed at this moment of a later checkpoint",
+                move |c| at_moment(c, moment),
             )
         })
         .collect();
@@ -115,50 +137,56 @@ fn recover(prepared: &Prepared, servable: Option<Id>) -> Result<String> {
         .launch(&["--restart"], &prepared.line)?
         .wait(LIMIT)?;
     same(&ended, &prepared.expected)?;
-    let chosen = ended
-        .stderr
-        .lines()
-        .find(|line| line.contains("resum"))
-        .unwrap_or("")
-        .trim()
-        .to_owned();
-    let named = format!("{incarnation}.{number}");
+    let chosen = resumed(&ended.stderr);
     ensure!(
-        chosen.contains(&named) || chosen.contains(&format!("generation {number}")),
-        "expected {named}, chosen: {chosen}\n{}",
+        chosen == Some((incarnation, number)),
+        "expected {incarnation}.{number}, chosen {chosen:?}\n{}",
         ended.report()
     );
-    Ok(format!("expected {named}, chosen {chosen}"))
+    Ok(format!("expected and chosen {incarnation}.{number}"))
 }
 
-fn at_point(context: &Context, point: &str) -> Result<Verdict> {
-    let mut prepared = match prepare(context, &format!("faults-{point}"))? {
-        Ok(prepared) => prepared,
-        Err(verdict) => return Ok(verdict),
-    };
-    let setup = prepared.setup.clone();
-    prepared
-        .setup
-        .environment
-        .push(("MANA_FAULT".to_owned(), format!("{point}:2:1")));
-    let stores = setup.stores();
-    let mut job = prepared.setup.launch(&[], &prepared.line)?;
-    let deadline = Instant::now() + LIMIT;
-    // The fault kills rank 1; mpirun then ends the others.
-    while !job.ended()? && Instant::now() < deadline {
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    let ended = job.wait(Duration::from_secs(5))?;
-    if ended.code() == 0 {
-        return Err(anyhow::anyhow!(
-            "the fault point {point} was never reached\n{}",
+fn at_moment(context: &Context, moment: &Moment) -> Result<Verdict> {
+    for _ in 0..ATTEMPTS {
+        let mut prepared = match prepare(context, &format!("faults-{}", moment.name))? {
+            Ok(prepared) => prepared,
+            Err(verdict) => return Ok(verdict),
+        };
+        let stores = prepared.setup.stores();
+        let ranks = prepared.setup.ranks as usize;
+        let mut job = prepared.setup.launch(&[], &prepared.line)?;
+        let deadline = Instant::now() + LIMIT;
+        let mut met = false;
+        while !met && !job.ended()? && Instant::now() < deadline {
+            let generations = stores.generations();
+            met = generations.len() >= 2
+                && generations
+                    .values()
+                    .next_back()
+                    .is_some_and(|newest| (moment.met)(newest, ranks));
+            if !met {
+                std::thread::sleep(Duration::from_micros(300));
+            }
+        }
+        if !met {
+            job.wait(Duration::from_secs(5))?.expect(0)?;
+            prepared.place.done();
+            continue;
+        }
+        job.kill_ranks();
+        let ended = job.wait(Duration::from_secs(60))?;
+        ensure!(
+            ended.code() != 0,
+            "killed, and it ended well\n{}",
             ended.report()
-        ));
+        );
+        let note = recover(&prepared, stores.servable())?;
+        prepared.place.done();
+        return Ok(Verdict::Passed(note));
     }
-    prepared.setup = setup;
-    let note = recover(&prepared, stores.servable())?;
-    prepared.place.done();
-    Ok(Verdict::Passed(note))
+    Ok(Verdict::Skipped(format!(
+        "the moment passed too quickly to be met, {ATTEMPTS} times"
+    )))
 }
 
 fn random(context: &Context) -> Result<Verdict> {

@@ -38,14 +38,16 @@ fn run(context: &Context, kill: bool) -> Result<Verdict> {
     }
     let line = vec![hpcc.to_string_lossy().into_owned()];
     let expected = context.native("hpcc", || {
-        let directory = context.directory("hpcc-native")?;
+        let mut directory = context.directory("hpcc-native")?;
         input(directory.path())?;
         let mut command = Mpi::OpenMpi.launcher(RANKS, false);
         command.args(&line).current_dir(directory.path());
         Job::start(command, directory.path())?
             .wait(LIMIT)?
             .expect(0)?;
-        marks(directory.path())
+        let marks = marks(directory.path())?;
+        directory.done();
+        Ok(marks)
     })?;
     let Some(product) = context.product() else {
         return Ok(Verdict::Skipped(

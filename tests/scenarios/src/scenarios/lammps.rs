@@ -84,13 +84,15 @@ impl Melt {
         ];
         let line: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
         let expected = context.native(&format!("lammps {steps}"), || {
-            let directory = context.directory("lammps-native")?;
+            let mut directory = context.directory("lammps-native")?;
             let mut command = Mpi::OpenMpi.launcher(RANKS, false);
             command.args(&line).current_dir(directory.path());
             Job::start(command, directory.path())?
                 .wait(LIMIT)?
                 .expect(0)?;
-            thermo(directory.path())
+            let rows = thermo(directory.path())?;
+            directory.done();
+            Ok(rows)
         })?;
         let Some(product) = context.product() else {
             return Ok(Err(Verdict::Skipped(
