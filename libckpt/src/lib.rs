@@ -16,11 +16,13 @@
 //! | `session` | one rank's part in taking generations |
 //! | `recovery` | choosing and fetching what to resume from |
 //! | `offline` | what the tools ask of a store |
+//! | `fault` | places where tests make the process die or the storage stop |
 #![warn(missing_docs)]
 
 pub mod collective;
 pub mod config;
 mod error;
+pub mod fault;
 pub mod identity;
 pub mod image_file;
 pub mod manifest;
