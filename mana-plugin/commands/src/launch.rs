@@ -70,16 +70,7 @@ pub fn launch(options: cli::Launch, speaker: &mut Speaker) -> Result<i32, Failur
     speaker.job = Some(id.clone());
     let occasion = Occasion::of(options.restart, options.fresh, &context.launcher);
     let decision = decide(&context.config, &id, occasion, context.leading())?;
-    context.say(
-        start,
-        speaker,
-        context
-            .config
-            .notes
-            .iter()
-            .cloned()
-            .chain(decision.note.clone()),
-    );
+    context.say(start, speaker, decision.note.clone());
     execute(
         &context,
         start,
