@@ -103,6 +103,14 @@ unsafe extern "C" fn MPII_Keyval_set_proxy(keyval: i32, copy: usize, delete: usi
     }
 }
 
+/// A key as C has it: Fortran's predefined keys are the next even numbers.
+fn c_key(key: i32) -> i32 {
+    match key {
+        0x6440_0000..=0x6440_000f | 0x6600_0000..=0x6600_000f => (key - 1) | 1,
+        _ => key,
+    }
+}
+
 unsafe fn get_attribute(
     slot: usize,
     object: u64,
@@ -111,7 +119,7 @@ unsafe fn get_attribute(
     flag: *mut i32,
     kind: i32,
 ) -> i32 {
-    let key = t::keyval(key);
+    let key = t::keyval(c_key(key));
     let mut found: *mut i32 = core::ptr::null_mut();
     let found_p: *mut c_void = (&raw mut found).cast();
     let rc = cross!(slot, fn(u64, i32, *mut c_void, *mut i32) -> i32; object, key, found_p, flag);
@@ -134,7 +142,7 @@ unsafe fn get_attribute(
 }
 
 fn set_attribute(slot: usize, object: u64, key: i32, value: *const c_void) -> i32 {
-    let key = t::keyval(key);
+    let key = t::keyval(c_key(key));
     t::error_back(cross!(slot, fn(u64, i32, *const c_void) -> i32; object, key, value))
 }
 
