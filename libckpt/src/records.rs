@@ -2,19 +2,20 @@
 //!
 //! An incarnation is one start of the job. Before it takes its first checkpoint it records what it
 //! resumed from (its parent); recovery follows that ancestry only, so whatever a stale incarnation
-//! still commits is ignored. `committed-<i>` is there once incarnation `i` has committed anything.
+//! still commits is ignored. `committing-<i>` is there from before the first manifest of incarnation
+//! `i` is written, `committed-<i>` once all nodes have one: a job that ends in between is asked of
+//! the nodes, any later one that finds no manifest has lost something.
 
-use std::fs::OpenOptions;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::store::{make_dir, names, read_sealed, remove_file, write_sealed, Store};
+use crate::store::{create_sealed, make_dir, names, read_sealed, remove_file, write_sealed, Store};
 use crate::{Error, GenerationId};
 
 const INCARNATION: [u8; 8] = *b"incarntn";
 const COMMITTED: [u8; 8] = *b"committd";
+const COMMITTING: [u8; 8] = *b"cmmttng\0";
 const END: [u8; 8] = *b"end\0\0\0\0\0";
 
 /// One start of the job.
@@ -48,6 +49,17 @@ pub enum End {
     },
 }
 
+/// What is known of an ancestry's commits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Commits {
+    /// There are none.
+    None,
+    /// The first one had begun when the job ended; the nodes know whether a manifest was written.
+    Perhaps(GenerationId),
+    /// There are some.
+    Some,
+}
+
 /// What the global directory says about a job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum JobState {
@@ -59,7 +71,7 @@ pub enum JobState {
     Unfinished {
         /// The newest incarnation.
         incarnation: Incarnation,
-        /// Whether any generation of its ancestry was ever committed.
+        /// Whether any generation of its ancestry was, or may have been, committed.
         committed: bool,
     },
 }
@@ -82,6 +94,10 @@ impl Records {
 
     fn committed_path(&self, number: u32) -> PathBuf {
         self.store.root().join(format!("committed-{number}"))
+    }
+
+    fn committing_path(&self, number: u32) -> PathBuf {
+        self.store.root().join(format!("committing-{number}"))
     }
 
     fn end_path(&self) -> PathBuf {
@@ -117,31 +133,37 @@ impl Records {
     pub fn begin(&self, mut incarnation: Incarnation) -> Result<Incarnation, Error> {
         make_dir(self.store.root())?;
         loop {
-            incarnation.number = self.newest()? + 1;
-            let claim = self
-                .store
-                .root()
-                .join(format!("claim-{}", incarnation.number));
-            match OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .mode(0o600)
-                .open(&claim)
-            {
-                Ok(_) => {}
-                // Another start of this job was quicker: its record, or its claim, stands.
-                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
-                    if self.newest()? >= incarnation.number {
-                        continue;
-                    }
-                    // A claim without record: its owner died in between. Take it over.
-                }
-                Err(e) => return Err(Error::io("create", claim)(e)),
+            // A listing may be older than what is there: never the same number twice.
+            incarnation.number = (self.newest()?).max(incarnation.number) + 1;
+            let path = self.path(incarnation.number);
+            if create_sealed(&path, INCARNATION, &incarnation)? {
+                remove_file(&self.end_path())?;
+                return Ok(incarnation);
             }
-            write_sealed(&self.path(incarnation.number), INCARNATION, &incarnation)?;
-            remove_file(&claim)?;
-            remove_file(&self.end_path())?;
-            return Ok(incarnation);
+        }
+    }
+
+    /// Before the first manifest of an incarnation: from here on `generation` may be committed.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn mark_committing(&self, generation: GenerationId) -> Result<(), Error> {
+        let number = generation.incarnation;
+        if self.committed_path(number).exists() {
+            return Ok(());
+        }
+        write_sealed(&self.committing_path(number), COMMITTING, &generation)
+    }
+
+    /// The commit announced by [`Records::mark_committing`] was given up on all ranks.
+    ///
+    /// # Errors
+    /// When it cannot be recorded.
+    pub fn unmark_committing(&self, generation: GenerationId) -> Result<(), Error> {
+        let path = self.committing_path(generation.incarnation);
+        match read_sealed::<GenerationId>(&path, COMMITTING) {
+            Ok(found) if found == generation => remove_file(&path),
+            _ => Ok(()),
         }
     }
 
@@ -151,10 +173,30 @@ impl Records {
     /// When it cannot be written.
     pub fn mark_committed(&self, number: u32) -> Result<(), Error> {
         let path = self.committed_path(number);
-        if path.exists() {
-            return Ok(());
+        if !path.exists() {
+            write_sealed(&path, COMMITTED, &number)?;
+            remove_file(&self.committing_path(number))?;
         }
-        write_sealed(&path, COMMITTED, &number)
+        Ok(())
+    }
+
+    /// Whether the incarnations of `ancestry` have committed anything.
+    pub fn commits(&self, ancestry: &[(u32, u64)]) -> Commits {
+        if ancestry
+            .iter()
+            .any(|(i, _)| self.committed_path(*i).exists())
+        {
+            return Commits::Some;
+        }
+        let begun = ancestry.iter().find_map(|(i, _)| {
+            let path = self.committing_path(*i);
+            path.exists().then(|| read_sealed(&path, COMMITTING))
+        });
+        match begun {
+            None => Commits::None,
+            Some(Ok(generation)) => Commits::Perhaps(generation),
+            Some(Err(_)) => Commits::Some,
+        }
     }
 
     /// Records the end.
@@ -212,10 +254,7 @@ impl Records {
             return Ok(JobState::Finished);
         }
         let incarnation = self.read(newest)?;
-        let committed = self
-            .ancestry(newest)?
-            .iter()
-            .any(|(i, _)| self.committed_path(*i).exists());
+        let committed = self.commits(&self.ancestry(newest)?) != Commits::None;
         Ok(JobState::Unfinished {
             incarnation,
             committed,

@@ -8,14 +8,16 @@
 //! Sources, cheapest first: the own image on this node, the partner's copy on this node (the rank has
 //! moved), an image another node still has, a partner's copy elsewhere, the global directory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::PoisonError;
 
 use serde::{Deserialize, Serialize};
 
 use crate::collective::gather;
 use crate::image_file::{verify, ImageName};
 use crate::manifest::{is_complete, Manifest};
+use crate::records::Commits;
 use crate::session::Session;
 use crate::store::{Copy, Store};
 use crate::transport;
@@ -50,6 +52,10 @@ struct Held {
     generation: GenerationId,
     /// The manifest, or why there is none.
     manifest: Result<Manifest, String>,
+    /// There is no file of that name, not even a bad one.
+    absent: bool,
+    /// Levels recorded as complete.
+    complete: Vec<Level>,
     images: Vec<(Copy, u32)>,
 }
 
@@ -93,10 +99,10 @@ pub struct Wish {
 /// is gone or the records cannot be read.
 pub fn recover(session: &Session, wish: Wish, all: &dyn Collective) -> Result<Outcome, Error> {
     let view = View::gather(session, all)?;
-    if !view.committed && view.candidates.is_empty() {
+    if view.never_committed(all.size()) {
         return Ok(Outcome::Fresh);
     }
-    let mut rejected = Vec::new();
+    let mut rejected = view.unlisted.clone();
     for &id in &view.candidates {
         if wish.generation.is_some_and(|w| w != id) {
             continue;
@@ -135,6 +141,16 @@ pub fn recover(session: &Session, wish: Wish, all: &dyn Collective) -> Result<Ou
         let sources: Option<Vec<Source>> = told.iter().map(|(s, _)| *s).collect();
         if let (Some(sources), Some((image, source))) = (sources, mine) {
             restore_manifest(session, &manifest);
+            let held = view.nodes.values().flatten();
+            let complete: BTreeSet<Level> = held
+                .filter(|h| h.generation == id)
+                .flat_map(|h| h.complete.iter().copied())
+                .collect();
+            *session
+                .adopting
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner) =
+                Some((id, complete.into_iter().collect()));
             return Ok(Outcome::Resume(Recovered {
                 generation: id,
                 manifest,
@@ -158,52 +174,62 @@ pub fn recover(session: &Session, wish: Wish, all: &dyn Collective) -> Result<Ou
 
 /// The same data on all ranks.
 struct View {
-    committed: bool,
+    commits: Commits,
     /// Newest first.
     candidates: Vec<GenerationId>,
     /// What each node holds.
     nodes: BTreeMap<u32, Vec<Held>>,
     global: Vec<Held>,
+    /// Nodes whose storage could not be listed, and why.
+    unlisted: Vec<String>,
 }
 
 impl View {
     fn gather(session: &Session, all: &dyn Collective) -> Result<Self, Error> {
-        let local = if session.is_leader() {
-            held(session, session.local())?
-        } else {
-            Vec::new()
+        // A node whose storage cannot be listed holds nothing: that is the others' business, too.
+        let local = match session.is_leader() {
+            true => held(session, session.local()).map_err(|e| e.to_string()),
+            false => Ok(Vec::new()),
         };
         let told = gather(all, "what the nodes hold", &(session.node, local))?;
         let mut nodes: BTreeMap<u32, Vec<Held>> = BTreeMap::new();
+        let mut unlisted = Vec::new();
         for (node, held) in told {
-            nodes.entry(node).or_default().extend(held);
+            match held {
+                Ok(held) => nodes.entry(node).or_default().extend(held),
+                Err(e) => unlisted.push(format!(
+                    "node {}: {e}",
+                    session.topology().names[node as usize]
+                )),
+            }
         }
         // Only rank 0 reads the records: a shared file system may show others an older state.
         let records = session.records();
         let read = || -> Result<_, Error> {
             let newest = records.newest()?;
             let ancestry = records.ancestry(newest)?;
-            let committed = matches!(
-                records.state()?,
-                crate::records::JobState::Unfinished {
-                    committed: true,
-                    ..
-                }
-            );
-            Ok((ancestry, committed, held(session, session.global())?))
+            let commits = records.commits(&ancestry);
+            Ok((ancestry, commits, held(session, session.global())?))
         };
-        type Told = Option<Result<(Vec<(u32, u64)>, bool, Vec<Held>), String>>;
+        type Told = Option<Result<(Vec<(u32, u64)>, Commits, Vec<Held>), String>>;
         let mine: Told = (all.rank() == 0).then(|| read().map_err(|e| e.to_string()));
         let first = gather(all, "the job's records", &mine)?
             .into_iter()
             .next()
             .flatten();
-        let (ancestry, committed, global) = first
+        let (ancestry, commits, global) = first
             .unwrap_or_else(|| Err("rank 0 said nothing".into()))
             .map_err(|reason| Error::Collective {
                 operation: "reading the job's records",
                 reason,
             })?;
+        let valid = |h: &Held| h.manifest.is_ok();
+        if ancestry.is_empty() && nodes.values().flatten().any(valid) {
+            // Generations without the records of their job: another directory is mounted there.
+            return Err(Error::Missing {
+                path: session.global().root().join("incarnation-1"),
+            });
+        }
         let mut candidates: Vec<GenerationId> = nodes
             .values()
             .flatten()
@@ -219,11 +245,34 @@ impl View {
         });
         candidates.reverse();
         Ok(Self {
-            committed,
+            commits,
             candidates,
             nodes,
             global,
+            unlisted,
         })
+    }
+
+    /// Whether nothing was ever committed. A first commit that had begun is known not to have
+    /// happened if every rank's image is where it was written and no node has begun a manifest.
+    fn never_committed(&self, size: u32) -> bool {
+        let valid = |h: &Held| h.manifest.is_ok();
+        if self.nodes.values().flatten().chain(&self.global).any(valid) {
+            return false;
+        }
+        let id = match self.commits {
+            Commits::None => return true,
+            Commits::Some => return false,
+            Commits::Perhaps(id) => id,
+        };
+        let held: Vec<&Held> = self
+            .nodes
+            .values()
+            .flatten()
+            .filter(|h| h.generation == id)
+            .collect();
+        let images = |rank| held.iter().any(|h| h.images.contains(&(Copy::Own, rank)));
+        held.iter().all(|h| h.absent) && (0..size).all(images)
     }
 
     /// The manifest of a generation: one valid copy proves the commit.
@@ -285,10 +334,15 @@ impl View {
 fn held(session: &Session, store: &Store) -> Result<Vec<Held>, Error> {
     let mut all = Vec::new();
     for generation in store.generations()? {
-        let manifest = Manifest::read(store, &session.job, generation).map_err(|e| e.to_string());
+        let manifest = Manifest::read(store, &session.job, generation);
         all.push(Held {
             generation,
-            manifest,
+            absent: matches!(manifest, Err(Error::Missing { .. })),
+            manifest: manifest.map_err(|e| e.to_string()),
+            complete: Level::ALL
+                .into_iter()
+                .filter(|l| is_complete(store, generation, *l))
+                .collect(),
             images: store.images(generation)?,
         });
     }
@@ -346,7 +400,8 @@ fn restore_manifest(session: &Session, manifest: &Manifest) {
 }
 
 /// After recovery: brings this rank's image of the generation back to where it was lost, so that the
-/// next failure finds it. Takes long; meant for a thread of its own.
+/// next failure finds it. Takes long; meant for a thread of its own. A node that had lost its records
+/// of completed levels gets them back at the first pruning that finds it whole.
 ///
 /// # Errors
 /// When a copy could not be made.
@@ -364,11 +419,8 @@ pub fn protect_again(session: &Session, recovered: &Recovered) -> Result<(), Err
     if recovered.manifest.level >= Level::Partner {
         session.level_work(id, Level::Partner, report)?;
     }
-    for level in [Level::Local, Level::Partner] {
-        let wanted = level == Level::Local || recovered.manifest.level >= level;
-        if wanted && session.is_leader() && !is_complete(session.local(), id, level) {
-            crate::manifest::write_complete(session.local(), id, level)?;
-        }
-    }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

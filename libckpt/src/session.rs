@@ -9,6 +9,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
@@ -35,6 +36,8 @@ pub struct Session {
     pub(crate) secret: Secret,
     /// Addresses of each node's server.
     pub(crate) peers: Vec<Addresses>,
+    /// The generation resumed from, and its levels that were complete before.
+    pub(crate) adopting: Mutex<Option<(GenerationId, Vec<Level>)>>,
     _server: Option<Server>,
 }
 
@@ -119,6 +122,7 @@ impl Session {
             global,
             secret,
             peers,
+            adopting: Mutex::new(None),
             topology,
             _server: server.transpose()?,
         })
@@ -230,8 +234,9 @@ impl Session {
         )
     }
 
-    /// Makes a generation valid on this node: writes the manifest. On rank 0 also notes in the global
-    /// directory that something was committed. Refuses if a newer start of the job exists.
+    /// Makes a generation valid on this node: writes the manifest (each node's leader). Rank 0 first
+    /// notes in the global directory that something may be committed from now on. Refuses if a newer
+    /// start of the job exists.
     ///
     /// # Errors
     /// When it cannot be written.
@@ -249,7 +254,7 @@ impl Session {
         }
         if self.rank == 0 {
             // Before the manifest: a commit nobody knows of would look like none was ever made.
-            self.records.mark_committed(generation.incarnation)?;
+            self.records.mark_committing(generation)?;
         }
         self.manifest(generation, level, images).write(&self.local)
     }
@@ -327,11 +332,15 @@ impl Session {
     }
 
     /// Records that `level` of a generation is complete on all ranks (each node's leader; for the
-    /// global level rank 0 also puts the manifest beside the images there).
+    /// global level rank 0 also puts the manifest beside the images there). The local level, which
+    /// comes first, tells rank 0 that every node holds the manifest.
     ///
     /// # Errors
     /// When it cannot be written.
     pub fn complete(&self, generation: GenerationId, level: Level) -> Result<(), Error> {
+        if level == Level::Local && self.rank == 0 {
+            self.records.mark_committed(generation.incarnation)?;
+        }
         if self.is_leader() {
             write_complete(&self.local, generation, level)?;
         }
@@ -351,6 +360,7 @@ impl Session {
     pub fn prune(&self, incarnation: u32, protect: &[GenerationId]) -> Result<(), Error> {
         let ancestry = self.records.ancestry(incarnation)?;
         if self.is_leader() {
+            self.adopt()?;
             self.prune_store(
                 &self.local,
                 &[Level::Local, Level::Partner],
@@ -361,6 +371,39 @@ impl Session {
         if self.rank == 0 {
             self.prune_store(&self.global, &[Level::Global], &ancestry, protect)?;
         }
+        Ok(())
+    }
+
+    /// Completion records of the generation that was resumed from, on a node that did not have them:
+    /// written as soon as the node again holds all it has to hold.
+    fn adopt(&self) -> Result<(), Error> {
+        let mut waiting = self.adopting.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((generation, levels)) = waiting.as_ref() else {
+            return Ok(());
+        };
+        let Ok(manifest) = Manifest::read(&self.local, &self.job, *generation) else {
+            return Ok(());
+        };
+        let whole = |copy: Copy, node: u32| {
+            let ranks = (0..self.size).filter(|r| self.topology.node_of[*r as usize] == node);
+            ranks.into_iter().all(|r| {
+                let path = self.local.image(*generation, r, copy);
+                fs::metadata(path).is_ok_and(|m| m.len() == manifest.images[r as usize].len)
+            })
+        };
+        let own = whole(Copy::Own, self.node);
+        let kept = (0..self.topology.nodes())
+            .filter(|n| *n != self.node && self.topology.partner_of[*n as usize] == self.node)
+            .all(|n| whole(Copy::Partner, n));
+        if !own || (levels.contains(&Level::Partner) && !kept) {
+            return Ok(());
+        }
+        for &level in levels {
+            if !is_complete(&self.local, *generation, level) {
+                write_complete(&self.local, *generation, level)?;
+            }
+        }
+        *waiting = None;
         Ok(())
     }
 
@@ -392,7 +435,8 @@ impl Session {
             needed.extend(kept);
         }
         for id in all {
-            // Newer than all that is complete: being taken, or its level work is not done.
+            // Newer than all that is complete: being taken, or its level work is not done. Older ones
+            // whose level work still goes on are named in `protect`.
             let pending = ours(&id) && newest.is_none_or(|n| id > n);
             if !needed.contains(&id) && !pending {
                 store.remove(id)?;
@@ -411,6 +455,9 @@ impl Session {
         crate::store::remove_file(&path)?;
         if self.is_leader() {
             crate::store::remove_file(&self.local.manifest(generation))?;
+        }
+        if self.rank == 0 {
+            self.records.unmark_committing(generation)?;
         }
         // The last rank of the node to leave takes the directory along.
         let _ = fs::remove_dir(self.local.generation(generation));

@@ -13,6 +13,8 @@ struct Meeting {
     round: u64,
     given: Vec<Option<Vec<u8>>>,
     result: Arc<Vec<Vec<u8>>>,
+    /// A rank has ended: nobody can meet any more.
+    left: bool,
 }
 
 /// The ranks of one simulated job.
@@ -34,6 +36,7 @@ pub fn run<T: Send>(size: u32, body: impl Fn(&SimulatedRank) -> T + Sync) -> Vec
         round: 0,
         given: vec![None; size as usize],
         result: Arc::default(),
+        left: false,
     };
     let world = Arc::new(World {
         meeting: Mutex::new(meeting),
@@ -56,6 +59,14 @@ pub fn run<T: Send>(size: u32, body: impl Fn(&SimulatedRank) -> T + Sync) -> Vec
             .map(|t| t.join().unwrap_or_else(|p| std::panic::resume_unwind(p)))
             .collect()
     })
+}
+
+impl Drop for SimulatedRank {
+    fn drop(&mut self) {
+        let meeting = self.world.meeting.lock();
+        meeting.unwrap_or_else(PoisonError::into_inner).left = true;
+        self.world.changed.notify_all();
+    }
 }
 
 impl Collective for SimulatedRank {
@@ -88,12 +99,16 @@ impl Collective for SimulatedRank {
         let waited = self
             .world
             .changed
-            .wait_timeout_while(m, LIMIT, |m| m.round == round);
+            .wait_timeout_while(m, LIMIT, |m| m.round == round && !m.left);
         let (m, late) = waited.unwrap_or_else(PoisonError::into_inner);
-        if late.timed_out() {
+        if m.round == round {
+            let reason = match late.timed_out() {
+                true => "a rank did not come",
+                false => "a rank has ended",
+            };
             return Err(Error::Collective {
                 operation: "simulated allgather",
-                reason: "a rank did not come".into(),
+                reason: reason.into(),
             });
         }
         Ok(m.result.as_ref().clone())

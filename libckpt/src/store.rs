@@ -10,8 +10,9 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use serde::de::DeserializeOwned;
 use serde::Serialize;
@@ -158,10 +159,22 @@ pub(crate) fn names(dir: &Path) -> Result<Vec<String>, Error> {
         .collect())
 }
 
-/// Makes a directory and those above it, 0700.
+/// Makes a directory and those above it, 0700, durably.
 pub(crate) fn make_dir(dir: &Path) -> Result<(), Error> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    let missing: Vec<&Path> = dir
+        .ancestors()
+        .take_while(|d| !d.as_os_str().is_empty() && !d.exists())
+        .collect();
     let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
-    made.map_err(Error::io("create", dir))
+    made.map_err(Error::io("create", dir))?;
+    missing
+        .iter()
+        .filter_map(|d| d.parent())
+        .filter(|d| !d.as_os_str().is_empty())
+        .try_for_each(sync_dir)
 }
 
 /// Deletes a file that may be gone.
@@ -172,10 +185,14 @@ pub(crate) fn remove_file(path: &Path) -> Result<(), Error> {
     }
 }
 
-/// The temporary name of a file in the making.
+/// The temporary name of a file in the making, another one for each thread and node.
 pub(crate) fn temporary(path: &Path) -> PathBuf {
+    static NODE: OnceLock<String> = OnceLock::new();
+    let node = NODE.get_or_init(|| {
+        hostname::get().map_or_else(|_| String::new(), |h| h.to_string_lossy().into_owned())
+    });
     let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".tmp-{}", std::process::id()));
+    name.push(format!(".tmp-{node}-{}", nix::unistd::gettid()));
     path.with_file_name(name)
 }
 
@@ -211,6 +228,46 @@ pub(crate) fn write_sealed<T: Serialize>(
     kind: [u8; 8],
     value: &T,
 ) -> Result<(), Error> {
+    let tmp = write_temporary(path, kind, value)?;
+    publish(&tmp, path)
+}
+
+/// Writes a record under `path`, durably, unless something is there: of several who try at once
+/// exactly one is told that it succeeded.
+pub(crate) fn create_sealed<T: Serialize>(
+    path: &Path,
+    kind: [u8; 8],
+    value: &T,
+) -> Result<bool, Error> {
+    let tmp = write_temporary(path, kind, value)?;
+    let linked = fs::hard_link(&tmp, path);
+    // Network file systems may report an error for a link that was made: the count decides.
+    let done = linked.is_ok() || fs::metadata(&tmp).is_ok_and(|m| m.nlink() == 2);
+    let _ = fs::remove_file(&tmp);
+    match linked {
+        _ if done => {}
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
+        // No hard links here: a record written in place, whole or recognisably not.
+        Err(e) if matches!(e.raw_os_error(), Some(libc::EPERM | libc::EOPNOTSUPP)) => {
+            match OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(path)
+            {
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
+                Err(e) => return Err(Error::io("create", path)(e)),
+                Ok(_) => return write_sealed(path, kind, value).map(|()| true),
+            }
+        }
+        Err(e) => return Err(Error::io("create", path)(e)),
+        Ok(()) => {}
+    }
+    path.parent().map_or(Ok(()), sync_dir)?;
+    Ok(true)
+}
+
+fn write_temporary<T: Serialize>(path: &Path, kind: [u8; 8], value: &T) -> Result<PathBuf, Error> {
     let bytes = postcard::to_stdvec(value).map_err(|e| Error::Corrupt {
         path: path.into(),
         reason: e.to_string(),
@@ -246,7 +303,7 @@ pub(crate) fn write_sealed<T: Serialize>(
             _ => Error::io("write", path)(e),
         });
     }
-    publish(&tmp, path)
+    Ok(tmp)
 }
 
 /// Reads a record.

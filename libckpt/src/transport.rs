@@ -30,6 +30,8 @@ pub type Secret = [u8; 32];
 const SILENCE: Duration = Duration::from_secs(60);
 /// For establishing a connection to one address.
 const CONNECT: Duration = Duration::from_secs(5);
+/// A server's patience with a peer that has not proved itself yet.
+const GREETING: Duration = Duration::from_secs(10);
 
 /// What a client asks of a node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

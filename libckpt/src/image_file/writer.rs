@@ -36,6 +36,15 @@ pub fn write(
     let dir = path.parent().unwrap_or(Path::new("."));
     make_dir(dir)?;
     let data_len = content.regions.place();
+    let runs = content.regions.0.iter().flat_map(|r| &r.runs);
+    let lengths = content.memory.iter().map(|m| m.len() as u64);
+    if !runs.map(|r| r.len).eq(lengths) || data_len % PAGE != 0 {
+        let e = io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "the memory given does not fit the region table",
+        );
+        return Err(Error::io("write", path)(e));
+    }
     content
         .sections
         .push(SectionKind::REGIONS, content.regions.encode());

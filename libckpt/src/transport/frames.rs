@@ -15,7 +15,7 @@ use std::net::{TcpStream, ToSocketAddrs as _};
 use serde::de::DeserializeOwned;
 use serde::Serialize;
 
-use super::{Addresses, Secret, CONNECT, SILENCE};
+use super::{Addresses, Secret, CONNECT, GREETING, SILENCE};
 use crate::Error;
 
 /// Longest frame in bytes.
@@ -118,6 +118,7 @@ impl Channel {
         };
         let text = |e: std::io::Error| failed(e.to_string());
         limits(&stream).map_err(text)?;
+        stream.set_read_timeout(Some(GREETING)).map_err(text)?;
         let mut hello = [0; 40];
         stream.read_exact(&mut hello).map_err(text)?;
         let (magic, theirs) = hello.split_at(8);
@@ -134,6 +135,7 @@ impl Channel {
         if keyed(secret, &[b"client", theirs, &ours]) != answer {
             return Err(failed("it does not know this job's secret".into()));
         }
+        stream.set_read_timeout(Some(SILENCE)).map_err(text)?;
         Ok(Self::established(
             stream,
             &peer,

@@ -1,12 +1,13 @@
 //! The side that holds a node's store.
 
 use std::io::Read as _;
-use std::net::{TcpListener, TcpStream};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::Arc;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
 
 use super::frames::{Channel, FRAME};
-use super::{receive, Addresses, Reply, Request, Secret};
+use super::{receive, Addresses, Reply, Request, Secret, CONNECT};
 use crate::image_file::ImageName;
 use crate::store::{Copy, Store};
 use crate::Error;
@@ -14,16 +15,54 @@ use crate::Error;
 /// Connections served at once; more wait in the listener's queue.
 const CONNECTIONS: usize = 64;
 
-/// A node's server. It runs until the process ends.
+/// After an accept that failed.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// A node's server. It runs until it is dropped.
 pub struct Server {
     addresses: Addresses,
+    port: u16,
+    shared: Arc<Shared>,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.shared.ended.store(true, Ordering::Release);
+        self.shared.left.notify_all();
+        // Wakes the accepting thread. If that fails it ends with the process.
+        let own = SocketAddr::from(([127, 0, 0, 1], self.port));
+        let _ = TcpStream::connect_timeout(&own, CONNECT);
+    }
 }
 
 struct Shared {
     store: Store,
     job: String,
     secret: Secret,
-    active: AtomicUsize,
+    active: Mutex<usize>,
+    left: Condvar,
+    ended: AtomicBool,
+}
+
+/// One of the connections that may be served at once.
+struct Slot(Arc<Shared>);
+
+impl Slot {
+    /// Waits for one.
+    fn take(shared: &Arc<Shared>) -> Self {
+        let active = shared.active.lock().unwrap_or_else(PoisonError::into_inner);
+        let full = |n: &mut usize| *n >= CONNECTIONS && !shared.ended.load(Ordering::Acquire);
+        let waited = shared.left.wait_while(active, full);
+        *waited.unwrap_or_else(PoisonError::into_inner) += 1;
+        Self(Arc::clone(shared))
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        *self.0.active.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        self.0.left.notify_one();
+    }
 }
 
 impl Server {
@@ -49,34 +88,42 @@ impl Server {
             store,
             job: job.to_owned(),
             secret,
-            active: AtomicUsize::new(0),
+            active: Mutex::new(0),
+            left: Condvar::new(),
+            ended: AtomicBool::new(false),
         });
-        let accept = move || {
-            for stream in listener.incoming().flatten() {
-                if shared.active.fetch_add(1, Ordering::Relaxed) >= CONNECTIONS {
-                    shared.active.fetch_sub(1, Ordering::Relaxed);
-                    continue;
-                }
-                let mine = Arc::clone(&shared);
-                let served = std::thread::Builder::new()
-                    .name("mana-copies".into())
-                    .spawn(move || {
-                        if let Err(e) = mine.serve(stream) {
-                            log::debug!("{e}");
-                        }
-                        mine.active.fetch_sub(1, Ordering::Relaxed);
-                    });
-                if let Err(e) = served {
-                    log::warn!("no thread for a connection of another node: {e}");
-                    shared.active.fetch_sub(1, Ordering::Relaxed);
-                }
+        let serving = Arc::clone(&shared);
+        let accept = move || loop {
+            let slot = Slot::take(&serving);
+            let accepted = listener.accept();
+            if serving.ended.load(Ordering::Acquire) {
+                return;
+            }
+            let Ok((stream, _)) = accepted else {
+                // Out of descriptors, mostly: a served connection that ends gives some back.
+                std::thread::sleep(PAUSE);
+                continue;
+            };
+            let served = std::thread::Builder::new()
+                .name("mana-copies".into())
+                .spawn(move || {
+                    if let Err(e) = slot.0.serve(stream) {
+                        log::debug!("{e}");
+                    }
+                });
+            if let Err(e) = served {
+                log::warn!("no thread for a connection of another node: {e}");
             }
         };
         std::thread::Builder::new()
             .name("mana-copies".into())
             .spawn(accept)
             .map_err(failed)?;
-        Ok(Self { addresses })
+        Ok(Self {
+            addresses,
+            port,
+            shared,
+        })
     }
 
     /// Where it can be reached.

@@ -1,0 +1,366 @@
+//! Whole lives of a job of four simulated ranks on four simulated nodes.
+
+use std::fs;
+use std::path::Path;
+
+use mana_image::{RegionRecord, RegionTable, RunRecord, SectionKind, Sections};
+
+use super::*;
+use crate::image_file::{ImageContent, ImageFile};
+use crate::records::{Commits, Incarnation, Records};
+use crate::session::Beginning;
+use crate::simulation::{run, SimulatedRank};
+use crate::{Config, Topology};
+
+const RANKS: u32 = 4;
+const SECRET: crate::transport::Secret = [5; 32];
+
+fn config(dir: &Path, keep: u32) -> Config {
+    let options = [
+        ("global_ckpt_dir", dir.join("global").display().to_string()),
+        ("local_ckpt_dir", dir.join("local").display().to_string()),
+        ("test_mode", "1".into()),
+        ("keep", keep.to_string()),
+    ];
+    let options = options.map(|(k, v)| (k.to_owned(), v)).into();
+    let file = dir.join("mana.conf");
+    fs::write(&file, "").expect("configuration");
+    Config::load(Some(&file), &options, &|_| None).expect("configuration")
+}
+
+fn pattern(id: GenerationId, rank: u32) -> Vec<u8> {
+    (0..8192u64)
+        .map(|b| (b * 31 + id.number * 7 + u64::from(id.incarnation * 3 + rank)) as u8)
+        .collect()
+}
+
+fn write(session: &Session, id: GenerationId) -> crate::image_file::ImageReport {
+    let memory = pattern(id, session.rank());
+    let run = RunRecord {
+        start: 0x3000_0000_0000,
+        len: 8192,
+        offset: 0,
+    };
+    let region = RegionRecord {
+        start: run.start,
+        len: run.len,
+        prot: 3,
+        kind: 0,
+        name: Vec::new(),
+        runs: vec![run],
+    };
+    let mut sections = Sections::default();
+    sections.push(SectionKind::MPI, vec![session.rank() as u8; 100]);
+    let content = ImageContent {
+        sections,
+        regions: RegionTable(vec![region]),
+        memory: vec![&memory],
+    };
+    session.write_image(id, content).expect("image")
+}
+
+/// Takes a generation as the coordinator would; the levels in `broken` are not reached.
+fn checkpoint(
+    session: &Session,
+    all: &SimulatedRank,
+    id: GenerationId,
+    level: Level,
+    broken: &[Level],
+) {
+    let report = write(session, id);
+    let images = gather(all, "images", &report).expect("images");
+    if session.is_leader() {
+        session.commit(id, level, &images).expect("commit");
+    }
+    all.barrier().expect("barrier");
+    for step in [Level::Local, Level::Partner, Level::Global] {
+        if step > level || broken.contains(&step) {
+            continue;
+        }
+        session.level_work(id, step, report).expect("level work");
+        all.barrier().expect("barrier");
+        session.complete(id, step).expect("complete");
+        all.barrier().expect("barrier");
+    }
+    session.prune(id.incarnation, &[]).expect("prune");
+    all.barrier().expect("barrier");
+}
+
+fn begin(session: &Session, all: &SimulatedRank, parent: Option<GenerationId>) -> u32 {
+    let beginning = Beginning {
+        parent,
+        program: "app".into(),
+        thread_level: 0,
+        restart_count: 0,
+    };
+    session.begin(&beginning, all).expect("begin").incarnation
+}
+
+fn id(incarnation: u32, number: u64) -> GenerationId {
+    GenerationId {
+        incarnation,
+        number,
+    }
+}
+
+/// A first start that takes generations of these levels.
+fn first_start(config: &Config, levels: &[Level], broken: &[Level]) {
+    run(RANKS, |all| {
+        let session = Session::open(config, "j", SECRET, all).expect("open");
+        let incarnation = begin(&session, all, None);
+        for (n, level) in levels.iter().enumerate() {
+            let last = n + 1 == levels.len();
+            let broken = if last { broken } else { &[] };
+            checkpoint(&session, all, id(incarnation, n as u64 + 1), *level, broken);
+        }
+    });
+}
+
+/// What every rank resumes from; the content of each image has been compared.
+fn resumed(config: &Config, moved: bool) -> Result<Option<(GenerationId, Vec<Source>)>, String> {
+    let mut outcomes = run(RANKS, |all| {
+        let session = if moved {
+            let node_of = (0..RANKS).map(|r| (r + 1) % RANKS).collect();
+            let topology = Topology {
+                names: (0..RANKS).map(|n| format!("node{n}")).collect(),
+                node_of,
+                partner_of: (0..RANKS).map(|n| (n + 1) % RANKS).collect(),
+            };
+            Session::with_topology(config, "j", SECRET, topology, all)
+        } else {
+            Session::open(config, "j", SECRET, all)
+        }
+        .expect("open");
+        let outcome = recover(&session, Wish::default(), all);
+        // Nobody's server goes before all have fetched.
+        all.barrier().expect("barrier");
+        match outcome.map_err(|e| e.to_string())? {
+            Outcome::Fresh => Ok(None),
+            Outcome::Resume(r) => {
+                let image = ImageFile::open(&r.image, None).expect("image");
+                let mut bytes = vec![0; 8192];
+                image.read_data(0, &mut bytes).expect("data");
+                assert_eq!(bytes, pattern(r.generation, all.rank()));
+                Ok(Some((r.generation, r.sources)))
+            }
+        }
+    });
+    outcomes.dedup();
+    assert_eq!(outcomes.len(), 1, "the ranks disagree: {outcomes:?}");
+    outcomes.remove(0)
+}
+
+fn local(config: &Config, node: u32) -> Store {
+    Store::local(config, "j", node)
+}
+
+fn lose(config: &Config, node: u32) {
+    fs::remove_dir_all(config.local_ckpt_dir.join(format!("node{node}"))).expect("node");
+}
+
+fn flip(path: &Path) {
+    let mut bytes = fs::read(path).expect("image");
+    let at = bytes.len() / 2;
+    bytes[at] ^= 1;
+    fs::write(path, bytes).expect("image");
+}
+
+const OWN: Source = Source::Here(Copy::Own);
+const ALL: [Level; 3] = [Level::Global, Level::Partner, Level::Local];
+
+#[test]
+fn the_newest_that_can_be_served_wins() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let c = config(dir.path(), 3);
+    first_start(&c, &ALL, &[]);
+    assert_eq!(resumed(&c, false), Ok(Some((id(1, 3), vec![OWN; 4]))));
+    // One manifest is enough.
+    for node in 0..3 {
+        fs::remove_file(local(&c, node).manifest(id(1, 3))).expect("manifest");
+    }
+    assert_eq!(resumed(&c, false), Ok(Some((id(1, 3), vec![OWN; 4]))));
+    lose(&c, 1);
+    let partner = Source::Node(2, Copy::Partner);
+    let sources = vec![OWN, partner, OWN, OWN];
+    assert_eq!(resumed(&c, false), Ok(Some((id(1, 2), sources))));
+    // Recovery has brought the image to the empty node: lose it and its partner.
+    lose(&c, 1);
+    lose(&c, 2);
+    let last = Source::Node(3, Copy::Partner);
+    let sources = vec![OWN, Source::Global, last, OWN];
+    assert_eq!(resumed(&c, false), Ok(Some((id(1, 1), sources))));
+    (0..RANKS).for_each(|n| {
+        let _ = fs::remove_dir_all(local(&c, n).root());
+    });
+    assert_eq!(
+        resumed(&c, false),
+        Ok(Some((id(1, 1), vec![Source::Global; 4])))
+    );
+    flip(&Store::global(&c, "j").image(id(1, 1), 2, Copy::Own));
+    let reason = resumed(&c, false).expect_err("nothing is intact");
+    assert!(reason.contains("1.1: rank 2: global"), "{reason}");
+}
+
+#[test]
+fn ranks_may_sit_on_other_nodes() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let c = config(dir.path(), 3);
+    first_start(&c, &ALL, &[]);
+    let elsewhere = (0..RANKS).map(|r| Source::Node(r, Copy::Own)).collect();
+    assert_eq!(resumed(&c, true), Ok(Some((id(1, 3), elsewhere))));
+    // The partner's copies of the generation before lie where the ranks are now.
+    (0..RANKS).for_each(|n| {
+        local(&c, n).remove(id(1, 3)).expect("removed");
+        let own = local(&c, n).image(id(1, 2), n, Copy::Own);
+        fs::remove_file(own).expect("removed");
+    });
+    let here = vec![Source::Here(Copy::Partner); 4];
+    assert_eq!(resumed(&c, true), Ok(Some((id(1, 2), here))));
+}
+
+#[test]
+fn every_damage_falls_to_the_next_source() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let damages: [fn(&Path); 4] = [
+        flip,
+        |p| drop(fs::File::create(p).expect("empty")),
+        |p| fs::remove_file(p).expect("missing"),
+        |p| {
+            let file = fs::File::options().write(true).open(p).expect("open");
+            file.set_len(5000).expect("truncated");
+        },
+    ];
+    for (n, damage) in damages.into_iter().enumerate() {
+        let sub = dir.path().join(n.to_string());
+        fs::create_dir(&sub).expect("directory");
+        let c = config(&sub, 2);
+        first_start(&c, &[Level::Global], &[]);
+        damage(&local(&c, 0).image(id(1, 1), 0, Copy::Own));
+        let partner = Source::Node(1, Copy::Partner);
+        let sources = vec![partner, OWN, OWN, OWN];
+        assert_eq!(resumed(&c, false), Ok(Some((id(1, 1), sources))));
+        damage(&local(&c, 0).image(id(1, 1), 0, Copy::Own));
+        damage(&local(&c, 1).image(id(1, 1), 0, Copy::Partner));
+        let sources = vec![Source::Global, OWN, OWN, OWN];
+        assert_eq!(resumed(&c, false), Ok(Some((id(1, 1), sources))));
+        damage(&Store::global(&c, "j").image(id(1, 1), 0, Copy::Own));
+        assert!(resumed(&c, false).is_err());
+    }
+}
+
+#[test]
+fn keep_1_and_a_node_lost_before_its_copy() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let c = config(dir.path(), 1);
+    let partner = [Level::Partner, Level::Partner];
+    first_start(&c, &partner, &[Level::Partner]);
+    lose(&c, 0);
+    let sources = vec![Source::Node(1, Copy::Partner), OWN, OWN, OWN];
+    assert_eq!(resumed(&c, false), Ok(Some((id(1, 1), sources))));
+}
+
+#[test]
+fn what_a_stale_start_commits_is_ignored() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let c = config(dir.path(), 2);
+    run(RANKS, |all| {
+        let session = Session::open(&c, "j", SECRET, all).expect("open");
+        let old = begin(&session, all, None);
+        checkpoint(&session, all, id(old, 1), Level::Local, &[]);
+        let new = begin(&session, all, Some(id(old, 1)));
+        assert_eq!((old, new), (1, 2));
+        // The old start goes on: its commit is refused, and ignored if it was already under way.
+        let report = write(&session, id(old, 2));
+        let images = gather(all, "images", &report).expect("images");
+        let refused = session.commit(id(old, 2), Level::Local, &images);
+        assert!(matches!(refused, Err(Error::Superseded { newest: 2, .. })));
+        let mut stale = Manifest::read(session.local(), "j", id(old, 1)).expect("manifest");
+        (stale.generation, stale.images) = (id(old, 2), images);
+        stale.write(session.local()).expect("manifest");
+    });
+    assert_eq!(resumed(&c, false), Ok(Some((id(1, 1), vec![OWN; 4]))));
+}
+
+#[test]
+fn without_a_commit_it_begins_at_the_beginning() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let c = config(dir.path(), 2);
+    let records = Records::new(Store::global(&c, "j"));
+    run(RANKS, |all| {
+        let session = Session::open(&c, "j", SECRET, all).expect("open");
+        begin(&session, all, None);
+        write(&session, id(1, 1));
+    });
+    assert_eq!(records.commits(&[(1, u64::MAX)]), Commits::None);
+    assert_eq!(resumed(&c, false), Ok(None));
+    // Ended between the announcement and the first manifest.
+    records.mark_committing(id(1, 1)).expect("announcement");
+    assert_eq!(resumed(&c, false), Ok(None));
+    // A node that could have held a manifest is gone: nobody knows.
+    lose(&c, 3);
+    assert!(resumed(&c, false).is_err());
+    records.unmark_committing(id(1, 1)).expect("given up");
+    assert_eq!(resumed(&c, false), Ok(None));
+}
+
+#[test]
+fn generations_without_their_records_are_an_error() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let c = config(dir.path(), 2);
+    first_start(&c, &[Level::Local], &[]);
+    fs::remove_dir_all(&c.global_ckpt_dir).expect("not mounted");
+    let reason = resumed(&c, false).expect_err("no records");
+    assert!(reason.contains("incarnation-1"), "{reason}");
+}
+
+#[test]
+fn two_starts_at_once_get_two_numbers() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let records = Records::new(Store::at(dir.path().join("j")));
+    let mut numbers = run(16, |_| {
+        let incarnation = Incarnation {
+            number: 0,
+            parent: None,
+            size: 1,
+            thread_level: 0,
+            program: "app".into(),
+            created: 0,
+            restart_count: 0,
+        };
+        records.begin(incarnation).expect("begin").number
+    });
+    numbers.sort_unstable();
+    assert_eq!(numbers, (1..=16).collect::<Vec<_>>());
+}
+
+#[test]
+fn redundancy_returns_to_an_empty_node() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let c = config(dir.path(), 1);
+    first_start(&c, &[Level::Partner], &[]);
+    lose(&c, 1);
+    run(RANKS, |all| {
+        let session = Session::open(&c, "j", SECRET, all).expect("open");
+        let outcome = recover(&session, Wish::default(), all).expect("recover");
+        let Outcome::Resume(recovered) = outcome else {
+            panic!("{outcome:?}");
+        };
+        begin(&session, all, Some(recovered.generation));
+        protect_again(&session, &recovered).expect("protected again");
+        all.barrier().expect("barrier");
+        session.prune(2, &[]).expect("prune");
+        all.barrier().expect("barrier");
+    });
+    assert!(is_complete(&local(&c, 1), id(1, 1), Level::Partner));
+    assert!(is_complete(&local(&c, 1), id(1, 1), Level::Local));
+    // Any node may go now.
+    for node in 0..RANKS {
+        let kept = local(&c, (node + 1) % RANKS).image(id(1, 1), node, Copy::Partner);
+        assert!(kept.is_file(), "{}", kept.display());
+    }
+    lose(&c, 0);
+    assert_eq!(
+        resumed(&c, false).map(|r| r.map(|r| r.0)),
+        Ok(Some(id(1, 1)))
+    );
+}
