@@ -139,14 +139,10 @@ pub fn request(handle: Handle) -> u64 {
     objects::word(handle)
 }
 
-/// The handle of a request: null, or its word.
+/// The handle of a request: null, or its object.
 #[inline(always)]
 pub fn request_back(word: u64) -> Handle {
-    if word < PREDEFINED_END {
-        handle(word)
-    } else {
-        word as usize
-    }
+    handle(word)
 }
 
 /// First word of the object behind a generalised request: as in `objects`.

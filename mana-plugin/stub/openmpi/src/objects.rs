@@ -1,14 +1,14 @@
 //! Objects behind the handles of the program: a word that says what they are.
 //!
 //! Handles of Open MPI are addresses. Predefined ones are data symbols, of which the executable may
-//! hold copies; communicators, datatypes, operations and error handlers that the program makes get an
+//! hold copies; communicators, datatypes, requests, operations and error handlers that the program makes get an
 //! object here, because Open MPI's Fortran and C++ libraries look into theirs; all other handles are
 //! the virtual word itself. Every object starts with `MAGIC << 32 | word`, and is looked up by
 //! content: that survives both the copy and a restart.
 
 use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
-use mpi_std::{index_of, kind, kind_of};
+use mpi_std::{index_of, kind, kind_of, PREDEFINED_END};
 
 /// "MPIH".
 pub const MAGIC: u64 = 0x4d50_4948;
@@ -29,23 +29,33 @@ const COMMS: usize = 8192;
 const DATATYPES: usize = 16384;
 const OPS: usize = 1024;
 const ERRHANDLERS: usize = 1024;
+const REQUESTS: usize = 16384;
 
 static COMM_OBJECTS: [Object<48>; COMMS] = [const { Object::EMPTY }; COMMS];
 static DATATYPE_OBJECTS: [Object<32>; DATATYPES] = [const { Object::EMPTY }; DATATYPES];
 static OP_OBJECTS: [Object<16>; OPS] = [const { Object::EMPTY }; OPS];
+static REQUEST_OBJECTS: [Object<16>; REQUESTS] = [const { Object::EMPTY }; REQUESTS];
 static ERRHANDLER_OBJECTS: [Object<24>; ERRHANDLERS] = [const { Object::EMPTY }; ERRHANDLERS];
 
 /// Words of the structures that Open MPI's libraries read or write.
 const COMM_ATTRIBUTES: usize = 272 / 8;
 const DATATYPE_ATTRIBUTES: usize = 208 / 8;
+/// The Fortran integer of a request, which Open MPI's Fortran library reads after a completion: that
+/// of a persistent request stays.
+const REQUEST_INTEGER: usize = 104 / 8;
 const OP_FLAGS: usize = 80 / 8;
 /// `OMPI_OP_FLAGS_FORTRAN_FUNC`, in the upper half of that word.
 const OP_FORTRAN: u64 = 2 << 32;
 
+/// The lowest virtual word: 2 GiB, above everything the small code model can place.
+const FIRST_WORD: usize = 1 << 31;
+
 /// The word of a handle.
 #[inline(always)]
 pub fn word(handle: usize) -> u64 {
-    if handle >> 32 == 0 {
+    // Virtual words have the top bit of 32 set. Below them are the predefined symbols that a
+    // program which is not position independent has copied into itself.
+    if handle < PREDEFINED_END as usize || (handle >> 32 == 0 && handle >= FIRST_WORD) {
         return handle as u64;
     }
     // SAFETY: a handle of this ABI that is no small integer is the address of an object; a program
@@ -93,6 +103,7 @@ pub fn handle(word: u64) -> usize {
     match kind_of(word) {
         kind::COMM => address(&COMM_OBJECTS, word, Some(COMM_ATTRIBUTES)),
         kind::DATATYPE => address(&DATATYPE_OBJECTS, word, Some(DATATYPE_ATTRIBUTES)),
+        kind::REQUEST => address(&REQUEST_OBJECTS, word, Some(REQUEST_INTEGER)),
         kind::OP => address(&OP_OBJECTS, word, None),
         kind::ERRHANDLER => address(&ERRHANDLER_OBJECTS, word, None),
         _ => word as usize,
