@@ -1,5 +1,7 @@
 // Included by the stubs' build scripts: procedures whose body is in the shared `local` module.
 const COMMON: &[&str] = &[
+    "MPI_Alloc_mem",
+    "MPI_Free_mem",
     "MPI_Wtime",
     "MPI_Wtick",
     "MPI_Init",

@@ -20,6 +20,8 @@ struct Timespec {
 
 extern "C" {
     fn clock_gettime(clock: i32, time: *mut Timespec) -> i32;
+    fn posix_memalign(block: *mut *mut c_void, alignment: usize, size: usize) -> i32;
+    fn free(block: *mut c_void);
 }
 
 const CLOCK_MONOTONIC: i32 = 1;
@@ -382,4 +384,32 @@ unsafe extern "C" fn mana_MPI_Comm_get_attr(
         }
     }
     t::error_back(rc)
+}
+
+/// `MPI_Alloc_mem`: memory of the program's heap, saved like the rest of it. The lower half is asked
+/// only to raise the error if there is none.
+#[no_mangle]
+unsafe extern "C" fn mana_MPI_Alloc_mem(size: i64, _info: t::Handle, base: *mut c_void) -> i32 {
+    let mut block = core::ptr::null_mut();
+    // SAFETY: the program's allocator; a cache line suits every datatype.
+    if size >= 0 && unsafe { posix_memalign(&mut block, 64, size.max(1) as usize) } == 0 {
+        // SAFETY: the program's output, a pointer to a pointer.
+        unsafe { *base.cast::<*mut c_void>() = block };
+        return 0;
+    }
+    let class = if size < 0 {
+        mpi_std::MPI_ERR_ARG
+    } else {
+        mpi_std::MPI_ERR_NO_MEM
+    };
+    cross!(slot::MPI_Comm_call_errhandler, fn(u64, i32) -> i32; mpi_std::MPI_COMM_WORLD, class);
+    t::error_back(class)
+}
+
+/// `MPI_Free_mem`
+#[no_mangle]
+unsafe extern "C" fn mana_MPI_Free_mem(base: *mut c_void) -> i32 {
+    // SAFETY: from `MPI_Alloc_mem`, says the program.
+    unsafe { free(base) };
+    0
 }

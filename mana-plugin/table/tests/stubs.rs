@@ -234,6 +234,7 @@ fn nothing_but_the_programs_libc_is_needed() {
         "memcpy",
         "memmove",
         "memset",
+        "posix_memalign",
         "bcmp",
         "write",
     ];
