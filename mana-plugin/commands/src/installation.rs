@@ -84,6 +84,11 @@ impl Installation {
         self.root.join("lib/mana/mana-lower")
     }
 
+    /// The library that lets one MPICH's `MPI_Finalize` end between nodes.
+    pub fn finalize_cure(&self) -> PathBuf {
+        self.root.join("lib/mana/libmana_mpich_finalize.so")
+    }
+
     /// Where adapters are.
     pub fn adapters_dir(&self) -> PathBuf {
         self.root.join("lib/mana/adapters")

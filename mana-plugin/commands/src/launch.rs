@@ -18,6 +18,9 @@ use crate::message::{chain, Failure, Speaker};
 use crate::program::Program;
 use crate::settings;
 
+/// This MPI's own `MPI_Finalize` hangs between nodes; slurm/mpich-finalize says why and how it is cured.
+const HANGING_MPICH: &str = "MPICH 4.0.2";
+
 /// What both commands know before they differ.
 struct Context {
     launcher: Launcher,
@@ -179,10 +182,15 @@ fn execute(
         config.mpi.as_deref(),
         &name,
     )?;
+    let adapter_needs_cure = launcher.several_nodes
+        && choice
+            .as_ref()
+            .is_some_and(|(adapter, _)| adapter.facts.version == HANGING_MPICH);
     let (adapter, stub) = match choice {
         Some((adapter, stub)) => (Some(adapter.to_spec()), Some(stub)),
         None => (None, None),
     };
+    let cure = adapter_needs_cure.then(|| installation.finalize_cure());
     let named = !command_line.is_empty();
     let spec = LaunchSpec {
         version: env!("CARGO_PKG_VERSION").into(),
@@ -204,8 +212,20 @@ fn execute(
         coordinator: coordinator(start, config)?,
         quiet: start.quiet,
     };
-    let preload = OsString::from(config.lower_preload.clone().unwrap_or_default());
+    let preload = lower_preload(context, cure);
     match become_lower(&installation.lower(), &spec, &preload)? {}
+}
+
+/// What is loaded before all else in the lower half: the site's libraries, and the cure if needed.
+fn lower_preload(context: &Context, cure: Option<PathBuf>) -> OsString {
+    let mut all = OsString::from(context.config.lower_preload.clone().unwrap_or_default());
+    if let Some(cure) = cure.filter(|path| path.is_file()) {
+        if !all.is_empty() {
+            all.push(":");
+        }
+        all.push(cure);
+    }
+    all
 }
 
 /// Completes a number to a generation: that of the newest start in whose own part of the line of

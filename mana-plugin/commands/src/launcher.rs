@@ -45,6 +45,8 @@ pub struct Launcher {
     pub slurm_step: bool,
     /// Tasks of that step.
     pub slurm_tasks: u32,
+    /// The job may span several nodes.
+    pub several_nodes: bool,
     /// How often Slurm has requeued the job.
     pub restart_count: u32,
 }
@@ -69,6 +71,10 @@ impl Launcher {
                 .unwrap_or(1),
             restart_count: number("SLURM_RESTART_COUNT").unwrap_or(0),
             ..Self::default()
+        };
+        launcher.several_nodes = match number("MPI_LOCALNRANKS") {
+            Some(here) => number("PMI_SIZE").is_some_and(|all| all > here),
+            None => launcher.slurm_step,
         };
         // Inside a batch job mpirun starts its daemons with srun, so the variables of srun's own
         // wire-up may be seen below mpirun's: mpirun's come first.

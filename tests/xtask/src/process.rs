@@ -1,6 +1,7 @@
 //! Running other programs: bounded in time, with what they said at hand when they fail.
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io::Read as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -10,6 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{bail, Context as _, Result};
+use nix::fcntl::OFlag;
 use nix::sys::signal::{killpg, Signal};
 use nix::unistd::Pid;
 
@@ -88,7 +90,8 @@ pub fn bounded(
     mut each: impl FnMut(&str),
 ) -> Result<Finished> {
     let line = shown(command);
-    let (mut reader, writer) = std::io::pipe().context("cannot make a pipe")?;
+    let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC).context("cannot make a pipe")?;
+    let mut reader = File::from(reader);
     command
         .stdin(Stdio::null())
         .stdout(writer.try_clone().context("cannot duplicate a pipe")?)
