@@ -8,6 +8,7 @@
 //! | `control` | the control thread: storage session, coordinator, agent |
 //! | `meeting` | collectives of the control thread, done by the MPI thread |
 //! | `mpi` | what the MPI layer asks of its surroundings |
+//! | `raised` | high numbers for descriptors the MPI library opens |
 //! | `rank` | this rank's steps of a checkpoint |
 //! | `image` | what goes into an image beside memory |
 //! | `messages` | lines on standard error |
@@ -24,6 +25,7 @@ mod image;
 mod meeting;
 mod messages;
 mod mpi;
+mod raised;
 mod rank;
 mod resume;
 

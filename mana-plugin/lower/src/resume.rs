@@ -85,6 +85,12 @@ pub fn run() -> Result<Infallible, Failure> {
     fill(&image, buffers)?;
     restorer.protect()?;
     process_state::restore_mappings(&loaded.state, &context, &mut restored)?;
+    if let Some(world) = &world {
+        // What one rank of a node still holds open, another may be looking for.
+        world
+            .barrier()
+            .map_err(|class| format!("waiting for all ranks to map: MPI error class {class}"))?;
+    }
     for warning in process_state::restore_rest(&loaded.state, &context, restored)? {
         log::warn!("{warning}");
     }
