@@ -48,7 +48,11 @@ int main(int argc, char **argv)
     MPI_Wait(&open, MPI_STATUS_IGNORE);
     hash = fold(hash, open_out);
     MPI_Comm_free(&ring);
-    for (int side = 0; side < 2; side++)
+    /* In the order of the round: freeing may wait for the other member. */
+    for (int step = 0; step < 2; step++) {
+        int side = (world_rank + step) % 2;
+        if (world_size % 2 && world_rank == world_size - 1) side = 1 - step;
         if (pair[side] != MPI_COMM_NULL) MPI_Comm_free(&pair[side]);
+    }
     return finish(hash);
 }

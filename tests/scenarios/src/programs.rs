@@ -83,6 +83,11 @@ pub const PROGRAMS: &[Program] = &[
         ..C
     },
     Program {
+        name: "free_order",
+        source: "free_order.c",
+        ..C
+    },
+    Program {
         name: "blocked",
         source: "blocked.c",
         fast: &["--rounds", "2", "--hold", "1"],

@@ -247,8 +247,11 @@ fn product(context: &Context, mpi: Mpi, event: Event) -> Result<Verdict> {
     let global = place.path().join("global");
     std::fs::create_dir_all(&global).context("creating the global store")?;
     let configuration = place.path().join("mana.conf");
+    let preload = cure(mpi, place.path())?.map_or(String::new(), |library| {
+        format!("lower_preload={}\n", library.display())
+    });
     let text = format!(
-        "global_ckpt_dir={}\nlocal_ckpt_dir=/local\nlocal_ckpt_interval=2\npartner_ckpt_interval=4\nglobal_ckpt_interval=0\ngroup_size=4\n",
+        "{preload}global_ckpt_dir={}\nlocal_ckpt_dir=/local\nlocal_ckpt_interval=2\npartner_ckpt_interval=4\nglobal_ckpt_interval=0\ngroup_size=4\n",
         global.display()
     );
     std::fs::write(&configuration, text).context("writing mana.conf")?;
@@ -262,7 +265,7 @@ fn product(context: &Context, mpi: Mpi, event: Event) -> Result<Verdict> {
     let launch = product.command("mana_launch");
     let slow = line.join(" ");
     let setting = format!(
-        "ALL,MANA_LAUNCH={},MANA_CONF={},MANA_MPI={},MANA_PROGRAM={slow}",
+        "ALL,MANA_LAUNCH={},MANA_CONF={},SLURM_MPI_TYPE={},MANA_PROGRAM={slow}",
         launch.display(),
         configuration.display(),
         interface(mpi).trim_start_matches("--mpi=")
@@ -279,7 +282,6 @@ fn product(context: &Context, mpi: Mpi, event: Event) -> Result<Verdict> {
             "-n4",
             "-N",
             nodes,
-            "--ntasks-per-node=2",
             "-o",
             &output.to_string_lossy(),
             "--export",
