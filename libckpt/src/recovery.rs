@@ -61,6 +61,10 @@ struct Held {
 
 /// What all ranks agreed on.
 #[derive(Debug)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "there is one of these in a process"
+)]
 pub enum Outcome {
     /// Nothing was ever committed: start at the beginning.
     Fresh,

@@ -15,10 +15,11 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 
 use crate::collective::gather;
+use crate::fault::operation;
 use crate::image_file::{self, ImageContent, ImageName, ImageReport};
 use crate::manifest::{is_complete, write_complete, Manifest};
 use crate::records::{End, Incarnation, Records};
-use crate::store::{make_dir, publish, sync_dir, temporary, Copy, Store};
+use crate::store::{create, make_dir, publish, sync_dir, temporary, Copy, Store};
 use crate::transport::{self, Addresses, Secret, Server};
 use crate::{Collective, Config, Error, GenerationId, Level, Topology};
 
@@ -306,10 +307,13 @@ impl Session {
         let path = self.global.image(generation, self.rank, Copy::Own);
         make_dir(&self.global.generation(generation))?;
         let tmp = temporary(&path);
-        let copied = fs::copy(&own, &tmp).and_then(|len| {
-            fs::File::open(&tmp)?.sync_all()?;
-            Ok(len)
-        });
+        let copied = create(&tmp)
+            .and_then(|_| fs::copy(&own, &tmp))
+            .and_then(|len| {
+                operation("store.sync", &tmp)?;
+                fs::File::open(&tmp)?.sync_all()?;
+                Ok(len)
+            });
         match copied {
             Ok(len) if len == report.len => publish(&tmp, &path),
             other => {

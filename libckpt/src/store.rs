@@ -17,6 +17,7 @@ use std::sync::OnceLock;
 use serde::de::DeserializeOwned;
 use serde::Serialize;
 
+use crate::fault::operation;
 use crate::{Config, Error, GenerationId};
 
 /// Which copy of a rank's image.
@@ -140,7 +141,7 @@ impl Store {
     pub fn remove(&self, id: GenerationId) -> Result<(), Error> {
         let dir = self.generation(id);
         remove_file(&self.manifest(id))?;
-        match fs::remove_dir_all(&dir) {
+        match operation("store.delete", &dir).and_then(|()| fs::remove_dir_all(&dir)) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io("delete", dir)(e)),
             _ => Ok(()),
         }
@@ -168,6 +169,7 @@ pub(crate) fn make_dir(dir: &Path) -> Result<(), Error> {
         .ancestors()
         .take_while(|d| !d.as_os_str().is_empty() && !d.exists())
         .collect();
+    operation("store.mkdir", dir).map_err(Error::io("create", dir))?;
     let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
     made.map_err(Error::io("create", dir))?;
     missing
@@ -179,7 +181,7 @@ pub(crate) fn make_dir(dir: &Path) -> Result<(), Error> {
 
 /// Deletes a file that may be gone.
 pub(crate) fn remove_file(path: &Path) -> Result<(), Error> {
-    match fs::remove_file(path) {
+    match operation("store.delete", path).and_then(|()| fs::remove_file(path)) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io("delete", path)(e)),
         _ => Ok(()),
     }
@@ -198,7 +200,7 @@ pub(crate) fn temporary(path: &Path) -> PathBuf {
 
 /// Makes the names in a directory durable.
 pub(crate) fn sync_dir(dir: &Path) -> Result<(), Error> {
-    match File::open(dir).and_then(|d| d.sync_all()) {
+    match operation("store.sync_dir", dir).and_then(|()| File::open(dir)?.sync_all()) {
         // Some file systems cannot do that to a directory (and need not).
         Err(e) if e.raw_os_error() == Some(libc::EINVAL) => Ok(()),
         other => other.map_err(Error::io("synchronise", dir)),
@@ -208,13 +210,24 @@ pub(crate) fn sync_dir(dir: &Path) -> Result<(), Error> {
 /// Gives a durable temporary file its name, durably. If the rename reports an error after it took
 /// place (network file systems), what is there decides.
 pub(crate) fn publish(temporary: &Path, path: &Path) -> Result<(), Error> {
-    if let Err(e) = fs::rename(temporary, path) {
+    if let Err(e) = operation("store.rename", path).and_then(|()| fs::rename(temporary, path)) {
         if temporary.exists() || !path.exists() {
             let _ = fs::remove_file(temporary);
             return Err(Error::io("rename", path)(e));
         }
     }
     path.parent().map_or(Ok(()), sync_dir)
+}
+
+/// A new, empty file at a temporary name, 0600.
+pub(crate) fn create(temporary: &Path) -> io::Result<File> {
+    operation("store.create", temporary)?;
+    OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(temporary)
 }
 
 const SEAL: [u8; 8] = *b"MANAREC1";
@@ -240,7 +253,7 @@ pub(crate) fn create_sealed<T: Serialize>(
     value: &T,
 ) -> Result<bool, Error> {
     let tmp = write_temporary(path, kind, value)?;
-    let linked = fs::hard_link(&tmp, path);
+    let linked = operation("store.link", path).and_then(|()| fs::hard_link(&tmp, path));
     // Network file systems may report an error for a link that was made: the count decides.
     let done = linked.is_ok() || fs::metadata(&tmp).is_ok_and(|m| m.nlink() == 2);
     let _ = fs::remove_file(&tmp);
@@ -283,16 +296,11 @@ fn write_temporary<T: Serialize>(path: &Path, kind: [u8; 8], value: &T) -> Resul
         make_dir(dir)?;
     }
     let tmp = temporary(path);
-    let written = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&tmp)
-        .and_then(|mut f| {
-            f.write_all(&all)?;
-            f.sync_all()
-        });
+    let written = create(&tmp).and_then(|mut f| {
+        f.write_all(&all)?;
+        operation("store.sync", &tmp)?;
+        f.sync_all()
+    });
     if let Err(e) = written {
         let _ = fs::remove_file(&tmp);
         return Err(match e.raw_os_error() {

@@ -8,9 +8,8 @@
 mod frames;
 mod server;
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -18,8 +17,9 @@ use serde::{Deserialize, Serialize};
 
 pub use server::Server;
 
+use crate::fault::operation;
 use crate::image_file::{verify, ImageName, ImageReport};
-use crate::store::{make_dir, publish, temporary, Copy};
+use crate::store::{create, make_dir, publish, temporary, Copy};
 use crate::{Error, GenerationId};
 use frames::{Channel, FRAME};
 
@@ -160,13 +160,7 @@ fn receive(
 }
 
 fn take(channel: &mut Channel, tmp: &Path, len: u64) -> Result<(), Error> {
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(tmp)
-        .map_err(Error::io("create", tmp))?;
+    let mut file = create(tmp).map_err(Error::io("create", tmp))?;
     let mut got = 0;
     while got < len {
         let frame = channel.receive()?;
@@ -182,7 +176,9 @@ fn take(channel: &mut Channel, tmp: &Path, len: u64) -> Result<(), Error> {
             _ => Error::io("write", tmp)(e),
         })?;
     }
-    file.sync_all().map_err(Error::io("synchronise", tmp))
+    operation("store.sync", tmp)
+        .and_then(|()| file.sync_all())
+        .map_err(Error::io("synchronise", tmp))
 }
 
 #[cfg(test)]

@@ -105,7 +105,7 @@ impl Sections {
             let mut kind = [0; 8];
             kind.copy_from_slice(r.take(8)?);
             let (offset, len) = (r.u64()?, r.u64()?);
-            let end = offset.checked_add(len).unwrap_or(u64::MAX);
+            let end = offset.saturating_add(len);
             let range = usize::try_from(offset).ok().zip(usize::try_from(end).ok());
             let bytes = range
                 .and_then(|(a, b)| block.get(a..b))

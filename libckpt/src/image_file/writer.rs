@@ -11,7 +11,8 @@ use std::sync::Mutex;
 use mana_image::{hash, Hash, Header, Layout, RegionTable, SectionKind, Sections, CHUNK_LEN, PAGE};
 
 use super::{ImageName, ImageReport, WORKERS};
-use crate::store::{make_dir, publish, temporary};
+use crate::fault::operation;
+use crate::store::{create, make_dir, publish, temporary};
 use crate::Error;
 
 /// What goes into an image.
@@ -66,7 +67,7 @@ fn explain(e: io::Error, path: &Path, total: u64) -> Error {
         Some(libc::ENOSPC | libc::EDQUOT) => {
             let dir = path.parent().unwrap_or(path);
             let free = nix::sys::statvfs::statvfs(dir).map_or(0, |s| {
-                u64::from(s.blocks_available()).saturating_mul(s.fragment_size())
+                s.blocks_available().saturating_mul(s.fragment_size())
             });
             Error::NoSpace {
                 path: path.into(),
@@ -84,12 +85,7 @@ fn fill(
     meta: &[u8],
     layout: Layout,
 ) -> io::Result<ImageReport> {
-    let file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(tmp)?;
+    let file = create(tmp)?;
     // SAFETY: the descriptor is open for the whole call; the call touches nothing else.
     let reserved = unsafe { libc::fallocate(file.as_raw_fd(), 0, 0, layout.total as libc::off_t) };
     if reserved != 0 {
@@ -125,7 +121,9 @@ fn fill(
         meta_hash: hash(meta),
         index_hash: hash(&index),
     };
+    operation("store.write", tmp)?;
     file.write_all_at(&header.encode(), 0)?;
+    operation("store.sync", tmp)?;
     file.sync_all()?;
     Ok(ImageReport {
         len: layout.total,
@@ -151,7 +149,7 @@ impl<'a> Plan<'a> {
     }
 
     /// The bytes of one chunk: as they lie in memory if that is one piece, else gathered.
-    fn chunk<'b>(&self, at: u64, len: usize, buffer: &'b mut Vec<u8>, start: usize) -> &'b [u8]
+    fn chunk<'b>(&self, at: u64, len: usize, buffer: &'b mut [u8], start: usize) -> &'b [u8]
     where
         'a: 'b,
     {
