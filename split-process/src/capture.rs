@@ -58,8 +58,6 @@ pub struct State {
     pub pid: i32,
     /// The program.
     pub exe: Vec<u8>,
-    /// CLOCK_MONOTONIC of the program at the capture, in nanoseconds.
-    pub monotonic: i64,
     /// All threads.
     pub threads: Vec<ThreadState>,
 }
@@ -101,24 +99,11 @@ fn thread_state(thread: &Thread) -> ThreadState {
     }
 }
 
-/// CLOCK_MONOTONIC of the kernel, in nanoseconds.
-pub fn monotonic() -> i64 {
-    let mut time = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    // SAFETY: fills the structure.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) };
-    time.tv_sec * 1_000_000_000 + time.tv_nsec
-}
-
 impl Parked {
     /// The state outside memory and descriptors, for [`crate::Restorer::begin`].
     pub fn state(&self) -> Result<Vec<u8>, CaptureError> {
         // SAFETY: the program stands still.
         let book = unsafe { book() };
-        // SAFETY: mapped; written at start only.
-        let offset = unsafe { crate::control::page() }.monotonic_offset;
         let state = State {
             version: STATE_VERSION,
             layout: CONTROL_VERSION,
@@ -126,7 +111,6 @@ impl Parked {
             processor: Processor::here(),
             pid: book.pid.load(Ordering::Relaxed),
             exe: book.exe[..book.exe_len].to_vec(),
-            monotonic: monotonic() + offset,
             threads: self.threads.iter().map(|t| thread_state(t)).collect(),
         };
         postcard::to_stdvec(&state).map_err(|source| CaptureError::Encode { source })

@@ -17,7 +17,7 @@
 //! | `calls`, `signals`, `children` | what the trapped system calls do |
 //! | `threads` | one lower pthread for each thread of the program |
 //! | `park`, `wait` | signal 33; interrupted waits go on |
-//! | `capture`, `restore`, `processor` | the image's view of all that |
+//! | `capture`, `snapshot`, `restore`, `processor` | the image's view of all that |
 //! | `descriptors` | keeping the lower half's descriptors out of the program's way |
 #![warn(missing_docs)]
 
@@ -37,6 +37,7 @@ mod processor;
 mod restore;
 mod signals;
 mod sites;
+mod snapshot;
 mod start;
 mod threads;
 mod vdso;
@@ -50,6 +51,7 @@ pub use mana_raw::upcall::{call_upper, NoUpcall};
 pub use park::{park_all, set_pending, Parked};
 pub use restore::{Restorer, RunBuffer};
 pub use signals::with_signals_blocked;
+pub use snapshot::Snapshot;
 pub use start::start;
 pub use threads::Job;
 

@@ -12,7 +12,7 @@
 
 use crate::api::{Hooks, LaunchError, Region, RegionKind, RestoreError, Run, ThreadId};
 use crate::book::{self, book};
-use crate::capture::{monotonic, State, ThreadState, STATE_VERSION};
+use crate::capture::{State, ThreadState, STATE_VERSION};
 use crate::processor::Processor;
 use crate::threads::{self, Begin, Thread};
 use crate::{arena, calls, control, patch, signals, start, vdso, wait};
@@ -87,8 +87,6 @@ impl Restorer {
             thread.with_block(|block| block.upper_fs = t.fs as usize);
             thread
         });
-        // SAFETY: mapped above.
-        unsafe { control::page() }.monotonic_offset = state.monotonic - monotonic();
         Ok(Restorer {
             state,
             main,

@@ -331,7 +331,8 @@ mod tests {
 
     #[test]
     fn forms_of_sites() {
-        let cases: [(&[u8], Number, Option<(usize, usize)>); 5] = [
+        type Case = (&'static [u8], Number, Option<(usize, usize)>);
+        let cases: [Case; 5] = [
             // mov $9, %eax; syscall
             (&[0xb8, 9, 0, 0, 0, 0x0f, 5], Number::Known(9), Some((0, 7))),
             // mov $60, %edx; xor %edi, %edi; mov %edx, %eax; syscall; jmp back to the xor

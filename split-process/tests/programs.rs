@@ -141,6 +141,46 @@ fn killed_and_resumed(place: &Place, program: &Path, arguments: &[&str], native:
 }
 
 #[test]
+fn snapshots_by_fork() {
+    let place = place();
+    for name in ["memory", "threads"] {
+        let program = place.compile(name, &[]);
+        let native = run(&mut Command::new(&program));
+        let options = [
+            "--fork",
+            "--checkpoint-after",
+            "60",
+            "--checkpoint-after",
+            "10",
+            "--kill",
+        ];
+        let killed = run(split(&place, &options).arg(&program));
+        assert_eq!(
+            killed.status.signal(),
+            Some(libc::SIGKILL),
+            "{}",
+            text(&killed.stderr)
+        );
+        let mut resumed = run(&mut split(&place, &["--resume"]));
+        resumed.stdout = [killed.stdout, resumed.stdout].concat();
+        same(name, &native, &resumed);
+    }
+}
+
+#[test]
+fn a_living_child_is_named() {
+    let place = place();
+    let arguments = ["--checkpoint-after", "300"];
+    let output = run(split(&place, &arguments).args(["/bin/sh", "-c", "sleep 8; true"]));
+    let message = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(98), "{message}");
+    assert!(
+        message.contains("(sleep) of the program is alive"),
+        "{message}"
+    );
+}
+
+#[test]
 fn hello() {
     let place = place();
     let program = place.compile("hello", &[]);

@@ -82,9 +82,6 @@ pub struct ControlPage {
     pub proc_slots: u64,
     /// Current break of the upper half, for a forked child that has lost the emulation.
     pub brk: usize,
-    /// Nanoseconds added to the kernel's CLOCK_MONOTONIC family for the upper half; 0 before any
-    /// restart.
-    pub monotonic_offset: i64,
     /// Where the park signal's shim in the arena jumps to.
     pub park_entry: usize,
 }

@@ -2,10 +2,11 @@
 //! it into a plain file, resumes it. One process, no MPI, no verification.
 //!
 //! ```text
-//! split-run [--checkpoint-after MS]... [--kill] IMAGE PROGRAM [ARGS]
-//! split-run --resume [--checkpoint-after MS]... [--kill] IMAGE
+//! split-run [--checkpoint-after MS]... [--fork] [--kill] IMAGE PROGRAM [ARGS]
+//! split-run --resume [--checkpoint-after MS]... [--fork] [--kill] IMAGE
 //! ```
-//! `--kill`: end with SIGKILL after the last checkpoint.
+//! `--fork`: write from a forked child while the program runs on. `--kill`: end with SIGKILL after
+//! the last checkpoint.
 #![no_main] // the standard library's start would change the dispositions of SIGPIPE and SIGSEGV
 
 use process_state::{CaptureContext, Inherited, MemoryBlobs, ProcessState, RestoreContext};
@@ -32,6 +33,7 @@ struct Head {
 struct Options {
     after: Vec<u64>,
     kill: bool,
+    fork: bool,
     resume: bool,
     image: PathBuf,
     program: Vec<OsString>,
@@ -41,6 +43,7 @@ fn options(mut arguments: impl Iterator<Item = OsString>) -> Result<Options, Err
     let mut options = Options {
         after: Vec::new(),
         kill: false,
+        fork: false,
         resume: false,
         image: PathBuf::new(),
         program: Vec::new(),
@@ -54,6 +57,7 @@ fn options(mut arguments: impl Iterator<Item = OsString>) -> Result<Options, Err
                 options.after.push(value.to_string_lossy().parse()?);
             }
             Some("--kill") => options.kill = true,
+            Some("--fork") => options.fork = true,
             Some("--resume") => options.resume = true,
             _ => {
                 options.image = argument.into();
@@ -64,7 +68,7 @@ fn options(mut arguments: impl Iterator<Item = OsString>) -> Result<Options, Err
     Ok(options)
 }
 
-fn checkpoint(image: &Path) -> Result<(), Error> {
+fn checkpoint(image: &Path, fork: bool) -> Result<(), Error> {
     let begin = Instant::now();
     let parked = loop {
         match split_process::park_all(Duration::from_secs(5)) {
@@ -104,13 +108,29 @@ fn checkpoint(image: &Path) -> Result<(), Error> {
     let mut file = File::create(&temporary)?;
     file.write_all(&(bytes.len() as u64).to_le_bytes())?;
     file.write_all(&bytes)?;
-    let mut total = 0;
-    for run in head.regions.iter().flat_map(|r| &r.runs) {
-        file.write_all(parked.memory(run))?;
-        total += run.len;
+    let total: u64 = head
+        .regions
+        .iter()
+        .flat_map(|r| &r.runs)
+        .map(|r| r.len)
+        .sum();
+    let mut write = || {
+        let mut runs = head.regions.iter().flat_map(|r| &r.runs);
+        runs.try_for_each(|run| file.write_all(parked.memory(run)))
+    };
+    if fork {
+        // SAFETY: `write` neither allocates nor locks.
+        let snapshot = unsafe { parked.snapshot(|| write().is_err().into()) }?;
+        drop(parked);
+        match snapshot.wait(Duration::from_secs(20)) {
+            Some(0) => {}
+            other => return Err(format!("the snapshot's writer: {other:?}").into()),
+        }
+    } else {
+        write()?;
+        drop(parked);
     }
     std::fs::rename(&temporary, image)?;
-    drop(parked);
     eprintln!(
         "split-run: {} threads, {} regions, {total} bytes, park {park_time:?}, all {:?}",
         main.len(),
@@ -140,7 +160,8 @@ fn high(file: &File) -> Result<File, Error> {
 }
 
 fn control(options: &Options) {
-    let (after, kill, image) = (options.after.clone(), options.kill, options.image.clone());
+    let (after, kill, fork) = (options.after.clone(), options.kill, options.fork);
+    let image = options.image.clone();
     if after.is_empty() {
         return;
     }
@@ -148,7 +169,7 @@ fn control(options: &Options) {
         std::thread::spawn(move || {
             for ms in after {
                 std::thread::sleep(Duration::from_millis(ms));
-                if let Err(error) = checkpoint(&image) {
+                if let Err(error) = checkpoint(&image, fork) {
                     eprintln!("split-run: checkpoint failed: {error}");
                     std::process::exit(98);
                 }
