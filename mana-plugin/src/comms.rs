@@ -152,7 +152,7 @@ fn adopt(real: u64, parent: u32, number: u64) -> Outcome<u64> {
         None => return Err(MPI_ERR_COMM),
     };
     let id = identity(&[parent_id, number, lowest as u64, members.len() as u64]);
-    let mut comm = describe(real, Arc::new(members), id, handler);
+    let mut comm = describe(real, Arc::from(members), id, handler);
     comm.topology = topology_of(real)?;
     let c = core();
     let index = c.state.comms.insert(comm).ok_or(MPI_ERR_OTHER)?;
@@ -653,12 +653,12 @@ pub unsafe extern "C" fn MPI_Comm_get_info(comm: u64, info_used: *mut u64) -> i3
 
 /// Makes the descriptors of the world and of self.
 pub fn begin(rank: i32, size: i32) {
-    let everyone: Members = Arc::new((0..size as u32).collect());
+    let everyone: Members = (0..size as u32).collect();
     let mut world = describe(MPI_COMM_WORLD, everyone, 1, MPI_ERRORS_ARE_FATAL);
     world.name = b"MPI_COMM_WORLD".to_vec();
     let mut own = describe(
         MPI_COMM_SELF,
-        Arc::new(vec![rank as u32]),
+        Arc::from(vec![rank as u32]),
         2,
         MPI_ERRORS_ARE_FATAL,
     );

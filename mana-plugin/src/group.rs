@@ -17,7 +17,7 @@ pub enum Comparison {
 }
 
 /// World ranks of the members, in group order.
-pub type Members = Arc<Vec<u32>>;
+pub type Members = Arc<[u32]>;
 
 /// Members of `a`, then those of `b` that are not in `a`.
 pub fn union(a: &[u32], b: &[u32]) -> Vec<u32> {

@@ -12,7 +12,7 @@ use std::sync::Arc;
 /// The members of a group's word.
 pub fn members(word: u64) -> Outcome<Members> {
     if word == MPI_GROUP_EMPTY {
-        return Ok(Arc::new(Vec::new()));
+        return Ok(Arc::from(Vec::new()));
     }
     if kind_of(word) != kind::GROUP {
         return Err(MPI_ERR_GROUP);
@@ -120,7 +120,7 @@ pub unsafe extern "C" fn MPI_Group_translate_ranks(
 }
 
 fn two(a: u64, b: u64, f: impl Fn(&[u32], &[u32]) -> Vec<u32>) -> Outcome<Members> {
-    Ok(Arc::new(f(&members(a)?, &members(b)?)))
+    Ok(Arc::from(f(&members(a)?, &members(b)?)))
 }
 
 pub unsafe extern "C" fn MPI_Group_union(group1: u64, group2: u64, newgroup: *mut u64) -> i32 {
@@ -171,7 +171,7 @@ fn by_ranks(
     let m = members(group)?;
     ranks
         .and_then(|r| f(&m, r))
-        .map(Arc::new)
+        .map(Arc::from)
         .ok_or(MPI_ERR_RANK)
 }
 

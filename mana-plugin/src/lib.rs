@@ -75,6 +75,7 @@ pub fn install(adapter: &'static AdapterTable, hooks: &'static dyn MpiHooks) -> 
             private_self: mpi_std::MPI_COMM_NULL,
             group_gates: Default::default(),
             orphans: Vec::new(),
+            scratch: Default::default(),
         });
         let table = (&raw const generated::TABLE).cast::<usize>();
         let mut slots = vec![0; ALL_SLOTS];

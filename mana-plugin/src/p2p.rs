@@ -89,6 +89,7 @@ pub fn request(work: Work, comm: u32, e: &Envelope, real: u64) -> Request {
         phase: Phase::Active,
         persistent: false,
         orphan: false,
+        telling: e.peer < 0,
         comm,
         peer: e.peer,
         tag: e.tag,

@@ -6,7 +6,7 @@
 
 use crate::errors::{check, finish};
 use crate::p2p::{self, World};
-use crate::state::{core, Core, Outcome, Phase, Request, SavedStatus, Work};
+use crate::state::{core, Core, Outcome, Phase, Request, SavedStatus, Scratch, Work};
 use crate::{entry, upcall};
 use mana_raw::layout::AGAIN;
 use mpi_std::*;
@@ -131,6 +131,55 @@ impl Core {
                 *n += 1;
             }
         }
+    }
+}
+
+/// Books a request that has just completed in the library and hands it over in one step.
+///
+/// # Safety
+/// `request` is the program's word of it.
+#[inline(always)]
+unsafe fn settle(index: u32, request: *mut u64, status: &Status, error: i32) {
+    let c = core();
+    let Some(r) = c.state.requests.get_mut(index) else {
+        return;
+    };
+    if r.kept.is_some() {
+        c.complete(index, status, error);
+        // SAFETY: the caller's promise; the status has been written.
+        unsafe { hand_over(index, request, std::ptr::null_mut()) };
+        return;
+    }
+    let receive = matches!(r.work, Work::Recv | Work::MatchedRecv);
+    let from = if r.peer >= 0 { r.peer } else { status.source };
+    let (comm, persistent, datatype) = (r.comm, r.persistent, r.datatype);
+    if persistent {
+        r.phase = Phase::Inactive;
+        r.real = MPI_REQUEST_NULL;
+    } else {
+        c.state.requests.discard(index);
+        // SAFETY: the caller's promise.
+        unsafe { *request = MPI_REQUEST_NULL };
+    }
+    let Some(info) = c.state.comms.get_mut(comm) else {
+        return;
+    };
+    if receive && !status.cancelled() && (error == MPI_SUCCESS || error == MPI_ERR_TRUNCATE) {
+        if let Some(&world) = info.members.get(from as usize) {
+            if let Some(n) = c.state.received.get_mut(world as usize) {
+                *n += 1;
+            }
+        }
+    }
+    if persistent {
+        return;
+    }
+    info.pending -= 1;
+    if info.freed && info.pending == 0 {
+        crate::comms::bury(comm);
+    }
+    if datatype >= PREDEFINED_END {
+        crate::datatypes::unuse(datatype);
     }
 }
 
@@ -300,6 +349,22 @@ pub unsafe extern "C" fn MPI_Wait(request: *mut u64, status: *mut Status) -> i32
             unsafe { put_status(status, &Status::EMPTY) };
             return Ok(());
         };
+        let r = core().request(i)?;
+        if r.phase == Phase::Active && r.kept.is_none() {
+            let receive = matches!(r.work, Work::Recv | Work::MatchedRecv);
+            let mut real = r.real;
+            let mut s = Status::EMPTY;
+            // SAFETY: the request is active, so `real` is one of the library's.
+            let rc = unsafe { wait_real(&mut real, &mut s) };
+            if rc == AGAIN {
+                return Err(AGAIN);
+            }
+            // SAFETY: the program's word.
+            unsafe { settle(i, request, &s, rc) };
+            // SAFETY: as above.
+            unsafe { put_status(status, if receive { &s } else { &Status::EMPTY }) };
+            return check(rc);
+        }
         wait_index(i)?;
         if core().request(i)?.phase == Phase::Inactive {
             // SAFETY: as above.
@@ -430,57 +495,131 @@ unsafe fn hand_over_all(count: i32, requests: *mut u64, statuses: *mut Status) -
     }
 }
 
+/// Waits for all when every request of the array is active in the library, the common case.
+/// `None`: not the case, or something failed; the slow way finds out.
+#[inline(always)]
+unsafe fn wait_all_active(
+    count: i32,
+    requests: *mut u64,
+    statuses: *mut Status,
+    scratch: &mut Scratch,
+) -> Outcome<bool> {
+    let n = usize::try_from(count).map_err(|_| MPI_ERR_COUNT)?;
+    scratch.reals.clear();
+    scratch.places.clear();
+    let c = core();
+    let mut telling = !statuses.is_null();
+    for at in 0..n {
+        // SAFETY: the program's array has `count` elements.
+        let word = unsafe { *requests.add(at) };
+        if word == MPI_REQUEST_NULL && statuses.is_null() {
+            continue;
+        }
+        let Some(r) = c.state.requests.get(index_of(word)) else {
+            return Ok(false);
+        };
+        if kind_of(word) != kind::REQUEST
+            || r.phase != Phase::Active
+            || r.kept.is_some()
+            || r.work == Work::Generalised
+        {
+            return Ok(false);
+        }
+        telling |= r.telling;
+        scratch.reals.push(r.real);
+        scratch.places.push((index_of(word), at as u32));
+    }
+    let out = if telling {
+        scratch
+            .statuses
+            .resize(n.max(scratch.statuses.len()), Status::EMPTY);
+        scratch.statuses.as_mut_ptr()
+    } else {
+        std::ptr::null_mut()
+    };
+    let watch = c.adapter.extras.waitall_watch;
+    let reals = scratch.reals.as_mut_ptr();
+    let active = scratch.places.len() as i32;
+    // SAFETY: the arrays have `active` elements and the requests are active.
+    let rc = entry::unlocked(|| unsafe { watch(active, reals, out, &entry::STOP) });
+    if rc != MPI_SUCCESS {
+        // Nothing was lost: what completed says so below.
+        for (k, (&real, &(index, _))) in scratch.reals.iter().zip(&scratch.places).enumerate() {
+            if real == MPI_REQUEST_NULL {
+                let s = if telling {
+                    scratch.statuses.get(k).copied().unwrap_or(Status::EMPTY)
+                } else {
+                    Status::EMPTY
+                };
+                let error = if rc == MPI_ERR_IN_STATUS && telling {
+                    s.error
+                } else {
+                    MPI_SUCCESS
+                };
+                core().complete(index, &s, error);
+            }
+        }
+        return if rc == AGAIN || !telling {
+            Err(rc)
+        } else {
+            Ok(false)
+        };
+    }
+    for (k, &(index, at)) in scratch.places.iter().enumerate() {
+        let s = if telling {
+            scratch.statuses.get(k).copied().unwrap_or(Status::EMPTY)
+        } else {
+            Status::EMPTY
+        };
+        if !statuses.is_null() {
+            let receive = core()
+                .request(index)
+                .is_ok_and(|r| matches!(r.work, Work::Recv | Work::MatchedRecv));
+            let told = if receive { s } else { Status::EMPTY };
+            // SAFETY: the program's array.
+            unsafe {
+                *statuses.add(at as usize) = Status {
+                    error: MPI_SUCCESS,
+                    ..told
+                }
+            };
+        }
+        // SAFETY: as above.
+        unsafe { settle(index, requests.add(at as usize), &s, MPI_SUCCESS) };
+    }
+    Ok(true)
+}
+
 pub unsafe extern "C" fn MPI_Waitall(
     count: i32,
     array_of_requests: *mut u64,
     array_of_statuses: *mut Status,
 ) -> i32 {
     let _guard = entry::enter();
-    let outcome = (|| {
-        // SAFETY: the program's array.
-        let mut a = unsafe { collect(count, array_of_requests) }?;
-        if a.mixed {
-            for &at in &a.positions {
-                // SAFETY: as above.
-                wait_index(unsafe { index_at(array_of_requests, at) }?)?;
-            }
-        } else if !a.reals.is_empty() {
-            let mut statuses = vec![Status::EMPTY; a.reals.len()];
-            let watch = core().adapter.extras.waitall_watch;
-            let n = a.reals.len() as i32;
-            let (reals, out) = (a.reals.as_mut_ptr(), statuses.as_mut_ptr());
-            // SAFETY: the arrays have `n` elements and the requests are active.
-            let rc = entry::unlocked(|| unsafe { watch(n, reals, out, &entry::STOP) });
-            for ((&real, &at), status) in a.reals.iter().zip(&a.positions).zip(&statuses) {
-                // SAFETY: as above.
-                let i = unsafe { index_at(array_of_requests, at) }?;
-                if real == MPI_REQUEST_NULL {
-                    let error = if rc == MPI_ERR_IN_STATUS {
-                        status.error
-                    } else {
-                        MPI_SUCCESS
-                    };
-                    core().complete(i, status, error);
-                } else {
-                    core().request(i)?.real = real;
-                }
-            }
-            if rc == AGAIN {
-                return Err(AGAIN);
-            }
-            if rc != MPI_SUCCESS && rc != MPI_ERR_IN_STATUS {
-                return Err(rc);
-            }
-            // After an error the library may leave others incomplete.
-            for &at in &a.positions {
-                // SAFETY: as above.
-                wait_index(unsafe { index_at(array_of_requests, at) }?)?;
-            }
-        }
+    let mut scratch = std::mem::take(&mut core().scratch);
+    // SAFETY: the program's arrays.
+    let fast =
+        unsafe { wait_all_active(count, array_of_requests, array_of_statuses, &mut scratch) };
+    core().scratch = scratch;
+    let outcome = match fast {
+        Ok(true) => return MPI_SUCCESS,
         // SAFETY: as above.
-        unsafe { hand_over_all(count, array_of_requests, array_of_statuses) }
-    })();
+        Ok(false) => unsafe { wait_all_mixed(count, array_of_requests, array_of_statuses) },
+        Err(code) => Err(code),
+    };
     finish(outcome, MPI_COMM_WORLD, "MPI_Waitall")
+}
+
+/// Waits for all, one after the other: some are done, inactive, null, failed or not the library's.
+unsafe fn wait_all_mixed(count: i32, requests: *mut u64, statuses: *mut Status) -> Outcome {
+    // SAFETY: the program's array.
+    let a = unsafe { collect(count, requests) }?;
+    for &at in &a.positions {
+        // SAFETY: as above.
+        wait_index(unsafe { index_at(requests, at) }?)?;
+    }
+    // SAFETY: as above.
+    unsafe { hand_over_all(count, requests, statuses) }
 }
 
 pub unsafe extern "C" fn MPI_Testall(
@@ -834,6 +973,7 @@ pub unsafe extern "C" fn MPI_Cancel(request: *mut u64) -> i32 {
         let r = c.request(i)?;
         match (r.work, r.phase) {
             (Work::Recv, Phase::Active) => {
+                r.telling = true;
                 let mut real = r.real;
                 // SAFETY: an active receive of the library.
                 check(unsafe { (c.procs().MPI_Cancel)(&mut real) })

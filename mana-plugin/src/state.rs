@@ -280,6 +280,8 @@ pub struct Request {
     pub persistent: bool,
     /// The program has freed it while active.
     pub orphan: bool,
+    /// Its status must be seen when it completes: the sender is not known, or it may be cancelled.
+    pub telling: bool,
     /// Index of its communicator.
     pub comm: u32,
     /// Rank of the other side, or `MPI_ANY_SOURCE`.
@@ -421,6 +423,19 @@ pub struct Core {
     pub group_gates: HashMap<u64, &'static Gate>,
     /// Requests freed while active, and buffered sends under way.
     pub orphans: Vec<u32>,
+    /// Arrays for one `MPI_Waitall`, lent to it.
+    pub scratch: Scratch,
+}
+
+/// Arrays kept from call to call.
+#[derive(Default)]
+pub struct Scratch {
+    /// Real requests.
+    pub reals: Vec<u64>,
+    /// Index and position in the program's array of each.
+    pub places: Vec<(u32, u32)>,
+    /// Their statuses.
+    pub statuses: Vec<Status>,
 }
 
 struct Cell(UnsafeCell<Option<Core>>);

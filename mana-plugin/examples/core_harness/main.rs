@@ -4,6 +4,7 @@
 //!     mpirun -n 4 core_harness ADAPTER DIR run|continue|exit|restart SEED ROUNDS MILLISECONDS
 //!
 //! `run`: undisturbed. `continue`: a checkpoint every MILLISECONDS, after which the program runs on.
+//! `cost`: what the core adds to a call (ROUNDS calls; best of seven).
 //! `exit`: the same, but the third checkpoint ends the processes. `restart`: goes on from there.
 //! The last line of rank 0 is `hash H`, the same in all modes for the same seed and rounds.
 //!
@@ -18,6 +19,7 @@
 )]
 
 mod control;
+mod cost;
 mod program;
 mod region;
 
@@ -39,6 +41,13 @@ pub struct Options {
 pub static OPTIONS: OnceLock<Options> = OnceLock::new();
 
 static SLOTS: OnceLock<&'static [usize]> = OnceLock::new();
+
+static TABLE: OnceLock<&'static AdapterTable> = OnceLock::new();
+
+/// The adapter.
+pub fn table() -> &'static AdapterTable {
+    TABLE.get().expect("loaded")
+}
 
 /// What the core published.
 pub fn slots() -> &'static [usize] {
@@ -131,7 +140,8 @@ fn main() {
         interval: number(6),
     };
     let options = OPTIONS.get_or_init(|| options);
-    SLOTS.get_or_init(|| mana_plugin::install(adapter(&options.adapter), &Hooks));
+    let table = *TABLE.get_or_init(|| adapter(&options.adapter));
+    SLOTS.get_or_init(|| mana_plugin::install(table, &Hooks));
     region::map();
     region::set_gs();
     if options.mode == "restart" {
@@ -142,5 +152,9 @@ fn main() {
         mana_plugin::checkpoint::rebuild(&state).expect("rebuild");
         region::resume();
     }
-    region::start(program::run);
+    region::start(if options.mode == "cost" {
+        cost::run
+    } else {
+        program::run
+    });
 }
