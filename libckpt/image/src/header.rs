@@ -13,6 +13,9 @@ pub const VERSION: u32 = 1;
 const JOB_MAX: usize = 1024;
 /// The header's own hash is its last 16 bytes.
 const HASH_AT: usize = HEADER_LEN as usize - 16;
+/// Where the hashes of sections and index stand.
+const META_HASH_AT: usize = 8 + 4 * 4 + 9 * 8;
+const INDEX_HASH_AT: usize = META_HASH_AT + 16;
 
 /// What the header says. Lengths and offsets are bytes from the start of the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,6 +90,17 @@ impl Header {
         let own = hash(&bytes);
         bytes.extend_from_slice(&own);
         bytes
+    }
+
+    /// The same with the hashes of sections and index left open.
+    pub fn draft(&self) -> HeaderDraft {
+        let mut bytes = [0; HEADER_LEN as usize];
+        let fields = self.fields();
+        bytes[..fields.len()].copy_from_slice(&fields);
+        HeaderDraft {
+            bytes,
+            fields: fields.len(),
+        }
     }
 
     /// Reads a header and checks it against the file's real length.
@@ -168,5 +182,65 @@ impl Header {
             meta_hash,
             index_hash,
         })
+    }
+}
+
+/// An encoded header that waits for its hashes.
+#[derive(Clone)]
+pub struct HeaderDraft {
+    bytes: [u8; HEADER_LEN as usize],
+    /// Bytes of the fields, which the root hash covers.
+    fields: usize,
+}
+
+impl HeaderDraft {
+    /// Enters the hashes and returns the root hash. Allocates nothing and does not panic: a forked
+    /// child does it.
+    pub fn seal(&mut self, meta_hash: &Hash, index_hash: &Hash) -> Hash {
+        self.put(META_HASH_AT, meta_hash);
+        self.put(INDEX_HASH_AT, index_hash);
+        let own = hash(self.bytes.get(..HASH_AT).unwrap_or_default());
+        self.put(HASH_AT, &own);
+        hash(self.bytes.get(..self.fields).unwrap_or_default())
+    }
+
+    fn put(&mut self, at: usize, value: &Hash) {
+        if let Some(place) = self.bytes.get_mut(at..at + value.len()) {
+            place.copy_from_slice(value);
+        }
+    }
+
+    /// The 4096 bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sealed_draft_is_the_header() {
+        let layout = crate::Layout::new(100, 8192);
+        let mut header = Header {
+            job: "job".into(),
+            rank: 1,
+            size: 2,
+            incarnation: 3,
+            generation: 4,
+            created: 5,
+            meta: layout.meta,
+            data: layout.data,
+            index: layout.index.0,
+            total: layout.total,
+            meta_hash: Hash::default(),
+            index_hash: Hash::default(),
+        };
+        let mut draft = header.draft();
+        (header.meta_hash, header.index_hash) = ([7; 16], [8; 16]);
+        assert_eq!(draft.seal(&[7; 16], &[8; 16]), header.root());
+        assert_eq!(draft.bytes(), header.encode());
+        assert_eq!(Header::parse(draft.bytes(), layout.total), Ok(header));
     }
 }

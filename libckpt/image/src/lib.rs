@@ -13,13 +13,15 @@ mod bytes;
 mod error;
 mod header;
 mod layout;
+mod pieces;
 mod regions;
 mod sections;
 
 pub use bytes::{Reader, Writer};
 pub use error::FormatError;
-pub use header::{Header, HEADER_LEN, MAGIC, VERSION};
+pub use header::{Header, HeaderDraft, HEADER_LEN, MAGIC, VERSION};
 pub use layout::{Layout, CHUNK_LEN, PAGE};
+pub use pieces::Pieces;
 pub use regions::{RegionRecord, RegionTable, RunRecord};
 pub use sections::{Section, SectionKind, Sections};
 
