@@ -1,6 +1,6 @@
 //! Communicators: creation, duplication, freeing, queries.
 //!
-//! Lower half. Creating and freeing are collectives and pass the parent's gate. A new communicator's
+//! Lower half. Creating is a collective and passes the parent's gate; freeing waits for nobody. A new communicator's
 //! identity is a hash of the parent's identity, the parent's sequence number at the creation and the
 //! lowest world rank in it: all members compute the same without talking.
 
@@ -11,6 +11,7 @@ use crate::group::{self, Members};
 use crate::state::{core, Comm, Outcome, Topology, SELF, WORLD};
 use crate::{attributes, entry, groups};
 use mpi_std::*;
+use std::collections::HashSet;
 use std::ffi::c_char;
 use std::sync::Arc;
 
@@ -288,14 +289,23 @@ pub unsafe extern "C" fn MPI_Comm_idup_with_info(
 
 /// Runs `with` with a real group of these world ranks.
 pub fn with_real_group<T>(members: &[u32], with: impl FnOnce(u64) -> Outcome<T>) -> Outcome<T> {
+    let ranks: Vec<i32> = members.iter().map(|&m| m as i32).collect();
+    with_group_of(core().private, &ranks, with)
+}
+
+/// Runs `with` with a real group of these ranks of the real communicator `parent`.
+fn with_group_of<T>(
+    parent: u64,
+    ranks: &[i32],
+    with: impl FnOnce(u64) -> Outcome<T>,
+) -> Outcome<T> {
     let procs = core().procs();
-    if members.is_empty() {
+    if ranks.is_empty() {
         return with(MPI_GROUP_EMPTY);
     }
     let (mut world, mut real) = (MPI_GROUP_NULL, MPI_GROUP_NULL);
     // SAFETY: output arguments of ours, in this and the following calls.
-    check(unsafe { (procs.MPI_Comm_group)(core().private, &mut world) })?;
-    let ranks: Vec<i32> = members.iter().map(|&m| m as i32).collect();
+    check(unsafe { (procs.MPI_Comm_group)(parent, &mut world) })?;
     // SAFETY: as above.
     let made = check(unsafe {
         (procs.MPI_Group_incl)(world, ranks.len() as i32, ranks.as_ptr(), &mut real)
@@ -320,6 +330,19 @@ pub unsafe extern "C" fn MPI_Comm_create(comm: u64, group: u64, newcomm: *mut u6
         let call = |g| check(unsafe { (core().procs().MPI_Comm_create)(real, g, new) });
         with_real_group(&members, call).err().unwrap_or(MPI_SUCCESS)
     })
+}
+
+/// Ranks of world ranks in the communicator of that index.
+fn ranks_in(index: u32, members: &[u32]) -> Outcome<Vec<i32>> {
+    let all = match core().state.comms.get(index) {
+        Some(comm) => comm.members.clone(),
+        None => return Err(MPI_ERR_COMM),
+    };
+    let rank = |m: &u32| all.iter().position(|a| a == m).map(|r| r as i32);
+    members
+        .iter()
+        .map(|m| rank(m).ok_or(MPI_ERR_GROUP))
+        .collect()
 }
 
 pub unsafe extern "C" fn MPI_Comm_create_group(
@@ -351,8 +374,10 @@ pub unsafe extern "C" fn MPI_Comm_create_group(
                 // SAFETY: an output argument of ours.
                 check(unsafe { (core().procs().MPI_Comm_create_group)(real, g, tag, &mut new) })
             };
-            let outcome =
-                with_real_group(&members, call).and_then(|()| adopt(new, index, key ^ gate.seq()));
+            // MPICH 4.0.2 crashes here on a group that was taken from another communicator.
+            let ranks = ranks_in(index, &members)?;
+            let outcome = with_group_of(real, &ranks, call)
+                .and_then(|()| adopt(new, index, key ^ gate.seq()));
             leave();
             new = outcome?;
         }
@@ -492,25 +517,21 @@ pub unsafe extern "C" fn MPI_Dist_graph_create_adjacent(
     })
 }
 
-unsafe fn free(comm: *mut u64, name: &'static &'static str) -> i32 {
+/// Frees without waiting for the other members, as the libraries do. The descriptor stays, with its
+/// gate: what this member has started is still part of the safe point, and while another member has
+/// not freed the communicator a restart must make it on all of them. A drain finds out
+/// ([`forget_freed`]).
+unsafe fn free(comm: *mut u64, name: &'static str) -> i32 {
     let _guard = entry::enter();
     // SAFETY: an argument both in and out.
     let word = unsafe { *comm };
     let outcome = (|| {
-        let (index, real) = collectives::comm(word)?;
+        let (index, _) = collectives::comm(word)?;
         if index <= SELF {
             return Err(MPI_ERR_COMM);
         }
-        enter(index, name)?;
-        // No member may be rid of it while another has not come yet: a checkpoint between would
-        // find the communicator on some ranks only.
-        // SAFETY: no arguments but the handle.
-        let rc = entry::unlocked(|| unsafe { (core().procs().MPI_Barrier)(real) });
-        let outcome = check(rc).and_then(|()| attributes::delete_comm(word));
-        leave();
-        outcome?;
-        let c = core();
-        let (_, info) = c.comm(word)?;
+        attributes::delete_comm(word)?;
+        let (_, info) = core().comm(word)?;
         info.freed = true;
         let idle = info.pending == 0;
         publish(index);
@@ -524,33 +545,63 @@ unsafe fn free(comm: *mut u64, name: &'static &'static str) -> i32 {
     finish(outcome, word, name)
 }
 
-/// Frees a communicator that the program has freed and on which nothing is pending.
+/// Frees the real communicator of one that the program has freed and on which nothing is pending.
 pub fn bury(index: u32) {
-    let Some(gone) = core().state.comms.remove(index) else {
+    let Some(info) = core().state.comms.get_mut(index) else {
         return;
     };
-    if let Some(g) = gone.gate {
+    let mut real = std::mem::replace(&mut info.real, MPI_COMM_NULL);
+    let handler = std::mem::replace(&mut info.errhandler, MPI_ERRORS_RETURN);
+    let alone = info.members.len() == 1;
+    errors::release(handler);
+    if real != MPI_COMM_NULL {
+        // SAFETY: a communicator of the library that is not used any more.
+        let rc = unsafe { (core().procs().MPI_Comm_free)(&mut real) };
+        if rc != MPI_SUCCESS {
+            log::warn!("freeing a communicator failed: {}", errors::text(rc));
+        }
+    }
+    if alone {
+        forget(index);
+    }
+}
+
+fn forget(index: u32) {
+    if let Some(g) = core().state.comms.remove(index).and_then(|c| c.gate) {
         gate::destroy(g);
     }
-    errors::release(gone.errhandler);
-    let mut real = gone.real;
-    // SAFETY: a communicator of the library that is not used any more.
-    let rc = unsafe { (core().procs().MPI_Comm_free)(&mut real) };
-    if rc != MPI_SUCCESS {
-        log::warn!("freeing a communicator failed: {}", errors::text(rc));
+}
+
+/// Freed communicators whose descriptors are still here.
+pub fn freed() -> Vec<(u32, u64)> {
+    let idle = |c: &Comm| c.freed && c.pending == 0;
+    core()
+        .state
+        .comms
+        .iter()
+        .filter(|(_, c)| idle(c))
+        .map(|(i, c)| (i, c.id))
+        .collect()
+}
+
+/// Forgets those freed communicators that are alive nowhere; `alive` are the identities of all that
+/// some rank has not freed.
+pub fn forget_freed(alive: &HashSet<u64>) {
+    for (index, id) in freed() {
+        if !alive.contains(&id) {
+            forget(index);
+        }
     }
 }
 
 pub unsafe extern "C" fn MPI_Comm_free(comm: *mut u64) -> i32 {
-    static NAME: &str = "MPI_Comm_free";
     // SAFETY: the program's argument.
-    unsafe { free(comm, &NAME) }
+    unsafe { free(comm, "MPI_Comm_free") }
 }
 
 pub unsafe extern "C" fn MPI_Comm_disconnect(comm: *mut u64) -> i32 {
-    static NAME: &str = "MPI_Comm_disconnect";
     // SAFETY: the program's argument.
-    unsafe { free(comm, &NAME) }
+    unsafe { free(comm, "MPI_Comm_disconnect") }
 }
 
 pub unsafe extern "C" fn MPI_Comm_rank(comm: u64, rank: *mut i32) -> i32 {
