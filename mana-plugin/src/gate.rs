@@ -40,6 +40,7 @@ static INSIDE: AtomicU64 = AtomicU64::new(0);
 static LAST_NAME: AtomicPtr<&'static str> = AtomicPtr::new(std::ptr::null_mut());
 static BOOK: Mutex<Book> = Mutex::new(Book {
     gates: Vec::new(),
+    unused: Vec::new(),
     targets: None,
     waiting: Vec::new(),
 });
@@ -47,6 +48,8 @@ static BOOK: Mutex<Book> = Mutex::new(Book {
 struct Book {
     /// Every gate ever made; they are never deallocated, freed ones are used again.
     gates: Vec<&'static Gate>,
+    /// Those of them that are free.
+    unused: Vec<&'static Gate>,
     /// While armed: targets by communicator id.
     targets: Option<HashMap<u64, u64>>,
     /// Threads at closed gates.
@@ -64,12 +67,7 @@ pub fn create(id: u64, size: u32, seq: u64) -> &'static Gate {
         Some(t) => t.get(&id).copied().unwrap_or(0).max(seq),
         None => seq,
     };
-    let gate = match book
-        .gates
-        .iter()
-        .find(|g| !g.used.load(Ordering::Relaxed))
-        .copied()
-    {
+    let gate = match book.unused.pop() {
         Some(g) => g,
         None => {
             let g: &'static Gate = Box::leak(Box::new(Gate {
@@ -93,8 +91,10 @@ pub fn create(id: u64, size: u32, seq: u64) -> &'static Gate {
 
 /// Ends a gate (its communicator was freed).
 pub fn destroy(gate: &'static Gate) {
-    let _book = book();
-    gate.used.store(false, Ordering::Relaxed);
+    let mut book = book();
+    if gate.used.swap(false, Ordering::Relaxed) {
+        book.unused.push(gate);
+    }
 }
 
 impl Gate {

@@ -627,7 +627,13 @@ fn collectives(round: u64) {
             fail("attribute", value as u64);
         }
         mpi!(MPI_Barrier(new));
-        mpi!(MPI_Comm_free(&mut new));
+        // Freed in an order that differs between the members; nobody may wait for another.
+        let mut other = MPI_COMM_NULL;
+        mpi!(MPI_Comm_split(d.comms[3], 0, -d.ranks[3], &mut other));
+        let odd = d.ranks[0] % 2 == 1;
+        mpi!(MPI_Comm_free(if odd { &mut new } else { &mut other }));
+        mpi!(MPI_Allreduce(a.as_ptr().cast(), out.as_mut_ptr().cast(), 2, MPI_UINT64_T, MPI_SUM, d.comms[2]));
+        mpi!(MPI_Comm_free(if odd { &mut other } else { &mut new }));
     }
     if round % 3 == 0 {
         let mut barrier = MPI_REQUEST_NULL;

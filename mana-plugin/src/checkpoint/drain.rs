@@ -12,12 +12,14 @@
 //! matches before a probe can see a message.
 
 use super::{DrainError, DrainReport};
+use crate::comms;
 use crate::drained::Drained;
 use crate::errors::check;
 use crate::requests::{self, test_index};
 use crate::state::{core, Outcome, Phase, Work};
 use crate::world::{world_collective, WorldCollective};
 use mpi_std::*;
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 /// How long nothing may happen before a drain gives up.
@@ -36,9 +38,35 @@ pub fn run(budget: u64) -> Result<DrainReport, DrainError> {
     agree(&world, receive(budget, &expected, &mut report))?;
     agree(&world, complete_sends())?;
     requests::reap();
+    forget_freed(&world).map_err(failed("MPI_Allgather"))?;
     report.bytes = held();
     report.posted = active(|w| w == Work::Recv).len() as u64;
     Ok(report)
+}
+
+/// Forgets communicators that every member has freed.
+fn forget_freed(world: &WorldCollective) -> Outcome {
+    let mine = comms::freed().len() as u64;
+    if world.allgather_word(mine)?.iter().all(|n| *n == 0) {
+        return Ok(());
+    }
+    let live: Vec<u8> = core()
+        .state
+        .comms
+        .iter()
+        .filter(|(_, c)| !c.freed || c.pending > 0)
+        .flat_map(|(_, c)| c.id.to_le_bytes())
+        .collect();
+    let mut alive = HashSet::new();
+    for ids in world.allgather(&live)? {
+        alive.extend(
+            ids.chunks_exact(8)
+                .filter_map(|b| b.try_into().ok())
+                .map(u64::from_le_bytes),
+        );
+    }
+    comms::forget_freed(&alive);
+    Ok(())
 }
 
 /// All ranks learn whether all have succeeded.
@@ -96,7 +124,7 @@ fn receive(budget: u64, expected: &[u64], report: &mut DrainReport) -> Result<()
             .state
             .comms
             .iter()
-            .filter(|(_, c)| !c.freed)
+            .filter(|(_, c)| c.real != MPI_COMM_NULL)
             .map(|(i, c)| (i, c.real))
             .collect();
         for (index, real) in comms {

@@ -146,19 +146,29 @@ fn rebuild_comms() -> Result<(), RebuildError> {
         let Some(c) = core().state.comms.get(index) else {
             continue;
         };
-        let (members, topology, seq, freed) =
-            (c.members.clone(), c.topology.clone(), c.seq, c.freed);
+        let (members, topology, seq, freed) = (
+            c.members.clone(),
+            c.topology.clone(),
+            c.seq,
+            c.freed && c.pending == 0,
+        );
         let object = format!("communicator {id:016x} of {} processes", members.len());
         let real = match index {
             WORLD => MPI_COMM_WORLD,
             SELF => MPI_COMM_SELF,
-            // What was freed everywhere can receive nothing any more.
-            _ if freed => MPI_COMM_NULL,
             _ => {
                 let plain = create(&members).map_err(failed("MPI_Comm_create_group", &object))?;
                 attach(plain, &topology).map_err(failed("attaching the topology", &object))?
             }
         };
+        let mut real = real;
+        if freed {
+            // Made only because another member still has it.
+            // SAFETY: a communicator of ours on which nothing is pending.
+            check(unsafe { (core().procs().MPI_Comm_free)(&mut real) })
+                .map_err(failed("MPI_Comm_free", &object))?;
+            real = MPI_COMM_NULL;
+        }
         if let Some(c) = core().state.comms.get_mut(index) {
             c.real = real;
             c.gate = Some(gate::create(id, members.len() as u32, seq));
@@ -279,9 +289,6 @@ fn repost() -> Result<(), RebuildError> {
         let Some(info) = c.state.comms.get_mut(comm) else {
             continue;
         };
-        if info.freed {
-            continue;
-        }
         let real_comm = info.real;
         if let Some(m) = info.drained.take(pattern(e.peer, e.tag)) {
             // SAFETY: the program's buffer, mapped again.
