@@ -13,6 +13,9 @@ use anyhow::Result;
 
 use crate::context::{Context, Verdict};
 
+/// What a scenario does.
+pub type Test = Box<dyn Fn(&Context) -> Result<Verdict>>;
+
 /// A named test.
 pub struct Scenario {
     /// `topic/detail`, the unit of `--only`.
@@ -20,7 +23,7 @@ pub struct Scenario {
     /// What it shows, for `--list`.
     pub shows: &'static str,
     /// The test.
-    pub run: Box<dyn Fn(&Context) -> Result<Verdict>>,
+    pub run: Test,
 }
 
 impl Scenario {
