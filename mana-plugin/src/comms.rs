@@ -321,14 +321,20 @@ fn with_group_of<T>(
 
 pub unsafe extern "C" fn MPI_Comm_create(comm: u64, group: u64, newcomm: *mut u64) -> i32 {
     static NAME: &str = "MPI_Comm_create";
-    let members = match groups::members(group) {
-        Ok(m) => m,
+    let ranks = core()
+        .comm(comm)
+        .map(|(index, _)| index)
+        .and_then(|index| ranks_in(index, &groups::members(group)?));
+    let ranks = match ranks {
+        Ok(ranks) => ranks,
         Err(code) => return errors::raise(comm, code, NAME),
     };
     create(comm, newcomm, &NAME, |real, new| {
         // SAFETY: an output argument of ours.
         let call = |g| check(unsafe { (core().procs().MPI_Comm_create)(real, g, new) });
-        with_real_group(&members, call).err().unwrap_or(MPI_SUCCESS)
+        with_group_of(real, &ranks, call)
+            .err()
+            .unwrap_or(MPI_SUCCESS)
     })
 }
 
@@ -369,13 +375,13 @@ pub unsafe extern "C" fn MPI_Comm_create_group(
                 .group_gates
                 .entry(key)
                 .or_insert_with(|| gate::create(key, size, 0));
+            // MPICH 4.0.2 crashes here on a group that was taken from another communicator.
+            let ranks = ranks_in(index, &members)?;
             collectives::pass(gate, &NAME)?;
             let call = |g| {
                 // SAFETY: an output argument of ours.
                 check(unsafe { (core().procs().MPI_Comm_create_group)(real, g, tag, &mut new) })
             };
-            // MPICH 4.0.2 crashes here on a group that was taken from another communicator.
-            let ranks = ranks_in(index, &members)?;
             let outcome = with_group_of(real, &ranks, call)
                 .and_then(|()| adopt(new, index, key ^ gate.seq()));
             leave();

@@ -254,7 +254,14 @@ fn setup() {
         0,
         &mut d.comms[3]
     ));
-    mpi!(MPI_Comm_split(MPI_COMM_WORLD, 0, -rank, &mut d.comms[4]));
+    let (mut all, mut reversed, mut passing) = (0, 0, MPI_COMM_NULL);
+    mpi!(MPI_Comm_group(MPI_COMM_WORLD, &mut all));
+    mpi!(MPI_Group_range_incl(all, 1, [size - 1, 0, -1].as_ptr(), &mut reversed));
+    mpi!(MPI_Comm_create(MPI_COMM_WORLD, reversed, &mut passing));
+    mpi!(MPI_Comm_create_group(passing, reversed, 5, &mut d.comms[4]));
+    mpi!(MPI_Comm_free(&mut passing));
+    mpi!(MPI_Group_free(&mut all));
+    mpi!(MPI_Group_free(&mut reversed));
     mpi!(MPI_Comm_dup(d.comms[3], &mut d.comms[5]));
     let mut world = 0;
     mpi!(MPI_Comm_group(MPI_COMM_WORLD, &mut world));
@@ -632,7 +639,14 @@ fn collectives(round: u64) {
         mpi!(MPI_Comm_split(d.comms[3], 0, -d.ranks[3], &mut other));
         let odd = d.ranks[0] % 2 == 1;
         mpi!(MPI_Comm_free(if odd { &mut new } else { &mut other }));
-        mpi!(MPI_Allreduce(a.as_ptr().cast(), out.as_mut_ptr().cast(), 2, MPI_UINT64_T, MPI_SUM, d.comms[2]));
+        mpi!(MPI_Allreduce(
+            a.as_ptr().cast(),
+            out.as_mut_ptr().cast(),
+            2,
+            MPI_UINT64_T,
+            MPI_SUM,
+            d.comms[2]
+        ));
         mpi!(MPI_Comm_free(if odd { &mut other } else { &mut new }));
     }
     if round % 3 == 0 {
