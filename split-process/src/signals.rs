@@ -4,7 +4,7 @@
 //! the table the shim calls through, and the whole action in the book.
 
 use crate::book::{book, KernelSigaction};
-use mana_raw::layout::{HANDLERS, PARK_SIGNAL};
+use mana_raw::layout::{HANDLERS, PARK_SIGNAL, RESTARTING};
 use mana_raw::{shim, sys};
 
 const EINVAL: isize = -(libc::EINVAL as isize);
@@ -20,6 +20,14 @@ fn set(number: usize, action: &KernelSigaction) -> isize {
                 .write_volatile(action.handler)
         };
         kernel.handler = shim::signal();
+        let word = (RESTARTING + number / 64 * 8) as *mut u64;
+        let bit = 1u64 << (number % 64);
+        // SAFETY: one of the two words of the map.
+        unsafe {
+            let old = word.read_volatile() & !bit;
+            let restarts = action.flags & libc::SA_RESTART as usize != 0;
+            word.write_volatile(if restarts { old | bit } else { old });
+        }
     }
     // SAFETY: the shim is mapped; the program's restorer is in the arena like its handler.
     unsafe {

@@ -172,8 +172,10 @@ fn patch_range(code: &[u8], at: usize, list: &[Instruction]) -> Option<(usize, u
     for instruction in list.iter().rev().take_while(|i| relocatable(i)) {
         let start = instruction.ip() as usize;
         if after - start >= JUMP {
-            return (after - start <= 20 && !branched_into(code, start, after))
-                .then_some((start, after));
+            if after - start <= 20 && !branched_into(code, start, after) {
+                return Some((start, after));
+            }
+            break; // something jumps in between: take what follows instead
         }
     }
     let mut decoder = Decoder::with_ip(64, &code[after..], after as u64, DecoderOptions::NONE);

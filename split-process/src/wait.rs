@@ -9,7 +9,7 @@
 
 use crate::book::book;
 use crate::threads::Thread;
-use mana_raw::layout::{SHIM_CODE_END, TRAMPOLINES};
+use mana_raw::layout::{REWOUND_BY_KERNEL, SHIM_CODE_END, TRAMPOLINES};
 use mana_raw::sys;
 use std::sync::Mutex;
 use std::time::Instant;
@@ -103,6 +103,13 @@ pub fn settle(threads: &[&'static Thread]) {
     for thread in threads {
         let context = context(thread);
         let rip = context.get(RIP);
+        // SAFETY: two bytes of upper code that the thread is about to run.
+        let at_call =
+            crate::in_upper_range(rip + 1) && unsafe { *(rip as *const [u8; 2]) } == [0x0f, 5];
+        if at_call && slow(context.get(RAX)) {
+            thread.with_block(|block| block.rewound = rip as u64 | 1 << REWOUND_BY_KERNEL);
+            continue;
+        }
         // SAFETY: two bytes of upper code before the place a system call returned to.
         let after_call = crate::in_upper_range(rip - 2)
             && unsafe { *((rip - 2) as *const [u8; 2]) } == [0x0f, 5];
@@ -162,6 +169,15 @@ pub fn resume<'a>(threads: impl Iterator<Item = &'a Thread>) {
 /// After a restart, a wait counts from now.
 pub fn restamp(thread: &Thread) {
     thread.with_block(|block| block.wait_tsc = stamp());
+}
+
+/// Calls that wait without bound and that the kernel restarts, or not, as the handler's `SA_RESTART`
+/// says: files, sockets, terminals, children, locks, queues.
+fn slow(number: usize) -> bool {
+    matches!(
+        number,
+        0..=2 | 16..=20 | 42..=47 | 61 | 65 | 69 | 70 | 72 | 73 | 202 | 242 | 243 | 247 | 257 | 275 | 288 | 299 | 307 | 426
+    )
 }
 
 /// Whether the kernel itself writes what is left of the time-out when a call is interrupted:

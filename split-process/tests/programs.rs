@@ -234,6 +234,16 @@ fn waits() {
 }
 
 #[test]
+fn interrupted() {
+    let place = place();
+    let program = place.compile("interrupted", &[]);
+    let native = run(&mut Command::new(&program));
+    let often: Vec<&str> = ["--checkpoint-after", "4"].repeat(400);
+    let continued = run(split(&place, &often).arg(&program));
+    same("checkpointed and continued", &native, &continued);
+}
+
+#[test]
 fn children() {
     let place = place();
     let program = place.compile("children", &[]);

@@ -42,6 +42,8 @@ pub const SHIM_DATA_LEN: usize = 0x10_0000;
 pub const HANDLERS: usize = SHIM_DATA;
 /// Bit map of the system calls that generic sites hand to the lower half: 512 bits.
 pub const TRAPPED: usize = SHIM_DATA + 0x400;
+/// Bit map of the signals whose handler was installed with `SA_RESTART`: 128 bits, by number.
+pub const RESTARTING: usize = SHIM_DATA + 0x800;
 /// The copied and patched vDSO.
 pub const VDSO: usize = ARENA_START + 0x80_0000;
 /// Modules of the program (file mappings), in reach of a 32-bit displacement from the trampolines.
@@ -124,7 +126,8 @@ pub struct ThreadBlock {
     /// Time stamp counter at that entry, for the remainder of a timed wait.
     pub wait_tsc: u64,
     /// Address of the `syscall` instruction a park rewound to: a handler of the program that
-    /// arrives exactly there is owed an EINTR. 0: none.
+    /// arrives exactly there is owed an EINTR. 0: none. With [`REWOUND_BY_KERNEL`] only if that
+    /// handler is not `SA_RESTART`.
     pub rewound: u64,
     /// Stack pointer that system-call handling of the lower half starts on.
     pub lower_rsp: usize,
@@ -161,6 +164,10 @@ pub mod thread_block {
     /// `sys_handler`
     pub const SYS_HANDLER: usize = 96;
 }
+
+/// In `ThreadBlock::rewound`: the bit that says that the kernel has rewound a call which handlers with
+/// `SA_RESTART` would have restarted too.
+pub const REWOUND_BY_KERNEL: u32 = 63;
 
 /// What a procedure slot returns instead of an MPI error code when the caller (the stub, in the
 /// upper half) must wait there until the checkpoint is over and then repeat the same call.

@@ -5,7 +5,9 @@
 //! with the arena. It reaches the lower half only through the control page and GS. It is executed
 //! with the upper half's FS and must not touch a stack slot below the red zone of its caller.
 
-use crate::layout::{thread_block as tb, ControlPage, CONTROL, HANDLERS};
+use crate::layout::{
+    thread_block as tb, ControlPage, CONTROL, HANDLERS, RESTARTING, REWOUND_BY_KERNEL,
+};
 use core::arch::global_asm;
 use core::mem::offset_of;
 
@@ -36,6 +38,12 @@ global_asm!(
     "mov rax, gs:[{rewound}]",
     "test rax, rax",
     "jz 1f",
+    "btr rax, {by_kernel}",
+    "jnc 8f",
+    "movabs rcx, {restarting}",
+    "bt dword ptr [rcx], edi", // does this handler restart calls? Then nothing is owed
+    "jc 1f",
+    "8:",
     "cmp rax, [rdx + 168]", // ucontext: rip
     "jne 1f",
     "mov qword ptr gs:[{rewound}], 0",
@@ -136,6 +144,8 @@ global_asm!(
     "mana_shim_end:",
     ".popsection",
     rewound = const tb::REWOUND,
+    by_kernel = const REWOUND_BY_KERNEL,
+    restarting = const RESTARTING,
     nofs = const tb::NO_FSGSBASE,
     lower = const tb::LOWER_FS,
     upper = const tb::UPPER_FS,
