@@ -41,6 +41,8 @@ mod ops;
 mod p2p;
 mod probe;
 mod requests;
+mod sendrecv;
+mod several;
 mod slab;
 mod state;
 mod thread;
