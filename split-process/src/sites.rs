@@ -334,7 +334,15 @@ mod tests {
     #[test]
     fn forms_of_sites() {
         type Case = (&'static [u8], Number, Option<(usize, usize)>);
-        let cases: [Case; 5] = [
+        let cases: [Case; 6] = [
+            // _exit: jmp over a hlt that is no part of it; mov %esi, %eax; syscall; cmp $-4096, %rax
+            (
+                &[
+                    0xeb, 1, 0xf4, 0x89, 0xf0, 0x0f, 5, 0x48, 0x3d, 0, 0xf0, 0xff, 0xff,
+                ],
+                Number::Generic,
+                Some((5, 13)),
+            ),
             // mov $9, %eax; syscall
             (&[0xb8, 9, 0, 0, 0, 0x0f, 5], Number::Known(9), Some((0, 7))),
             // mov $60, %edx; xor %edi, %edi; mov %edx, %eax; syscall; jmp back to the xor
