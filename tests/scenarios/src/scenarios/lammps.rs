@@ -69,7 +69,7 @@ impl Melt {
         let input = Path::new(env!("CARGO_MANIFEST_DIR"))
             .with_file_name("programs")
             .join("melt.lammps");
-        let steps = if context.full { "6000" } else { "2500" };
+        let steps = if context.full { "6000" } else { "1500" };
         let words = [
             &lammps.to_string_lossy(),
             "-in",
@@ -185,11 +185,11 @@ fn thermo(directory: &Path) -> Result<String> {
     Ok(rows)
 }
 
-/// The intervals of the demonstration.
+/// All three levels within seconds.
 pub const LEVELS: Intervals = Intervals {
-    local: 2,
-    partner: 4,
-    global: 8,
+    local: 1,
+    partner: 2,
+    global: 4,
 };
 
 fn plain(context: &Context) -> Result<Verdict> {
