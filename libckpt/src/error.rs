@@ -53,6 +53,14 @@ pub enum Error {
         /// Needed.
         expected: String,
     },
+    /// A place where somebody else could put files for us to run.
+    #[error("{} is not used for checkpoints: {reason}; delete it or set local_ckpt_dir in mana.conf to a directory of your own", path.display())]
+    Untrusted {
+        /// The directory.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
     /// Configuration that cannot be used.
     #[error("{place}: {reason}")]
     Config {

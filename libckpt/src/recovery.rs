@@ -414,11 +414,8 @@ pub fn protect_again(session: &Session, recovered: &Recovered) -> Result<(), Err
     let report = recovered.manifest.images[session.rank as usize];
     let own = session.image_path(id);
     if recovered.image != own {
-        let tmp = crate::store::temporary(&own);
         crate::store::make_dir(&session.local().generation(id))?;
-        std::fs::copy(&recovered.image, &tmp).map_err(Error::io("copy", &own))?;
-        verify(&tmp, &session.image_name(id), Some(report))?;
-        crate::store::publish(&tmp, &own)?;
+        crate::store::copy_verified(&recovered.image, &own, &session.image_name(id), report)?;
     }
     if recovered.manifest.level >= Level::Partner {
         session.level_work(id, Level::Partner, report)?;

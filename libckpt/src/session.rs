@@ -15,11 +15,13 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 
 use crate::collective::gather;
-use crate::fault::operation;
+use crate::fault::point;
 use crate::image_file::{self, ImageContent, ImageName, ImageReport};
 use crate::manifest::{is_complete, write_complete, Manifest};
 use crate::records::{End, Incarnation, Records};
-use crate::store::{create, make_dir, publish, sync_dir, temporary, Copy, Store};
+use crate::store::{
+    copy_verified, make_dir, remove_file, remove_unfinished, sync_dir, Copy, Store,
+};
 use crate::transport::{self, Addresses, Secret, Server};
 use crate::{Collective, Config, Error, GenerationId, Level, Topology};
 
@@ -91,14 +93,16 @@ impl Session {
         all: &dyn Collective,
     ) -> Result<Self, Error> {
         let rank = all.rank();
+        crate::fault::set_rank(rank);
         let node = topology.node_of[rank as usize];
         let local = Store::local(config, job, node);
         let global = Store::global(config, job);
         let leader = topology.leader(node) == rank;
-        let server = match leader {
-            true => Some(Server::start(local.clone(), job, secret, config.test_mode)),
-            false => None,
+        let start = || {
+            local.refuse_if_foreign()?;
+            Server::start(local.clone(), job, secret, config.test_mode)
         };
+        let server = leader.then(start);
         let mine = match &server {
             Some(Ok(s)) => Ok(s.addresses().clone()),
             Some(Err(e)) => Err(e.to_string()),
@@ -228,11 +232,14 @@ impl Session {
         generation: GenerationId,
         content: ImageContent,
     ) -> Result<ImageReport, Error> {
-        image_file::write(
+        point("image.before");
+        let report = image_file::write(
             &self.image_path(generation),
             &self.image_name(generation),
             content,
-        )
+        )?;
+        point("image.after");
+        Ok(report)
     }
 
     /// Makes a generation valid on this node: writes the manifest (each node's leader). Rank 0 first
@@ -257,7 +264,11 @@ impl Session {
             // Before the manifest: a commit nobody knows of would look like none was ever made.
             self.records.mark_committing(generation)?;
         }
-        self.manifest(generation, level, images).write(&self.local)
+        point("commit.before");
+        self.manifest(generation, level, images)
+            .write(&self.local)?;
+        point("commit.after");
+        Ok(())
     }
 
     fn manifest(&self, generation: GenerationId, level: Level, images: &[ImageReport]) -> Manifest {
@@ -284,55 +295,36 @@ impl Session {
     ) -> Result<(), Error> {
         let own = self.image_path(generation);
         match level {
-            Level::Local | Level::Group => Ok(()),
+            Level::Local | Level::Group => {}
             Level::Partner => {
                 let partner = self.topology.partner_of[self.node as usize];
                 if partner == self.node {
                     return Ok(());
                 }
+                point("partner.before");
                 transport::put(
                     &self.peers[partner as usize],
                     &self.secret,
                     &own,
                     &self.image_name(generation),
                     report,
-                )
+                )?;
+                point("partner.after");
             }
-            Level::Global => self.flush(generation, report),
+            Level::Global => {
+                point("global.before");
+                self.flush(generation, report)?;
+                point("global.after");
+            }
         }
+        Ok(())
     }
 
     fn flush(&self, generation: GenerationId, report: ImageReport) -> Result<(), Error> {
         let own = self.image_path(generation);
         let path = self.global.image(generation, self.rank, Copy::Own);
         make_dir(&self.global.generation(generation))?;
-        let tmp = temporary(&path);
-        let copied = create(&tmp)
-            .and_then(|_| fs::copy(&own, &tmp))
-            .and_then(|len| {
-                operation("store.sync", &tmp)?;
-                fs::File::open(&tmp)?.sync_all()?;
-                Ok(len)
-            });
-        match copied {
-            Ok(len) if len == report.len => publish(&tmp, &path),
-            other => {
-                let _ = fs::remove_file(&tmp);
-                Err(match other {
-                    Ok(_) => Error::Corrupt {
-                        path: own,
-                        reason: "its length changed while it was copied".into(),
-                    },
-                    Err(e) if matches!(e.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT)) => {
-                        Error::NoSpace {
-                            path,
-                            missing: report.len,
-                        }
-                    }
-                    Err(e) => Error::io("copy", path)(e),
-                })
-            }
-        }
+        copy_verified(&own, &path, &self.image_name(generation), report)
     }
 
     /// Records that `level` of a generation is complete on all ranks (each node's leader; for the
@@ -342,6 +334,7 @@ impl Session {
     /// # Errors
     /// When it cannot be written.
     pub fn complete(&self, generation: GenerationId, level: Level) -> Result<(), Error> {
+        point("complete.before");
         if level == Level::Local && self.rank == 0 {
             self.records.mark_committed(generation.incarnation)?;
         }
@@ -353,15 +346,25 @@ impl Session {
             Manifest::read(&self.local, &self.job, generation)?.write(&self.global)?;
             write_complete(&self.global, generation, level)?;
         }
+        point("complete.after");
         Ok(())
     }
 
+    fn refuse_if_superseded(&self, ours: u32) -> Result<(), Error> {
+        match self.records.superseded(ours)? {
+            Some(newest) => Err(Error::Superseded { ours, newest }),
+            None => Ok(()),
+        }
+    }
+
     /// Deletes what no level needs any more: in the node's storage (leader), and in the global
-    /// directory (rank 0). `protect` stays.
+    /// directory (rank 0). `protect` stays. Refuses if a newer start of the job exists, and leaves
+    /// alone whatever belongs to one.
     ///
     /// # Errors
     /// When something cannot be listed or deleted.
     pub fn prune(&self, incarnation: u32, protect: &[GenerationId]) -> Result<(), Error> {
+        self.refuse_if_superseded(incarnation)?;
         let ancestry = self.records.ancestry(incarnation)?;
         if self.is_leader() {
             self.adopt()?;
@@ -426,11 +429,17 @@ impl Session {
         };
         let mut needed: BTreeSet<GenerationId> = protect.iter().copied().collect();
         let mut newest = None;
+        // What was resumed from counts for the levels it had, while this node is made whole again.
+        let adopting = self.adopting.lock().unwrap_or_else(PoisonError::into_inner);
+        let adopted = |id: &GenerationId, level: Level| {
+            let waiting = adopting.as_ref().filter(|(g, _)| g == id);
+            store == &self.local && waiting.is_some_and(|(_, levels)| levels.contains(&level))
+        };
         for &level in levels {
             let complete = all
                 .iter()
                 .rev()
-                .filter(|id| ours(id) && is_complete(store, **id, level));
+                .filter(|id| ours(id) && (is_complete(store, **id, level) || adopted(id, level)));
             let kept: Vec<_> = complete
                 .take(self.config.keep[level.index()] as usize)
                 .copied()
@@ -442,8 +451,11 @@ impl Session {
             // Newer than all that is complete: being taken, or its level work is not done. Older ones
             // whose level work still goes on are named in `protect`.
             let pending = ours(&id) && newest.is_none_or(|n| id > n);
-            if !needed.contains(&id) && !pending {
+            let foreign = ancestry.first().is_none_or(|(i, _)| id.incarnation > *i);
+            if !needed.contains(&id) && !pending && !foreign {
+                point("prune.before");
                 store.remove(id)?;
+                point("prune.after");
             }
         }
         Ok(())
@@ -454,12 +466,12 @@ impl Session {
     /// # Errors
     /// When it cannot be deleted.
     pub fn discard(&self, generation: GenerationId) -> Result<(), Error> {
-        let path = self.image_path(generation);
-        crate::store::remove_file(&temporary(&path))?;
-        crate::store::remove_file(&path)?;
         if self.is_leader() {
-            crate::store::remove_file(&self.local.manifest(generation))?;
+            remove_file(&self.local.manifest(generation))?;
         }
+        let path = self.image_path(generation);
+        remove_unfinished(&path)?;
+        remove_file(&path)?;
         if self.rank == 0 {
             self.records.unmark_committing(generation)?;
         }
@@ -472,14 +484,18 @@ impl Session {
     /// generation is deleted; after a failure everything is kept.
     ///
     /// # Errors
-    /// When it cannot be written or deleted.
+    /// When it cannot be written or deleted, or a newer start of the job exists.
     pub fn finish(&self, incarnation: u32, end: &End) -> Result<(), Error> {
+        self.refuse_if_superseded(incarnation)?;
         if self.rank == 0 {
+            point("end.before");
             self.records.write_end(end)?;
+            point("end.recorded");
         }
         if *end != End::Finished {
             return Ok(());
         }
+        let ancestry = self.records.ancestry(incarnation).unwrap_or_default();
         let mut stores = Vec::new();
         if self.is_leader() {
             stores.push(&self.local);
@@ -490,7 +506,8 @@ impl Session {
         for store in stores {
             let all = store.generations()?;
             let newest = all.iter().rev().find(|id| {
-                id.incarnation <= incarnation && Manifest::read(store, &self.job, **id).is_ok()
+                let ours = |(i, bound): &(u32, u64)| *i == id.incarnation && id.number <= *bound;
+                ancestry.iter().any(ours) && Manifest::read(store, &self.job, **id).is_ok()
             });
             let keep = self
                 .config
@@ -499,10 +516,11 @@ impl Session {
                 .flatten()
                 .copied();
             for id in all {
-                if Some(id) != keep {
+                if Some(id) != keep && id.incarnation <= incarnation {
                     store.remove(id)?;
                 }
             }
+            store.remove_unfinished()?;
             if keep.is_none() && store != &self.global {
                 let _ = fs::remove_dir(store.root());
             }

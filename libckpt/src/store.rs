@@ -18,6 +18,7 @@ use serde::de::DeserializeOwned;
 use serde::Serialize;
 
 use crate::fault::operation;
+use crate::image_file::{verify, ImageName, ImageReport};
 use crate::{Config, Error, GenerationId};
 
 /// Which copy of a rank's image.
@@ -134,6 +135,42 @@ impl Store {
         Ok(all)
     }
 
+    /// Deletes files in the making that a process left here when it died.
+    ///
+    /// # Errors
+    /// When the directory cannot be listed or a file not deleted.
+    pub(crate) fn remove_unfinished(&self) -> Result<(), Error> {
+        let all = names(&self.root)?;
+        let mut unfinished = all.iter().filter(|n| n.contains(UNFINISHED));
+        unfinished.try_for_each(|n| remove_file(&self.root.join(n)))
+    }
+
+    /// Local storage often lies in a directory that everybody can write, under a name that can be
+    /// guessed: one that somebody else has made or can write is not used. Whoever can write there
+    /// decides what a restart runs.
+    ///
+    /// # Errors
+    /// When that is so.
+    pub(crate) fn refuse_if_foreign(&self) -> Result<(), Error> {
+        let found = match fs::symlink_metadata(&self.root) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            other => other.map_err(Error::io("examine", &self.root))?,
+        };
+        let reason = if !found.is_dir() {
+            "it is not a directory"
+        } else if found.uid() != nix::unistd::geteuid().as_raw() {
+            "it belongs to another user"
+        } else if found.mode() & 0o022 != 0 {
+            "others can write it"
+        } else {
+            return Ok(());
+        };
+        Err(Error::Untrusted {
+            path: self.root.clone(),
+            reason,
+        })
+    }
+
     /// Deletes a generation: its records first, so that a crash leaves nothing that looks valid.
     ///
     /// # Errors
@@ -187,6 +224,49 @@ pub(crate) fn remove_file(path: &Path) -> Result<(), Error> {
     }
 }
 
+/// What follows the name of a file in the making.
+const UNFINISHED: &str = ".tmp-";
+
+/// Deletes what any process left of making `path`.
+pub(crate) fn remove_unfinished(path: &Path) -> Result<(), Error> {
+    let (Some(dir), Some(name)) = (path.parent(), path.file_name().and_then(|n| n.to_str())) else {
+        return Ok(());
+    };
+    let prefix = format!("{name}{UNFINISHED}");
+    let all = names(dir)?;
+    let mut unfinished = all.iter().filter(|n| n.starts_with(&prefix));
+    unfinished.try_for_each(|n| remove_file(&dir.join(n)))
+}
+
+/// Copies an image, verified at its new place and durable.
+pub(crate) fn copy_verified(
+    from: &Path,
+    to: &Path,
+    name: &ImageName,
+    report: ImageReport,
+) -> Result<(), Error> {
+    let tmp = temporary(to);
+    let copied = create(&tmp).and_then(|mut out| {
+        io::copy(&mut File::open(from)?, &mut out)?;
+        operation("store.sync", &tmp)?;
+        out.sync_all()
+    });
+    let done = copied
+        .map_err(|e| match e.raw_os_error() {
+            Some(libc::ENOSPC | libc::EDQUOT) => Error::NoSpace {
+                path: to.into(),
+                missing: report.len,
+            },
+            _ => Error::io("copy", to)(e),
+        })
+        .and_then(|()| verify(&tmp, name, Some(report)).map(drop));
+    if done.is_err() {
+        let _ = fs::remove_file(&tmp);
+        return done;
+    }
+    publish(&tmp, to)
+}
+
 /// The temporary name of a file in the making, another one for each thread and node.
 pub(crate) fn temporary(path: &Path) -> PathBuf {
     static NODE: OnceLock<String> = OnceLock::new();
@@ -194,7 +274,7 @@ pub(crate) fn temporary(path: &Path) -> PathBuf {
         hostname::get().map_or_else(|_| String::new(), |h| h.to_string_lossy().into_owned())
     });
     let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".tmp-{node}-{}", nix::unistd::gettid()));
+    name.push(format!("{UNFINISHED}{node}-{}", nix::unistd::gettid()));
     path.with_file_name(name)
 }
 
