@@ -256,7 +256,12 @@ fn setup() {
     ));
     let (mut all, mut reversed, mut passing) = (0, 0, MPI_COMM_NULL);
     mpi!(MPI_Comm_group(MPI_COMM_WORLD, &mut all));
-    mpi!(MPI_Group_range_incl(all, 1, [size - 1, 0, -1].as_ptr(), &mut reversed));
+    mpi!(MPI_Group_range_incl(
+        all,
+        1,
+        [size - 1, 0, -1].as_ptr(),
+        &mut reversed
+    ));
     mpi!(MPI_Comm_create(MPI_COMM_WORLD, reversed, &mut passing));
     mpi!(MPI_Comm_create_group(passing, reversed, 5, &mut d.comms[4]));
     mpi!(MPI_Comm_free(&mut passing));
