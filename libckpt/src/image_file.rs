@@ -4,9 +4,11 @@
 //! the storage can, hashing each chunk on the way; two workers keep the device and a core busy. The
 //! verifier reads everything once and compares every hash.
 
+mod prepared;
 mod reader;
 mod writer;
 
+pub use prepared::{prepare, PendingImage, PreparedImage};
 pub use reader::{verify, ImageFile};
 pub use writer::{write, ImageContent};
 

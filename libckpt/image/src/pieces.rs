@@ -29,24 +29,13 @@ impl<'a> Pieces<'a> {
         Some(Self { all })
     }
 
-    /// `len` bytes from `at` on: as they lie in memory if that is one piece that begins on a page,
-    /// else gathered in `buffer`. `None` if there are not so many, or the buffer is too small.
-    pub fn chunk<'b>(&self, at: u64, len: usize, buffer: &'b mut [u8]) -> Option<&'b [u8]>
-    where
-        'a: 'b,
-    {
+    /// Copies `len` bytes from `at` on into `buffer`. `None` if there are not so many, or the buffer is
+    /// too small.
+    pub fn gather<'b>(&self, at: u64, len: usize, buffer: &'b mut [u8]) -> Option<&'b [u8]> {
         let first = self
             .all
             .partition_point(|(offset, bytes)| offset + bytes.len() as u64 <= at);
         let rest = self.all.get(first..)?;
-        if let Some((offset, bytes)) = rest.first() {
-            let from = at.checked_sub(*offset)? as usize;
-            if let Some(whole) = bytes.get(from..from.checked_add(len)?) {
-                if whole.as_ptr().addr() % PAGE as usize == 0 {
-                    return Some(whole);
-                }
-            }
-        }
         let out = buffer.get_mut(..len)?;
         let mut filled = 0;
         for (offset, bytes) in rest {
@@ -97,10 +86,10 @@ mod tests {
         let whole = memory.concat();
         let mut buffer = vec![0; 4 * 4096];
         for (at, len) in [(0, 4 * 4096), (4096, 4096), (4096 * 2, 4096 * 4), (100, 9)] {
-            let found = pieces.chunk(at, len, &mut buffer).expect("there");
+            let found = pieces.gather(at, len, &mut buffer).expect("there");
             assert_eq!(found, &whole[at as usize..at as usize + len]);
         }
-        assert!(pieces.chunk(4096 * 5, 4096 * 2, &mut buffer).is_none());
-        assert!(pieces.chunk(0, 4096 * 5, &mut buffer).is_none(), "no room");
+        assert!(pieces.gather(4096 * 5, 4096 * 2, &mut buffer).is_none());
+        assert!(pieces.gather(0, 4096 * 5, &mut buffer).is_none(), "no room");
     }
 }

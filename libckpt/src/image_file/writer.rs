@@ -62,7 +62,7 @@ pub fn write(
     Ok(report)
 }
 
-fn explain(e: io::Error, path: &Path, total: u64) -> Error {
+pub(super) fn explain(e: io::Error, path: &Path, total: u64) -> Error {
     match e.raw_os_error() {
         Some(libc::ENOSPC | libc::EDQUOT) => {
             let dir = path.parent().unwrap_or(path);

@@ -10,6 +10,7 @@
 //! | `mpi` | what the MPI layer asks of its surroundings |
 //! | `raised` | high numbers for descriptors the MPI library opens |
 //! | `rank` | this rank's steps of a checkpoint |
+//! | `snapshot` | who writes the image: a forked child, or this process |
 //! | `image` | what goes into an image beside memory |
 //! | `messages` | lines on standard error |
 //!
@@ -28,6 +29,7 @@ mod mpi;
 mod raised;
 mod rank;
 mod resume;
+mod snapshot;
 
 use std::sync::OnceLock;
 

@@ -17,6 +17,7 @@ use mana_plugin::checkpoint;
 use process_state::FileSync;
 use split_process::Parked;
 
+use crate::snapshot::{Camera, Image};
 use crate::{image, job, messages, mpi};
 
 /// For all threads to leave the lower half once every rank is at its safe point.
@@ -38,7 +39,7 @@ pub fn warn_once(text: &str) {
 
 /// A generation being taken.
 struct Taking {
-    written: Written,
+    image: Image,
     files: FileSync,
     since: Instant,
 }
@@ -53,6 +54,7 @@ pub struct Rank {
     /// The MPI layer's state after the drain.
     mpi_state: Option<Vec<u8>>,
     taking: Option<Taking>,
+    camera: Camera,
     reports: BTreeMap<GenerationId, Written>,
     work: BTreeMap<(GenerationId, Level), Work>,
     pruning: Option<std::thread::JoinHandle<()>>,
@@ -69,6 +71,7 @@ impl Rank {
             parked: None,
             mpi_state: None,
             taking: None,
+            camera: Camera::default(),
             reports: BTreeMap::new(),
             work: BTreeMap::new(),
             pruning: None,
@@ -217,19 +220,17 @@ impl RankHooks for Rank {
             memory: runs().map(|run| parked.memory(run)).collect(),
         };
         let bytes = runs().map(|r| r.len).sum();
-        let written = self
-            .session
-            .write_image(checkpoint.generation, content)
+        let image = self
+            .camera
+            .take(&self.session, checkpoint.generation, content)
             .map_err(StepError::new)?;
+        let background = matches!(image, Image::Background { .. });
         self.taking = Some(Taking {
-            written,
+            image,
             files: taken.files,
             since,
         });
-        Ok(CaptureStarted {
-            bytes,
-            background: false,
-        })
+        Ok(CaptureStarted { bytes, background })
     }
 
     fn resume(&mut self) {
@@ -243,6 +244,10 @@ impl RankHooks for Rank {
         let Some(taking) = &mut self.taking else {
             return Poll::Ready(Err(StepError::new("no image is being written")));
         };
+        let Written { len, root } = match self.camera.poll(&mut taking.image) {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(written) => written.map_err(StepError::new)?,
+        };
         match taking.files.wait(Duration::ZERO) {
             None if taking.since.elapsed() > FILES => {
                 return Poll::Ready(Err(StepError::new(
@@ -252,7 +257,6 @@ impl RankHooks for Rank {
             None => return Poll::Pending,
             Some(warnings) => warnings.iter().for_each(|w| warn_once(&w.to_string())),
         }
-        let Written { len, root } = taking.written;
         Poll::Ready(Ok(ImageReport {
             rank: self.session.rank(),
             bytes: len,
@@ -271,8 +275,12 @@ impl RankHooks for Rank {
                 .commit(checkpoint.generation, checkpoint.level, &images)
                 .map_err(StepError::new)?;
         }
-        if let Some(taking) = self.taking.take() {
-            self.reports.insert(checkpoint.generation, taking.written);
+        if let Some(Taking {
+            image: Image::Written(report),
+            ..
+        }) = self.taking.take()
+        {
+            self.reports.insert(checkpoint.generation, report);
         }
         Ok(())
     }

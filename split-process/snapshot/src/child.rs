@@ -143,9 +143,11 @@ fn write_image(work: &mut Work, report: &Report) -> Result<Hash, i32> {
     let mut hashes = work.index.chunks_exact_mut(16);
     while at < layout.data.1 {
         let len = CHUNK_LEN.min(layout.data.1 - at);
+        // Copied even where it lies in one piece: direct I/O pins pages, and the kernel would first give
+        // this process its own copy of each page it shares with the parent.
         let bytes = work
             .pieces
-            .chunk(at, len as usize, work.buffer)
+            .gather(at, len as usize, work.buffer)
             .ok_or(libc::EINVAL)?;
         hashes
             .next()
