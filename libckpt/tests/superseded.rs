@@ -127,6 +127,29 @@ fn a_new_node_keeps_what_it_resumed_from_until_it_is_whole() {
 }
 
 #[test]
+fn pruning_leaves_what_is_newer_than_all_that_is_complete() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let c = config(dir.path());
+    run(RANKS, |all| {
+        let session = Session::open(&c, "j", [1; 32], all).expect("open");
+        begin(&session, all, None);
+        checkpoint(&session, all, id(1, 1), Level::Local);
+        // Another one is committed, and a third being written; nobody names them.
+        let report = write(&session, id(1, 2));
+        let images = gather(all, "images", &report).expect("images");
+        if session.is_leader() {
+            let committed = session.commit(id(1, 2), Level::Partner, &images);
+            committed.expect("commit");
+        }
+        write(&session, id(1, 3));
+        all.barrier().expect("barrier");
+        session.prune(1, &[]).expect("prune");
+        let left = session.local().generations().expect("list");
+        assert_eq!(left, [id(1, 1), id(1, 2), id(1, 3)]);
+    });
+}
+
+#[test]
 fn the_normal_end_leaves_no_debris() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let c = config(dir.path());
