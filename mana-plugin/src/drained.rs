@@ -63,6 +63,40 @@ impl Queue {
         self.messages.remove(at)
     }
 
+    /// Loses the oldest message. For tests of tests, like the following ones: false if none fits.
+    pub fn drop_one(&mut self) -> bool {
+        self.messages.pop_front().is_some()
+    }
+
+    /// Doubles the oldest message.
+    pub fn duplicate_one(&mut self) -> bool {
+        let first = self.messages.front().cloned();
+        let found = first.is_some();
+        self.messages.extend(first);
+        found
+    }
+
+    /// Swaps two messages that MPI orders: same source, same tag.
+    pub fn swap_two(&mut self) -> bool {
+        let n = self.messages.len();
+        let ordered = |a: usize, b: usize| {
+            let (a, b) = (&self.messages[a], &self.messages[b]);
+            (a.source, a.tag) == (b.source, b.tag) && a.data != b.data
+        };
+        let pairs = || (0..n).flat_map(|a| (a + 1..n).map(move |b| (a, b)));
+        let Some((a, b)) = pairs().find(|&(a, b)| ordered(a, b)) else {
+            return false;
+        };
+        self.messages.swap(a, b);
+        true
+    }
+
+    /// Changes a byte of a message.
+    pub fn corrupt_one(&mut self) -> bool {
+        let byte = self.messages.iter_mut().find_map(|m| m.data.last_mut());
+        byte.map(|b| *b ^= 1).is_some()
+    }
+
     /// Bytes held.
     pub fn bytes(&self) -> u64 {
         self.messages.iter().map(|m| m.data.len() as u64).sum()

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use libckpt::fault;
 use libckpt::image_file::{ImageContent, ImageReport as Written};
 use libckpt::records::End;
 use libckpt::session::Session;
@@ -124,6 +125,7 @@ impl RankHooks for Rank {
     }
 
     fn intent(&mut self, _checkpoint: Checkpoint) -> Result<Vec<CommSeq>, StepError> {
+        fault::point("rank.intent");
         self.phase = "running to the safe point";
         if !self.has_mpi {
             return Ok(Vec::new());
@@ -132,6 +134,7 @@ impl RankHooks for Rank {
     }
 
     fn targets(&mut self, targets: &[CommSeq]) {
+        fault::point("rank.targets");
         let targets: Vec<_> = targets
             .iter()
             .map(|c| checkpoint::CommSeq {
@@ -161,6 +164,7 @@ impl RankHooks for Rank {
     }
 
     fn stop(&mut self) -> Result<(), StepError> {
+        fault::point("rank.stop");
         self.phase = "parking";
         self.stopped = Some(Instant::now());
         if self.has_mpi {
@@ -171,6 +175,7 @@ impl RankHooks for Rank {
     }
 
     fn drain(&mut self) -> Result<DrainReport, StepError> {
+        fault::point("rank.drain");
         self.phase = "draining";
         if !self.has_mpi {
             return Ok(DrainReport::default());
@@ -193,10 +198,12 @@ impl RankHooks for Rank {
                 }),
             )
             .map_err(StepError::new)?;
-        let (report, state) = receiver
-            .recv()
-            .map_err(StepError::new)?
-            .map_err(StepError::new)?;
+        let drained = receiver.recv().map_err(StepError::new)?;
+        let (report, state) = drained.map_err(|e| match e {
+            // Another rank's error tells why.
+            checkpoint::DrainError::Peer => StepError::secondary(e),
+            other => StepError::new(other),
+        })?;
         self.mpi_state = state;
         Ok(DrainReport {
             messages: report.messages,
@@ -205,6 +212,7 @@ impl RankHooks for Rank {
     }
 
     fn capture(&mut self, checkpoint: Checkpoint) -> Result<CaptureStarted, StepError> {
+        fault::point("rank.capture");
         self.phase = "writing";
         let since = Instant::now();
         let state = self.mpi_state.take();
@@ -234,6 +242,7 @@ impl RankHooks for Rank {
     }
 
     fn resume(&mut self) {
+        fault::point("rank.resume");
         self.release();
         if let Some(since) = self.stopped.take() {
             log::debug!("program stopped for {:?}", since.elapsed());
@@ -269,6 +278,7 @@ impl RankHooks for Rank {
         checkpoint: Checkpoint,
         images: Option<&[ImageReport]>,
     ) -> Result<(), StepError> {
+        fault::point("rank.commit");
         if let Some(images) = images {
             let images: Vec<Written> = images.iter().map(entry).collect();
             self.session
@@ -286,6 +296,7 @@ impl RankHooks for Rank {
     }
 
     fn level_work(&mut self, generation: GenerationId, level: Level) -> Result<(), StepError> {
+        fault::point("rank.level-work");
         let report = *self.reports.get(&generation).ok_or_else(|| {
             StepError::new(format!(
                 "generation {generation} was not taken by this process"
@@ -322,12 +333,14 @@ impl RankHooks for Rank {
     }
 
     fn level_complete(&mut self, generation: GenerationId, level: Level) -> Result<(), StepError> {
+        fault::point("rank.level-complete");
         self.session
             .complete(generation, level)
             .map_err(StepError::new)
     }
 
     fn prune(&mut self, protect: &[GenerationId]) {
+        fault::point("rank.prune");
         if self.pruning.as_ref().is_some_and(|t| !t.is_finished()) {
             return; // the next one does it
         }
@@ -353,6 +366,7 @@ impl RankHooks for Rank {
     }
 
     fn abandon(&mut self, generation: GenerationId, reason: &str) {
+        fault::point("rank.abandon");
         self.release();
         self.taking = None;
         self.reports.remove(&generation);

@@ -37,6 +37,7 @@ pub fn run(budget: u64) -> Result<DrainReport, DrainError> {
     let mut report = DrainReport::default();
     agree(&world, receive(budget, &expected, &mut report))?;
     agree(&world, complete_sends())?;
+    super::sabotage::apply(core().state.comms.iter_mut().map(|(_, c)| &mut c.drained));
     requests::reap();
     forget_freed(&world).map_err(failed("MPI_Allgather"))?;
     report.bytes = held();

@@ -15,6 +15,7 @@
 
 mod drain;
 mod rebuild;
+mod sabotage;
 
 pub(crate) use drain::with_bytes;
 
