@@ -451,8 +451,18 @@ fn live(
     begun[0]
 }
 
+/// 100 cases unless `PROPTEST_CASES` says otherwise.
+fn configured() -> ProptestConfig {
+    let mut config = ProptestConfig::default();
+    config.failure_persistence = None;
+    if std::env::var_os("PROPTEST_CASES").is_none() {
+        config.cases = 100;
+    }
+    config
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(configured())]
 
     #[test]
     fn a_restart_takes_the_newest_that_is_servable((keep, lives) in lives()) {

@@ -1,6 +1,6 @@
 //! Which slice of memory lies where in the data area.
 
-use crate::{RegionTable, PAGE};
+use crate::RegionTable;
 
 /// Slices of memory in the order of the data area, without gaps. Reading it allocates nothing and
 /// does not panic: a forked child does it.

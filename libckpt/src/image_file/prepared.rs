@@ -13,6 +13,7 @@ use mana_image::{Hash, Header, HeaderDraft, Layout, SectionKind, PAGE};
 
 use super::writer::explain;
 use super::{ImageContent, ImageName, ImageReport};
+use crate::fault::point;
 use crate::session::Session;
 use crate::store::{create, make_dir, publish, temporary};
 use crate::{Error, GenerationId};
@@ -82,7 +83,11 @@ pub fn prepare(
             e if e.raw_os_error() == Some(libc::EOPNOTSUPP) => {
                 file.set_len(layout.total).map_err(failed)?;
             }
-            e => return Err(failed(e)),
+            e => {
+                // First, so that the space it took counts as free.
+                drop(pending);
+                return Err(failed(e));
+            }
         }
     }
     let direct = OpenOptions::new()
@@ -125,6 +130,7 @@ impl PendingImage {
     pub fn publish(&mut self, root: Hash) -> Result<ImageReport, Error> {
         publish(&self.temporary, &self.path)?;
         self.published = true;
+        point("image.after");
         Ok(ImageReport {
             len: self.total,
             root,
@@ -155,6 +161,7 @@ impl Session {
         generation: GenerationId,
         content: &mut ImageContent,
     ) -> Result<PreparedImage, Error> {
+        point("image.before");
         prepare(
             &self.image_path(generation),
             &self.image_name(generation),

@@ -52,12 +52,11 @@ pub fn write(
     let meta = content.sections.encode();
     let layout = Layout::new(meta.len() as u64, data_len);
     let tmp = temporary(path);
-    let done =
-        fill(&tmp, name, &content, &meta, layout).map_err(|e| explain(e, path, layout.total));
-    if done.is_err() {
+    let report = fill(&tmp, name, &content, &meta, layout).map_err(|e| {
+        // First, so that the space it took counts as free.
         let _ = fs::remove_file(&tmp);
-    }
-    let report = done?;
+        explain(e, path, layout.total)
+    })?;
     publish(&tmp, path)?;
     Ok(report)
 }
