@@ -453,8 +453,10 @@ fn live(
 
 /// 100 cases unless `PROPTEST_CASES` says otherwise.
 fn configured() -> ProptestConfig {
-    let mut config = ProptestConfig::default();
-    config.failure_persistence = None;
+    let mut config = ProptestConfig {
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    };
     if std::env::var_os("PROPTEST_CASES").is_none() {
         config.cases = 100;
     }
