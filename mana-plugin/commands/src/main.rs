@@ -33,6 +33,9 @@ use clap::Parser as _;
 use crate::cli::{Cli, Verb};
 use crate::message::{failure_code, Failure, Speaker};
 
+/// For rank 0 to come to the conclusion that all ranks share; it asks an old coordinator, with a limit of 3 s, before.
+const RANK_0_SPEAKS: std::time::Duration = std::time::Duration::from_secs(5);
+
 /// Entry point, called by the C library.
 #[cfg(not(test))]
 #[no_mangle]
@@ -61,6 +64,9 @@ fn run() -> i32 {
         Err(failure) => {
             if !failure.same_everywhere || speaker.rank.unwrap_or(0) == 0 {
                 speaker.say(format_args!("error: {}", failure.text));
+            } else {
+                // A launcher kills the other ranks when one fails: rank 0 must have spoken before.
+                std::thread::sleep(RANK_0_SPEAKS);
             }
             failure_code()
         }
