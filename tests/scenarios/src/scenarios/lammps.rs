@@ -69,7 +69,7 @@ impl Melt {
         let input = Path::new(env!("CARGO_MANIFEST_DIR"))
             .with_file_name("programs")
             .join("melt.lammps");
-        let steps = if context.full { "6000" } else { "1500" };
+        let steps = if context.full { "14000" } else { "4500" };
         let words = [
             &lammps.to_string_lossy(),
             "-in",
