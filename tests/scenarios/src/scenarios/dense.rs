@@ -20,6 +20,13 @@ const EVERY_SECOND: Intervals = Intervals {
     global: 10,
 };
 
+/// What a rank says that mistreated a message.
+const MISTREATED: &str = "one drained message was mistreated";
+
+/// How long a job whose message was mistreated may go on before it counts as hanging; undisturbed it
+/// ends within ten seconds.
+const CAUGHT_WITHIN: Duration = Duration::from_secs(25);
+
 /// What a damaged drain must be caught at.
 const SABOTAGE: [&str; 4] = ["drop", "duplicate", "reorder", "corrupt"];
 
@@ -57,17 +64,24 @@ pub fn all() -> Vec<Scenario> {
 fn arguments(context: &Context, mpi: Mpi, seconds: u64) -> Vec<String> {
     // MPICH's ranks busy-wait: three on two processors take turns by the scheduler's slices.
     let rounds = seconds * if mpi == Mpi::OpenMpi { 100 } else { 40 };
+    options(context, rounds, &["--pause", "10"])
+}
+
+/// Arguments for a run whose drains hold many messages of one stream: more messages a round, and a
+/// rank that is idle most of the time while the others send to it.
+fn crowded(context: &Context, mpi: Mpi) -> Vec<String> {
+    let rounds = if mpi == Mpi::OpenMpi { 50 } else { 40 };
+    options(context, rounds, &["--pause", "300", "--messages", "64"])
+}
+
+fn options(context: &Context, rounds: u64, more: &[&str]) -> Vec<String> {
     let seed = 1 + context.random("dense").below(1_000_000);
-    [
-        "--rounds",
-        &rounds.to_string(),
-        "--seed",
-        &seed.to_string(),
-        "--pause",
-        "10",
-    ]
-    .map(str::to_owned)
-    .to_vec()
+    let (rounds, seed) = (rounds.to_string(), seed.to_string());
+    [&["--rounds", &rounds, "--seed", &seed], more]
+        .concat()
+        .into_iter()
+        .map(str::to_owned)
+        .collect()
 }
 
 /// The command line for a run, its native hash and how long that took.
@@ -267,7 +281,7 @@ fn sabotaged_drain(context: &Context, mpi: Mpi, how: &'static str) -> Result<Ver
         return skipped("this build has no fault points (MANA_FAULT)");
     }
     let mut place = context.directory("dense-sabotage")?;
-    let (line, expected) = prepared(context, mpi, place.path(), &arguments(context, mpi, 8))?;
+    let (line, expected) = prepared(context, mpi, place.path(), &crowded(context, mpi))?;
     let mut setup = product.setup(
         place.path(),
         mpi,
@@ -281,8 +295,17 @@ fn sabotaged_drain(context: &Context, mpi: Mpi, how: &'static str) -> Result<Ver
     setup
         .environment
         .push(("MANA_FAULT".to_owned(), format!("drained-{how}")));
-    let job = setup.launch(&[], &line)?;
-    let Ok(ended) = job.wait(Duration::from_secs(60)) else {
+    let mut job = setup.launch(&[], &line)?;
+    let found = job.until("a mistreated message", Duration::from_secs(90), |job| {
+        job.messages().contains(MISTREATED).then_some(())
+    });
+    if let Err(error) = found {
+        // The last word may come with the end.
+        if !job.messages().contains(MISTREATED) {
+            return Err(error.context(format!("no drain could {how} a message")));
+        }
+    }
+    let Ok(ended) = job.wait(CAUGHT_WITHIN) else {
         place.done();
         return Ok(Verdict::Passed(
             "it hangs, and is ended by the limit".to_owned(),
