@@ -6,7 +6,7 @@
  * are accounted in the order they were posted, which for one stream is the order MPI promises. The hash of a stream
  * depends on every number and byte in order; streams are folded in a fixed order. So the final hash ignores which
  * source a wildcard took first, and nothing else: a lost message hangs the program or leaves a gap, a doubled,
- * reordered or altered one is reported and changes the hash. `--sabotage` does each of these to one message between
+ * reordered or altered one is reported and changes the hash; so is one that is left over. `--sabotage` does each of these to one message between
  * MPI and the accounting, to prove it.
  *
  * The plan of a round is drawn by all ranks alike; the tag carries the round (modulo 64, with a barrier every 32), so
@@ -553,6 +553,20 @@ static void messages_of(long round, int count)
     }
 }
 
+/* Between two barriers every message was received: one that is still there came twice. */
+static void expect_silence(void)
+{
+    MPI_Barrier(MPI_COMM_WORLD);
+    for (int i = 0; i < COMMS; i++) {
+        int flag = 0;
+        MPI_Status status;
+        if (comms[i].handle == MPI_COMM_NULL) continue;
+        MPI_Iprobe(MPI_ANY_SOURCE, MPI_ANY_TAG, comms[i].handle, &flag, &status);
+        if (flag) blame("a message nobody sent", comms[i].world[status.MPI_SOURCE], i, status.MPI_TAG / 64, 0);
+    }
+    MPI_Barrier(MPI_COMM_WORLD);
+}
+
 int main(int argc, char **argv)
 {
     start(&argc, &argv);
@@ -591,9 +605,10 @@ int main(int argc, char **argv)
         if (idle == (unsigned)world_rank) pause_ms(pause);
         messages_of(round, count);
         while (opened) end_collective(&open[--opened]);
-        if (round % 32 == 31) MPI_Barrier(MPI_COMM_WORLD);
+        if (round % 32 == 31) expect_silence();
         if (world_rank == 0 && (round + 1) % 1000 == 0) fprintf(stderr, "dense: round %ld\n", round + 1);
     }
+    expect_silence();
     for (int i = 0; i < world_size * COMMS * CLASSES; i++) local_hash = fold(local_hash, fold(streams[i].got, streams[i].hash));
     local_hash = fold(local_hash, errors);
 
