@@ -39,6 +39,7 @@ mod life;
 mod memory;
 mod ops;
 mod p2p;
+mod pool;
 mod probe;
 mod requests;
 mod sendrecv;

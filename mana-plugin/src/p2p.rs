@@ -377,7 +377,7 @@ pub unsafe fn isend(mode: u8, e: Envelope) -> Outcome<u32> {
     }
     // SAFETY: the program's arguments.
     let real = unsafe { start_send(mode, comm, real_comm, &e) }?;
-    core().insert_request(request(Work::Send(mode), comm, &e, real))
+    core().active_request(Work::Send(mode), comm, &e, real, 0)
 }
 
 /// Sends `data` (packed) from our own memory; the request is an orphan that keeps it.
@@ -427,9 +427,8 @@ pub unsafe fn irecv(e: Envelope) -> Outcome<u32> {
     // SAFETY: the program's arguments.
     let real = unsafe { start_recv(real_comm, &e) }?;
     let c = core();
-    let mut r = request(Work::Recv, comm, &e, real);
-    r.order = c.next_serial();
-    c.insert_request(r)
+    let order = c.next_serial();
+    c.active_request(Work::Recv, comm, &e, real, order)
 }
 
 /// Starts persistent request `index` (inactive).

@@ -46,19 +46,51 @@ impl Core {
         self.state.requests.insert(request).ok_or(MPI_ERR_OTHER)
     }
 
+    /// Stores an active request that does `work`; [`Core::insert_request`] without moving it.
+    #[inline(always)]
+    pub fn active_request(
+        &mut self,
+        work: Work,
+        comm: u32,
+        e: &p2p::Envelope,
+        real: u64,
+        order: u64,
+    ) -> Outcome<u32> {
+        if let Some(c) = self.state.comms.get_mut(comm) {
+            c.pending += 1;
+        }
+        self.use_type(e.datatype);
+        // A vacant request keeps nothing; its status and error are written when it completes.
+        let (index, r) = self.state.requests.claim().ok_or(MPI_ERR_OTHER)?;
+        r.real = real;
+        r.work = work;
+        r.phase = Phase::Active;
+        r.persistent = false;
+        r.orphan = false;
+        r.telling = e.peer < 0;
+        r.comm = comm;
+        r.peer = e.peer;
+        r.tag = e.tag;
+        r.count = e.count;
+        r.buf = e.buf;
+        r.datatype = e.datatype;
+        r.order = order;
+        Ok(index)
+    }
+
     /// Forgets a request.
     #[inline(always)]
     pub fn remove_request(&mut self, index: u32) {
-        let Some(r) = self.state.requests.remove(index) else {
+        let Some((comm, datatype)) = self.state.requests.remove(index) else {
             return;
         };
-        if r.datatype >= PREDEFINED_END {
-            crate::datatypes::unuse(r.datatype);
+        if datatype >= PREDEFINED_END {
+            crate::datatypes::unuse(datatype);
         }
-        if let Some(c) = self.state.comms.get_mut(r.comm) {
+        if let Some(c) = self.state.comms.get_mut(comm) {
             c.pending -= 1;
             if c.freed && c.pending == 0 {
-                crate::comms::bury(r.comm);
+                crate::comms::bury(comm);
             }
         }
     }
@@ -154,7 +186,7 @@ pub unsafe fn settle(index: u32, request: *mut u64, status: &Status, error: i32)
         r.phase = Phase::Inactive;
         r.real = MPI_REQUEST_NULL;
     } else {
-        c.state.requests.discard(index);
+        c.state.requests.remove(index);
         // SAFETY: the caller's promise.
         unsafe { *request = MPI_REQUEST_NULL };
     }

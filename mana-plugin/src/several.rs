@@ -4,7 +4,7 @@
 
 use crate::entry;
 use crate::errors::{check, finish};
-use crate::requests::{hand_over, index, put_status, settle, test_index, wait_index};
+use crate::requests::{hand_over, index, put_status, test_index, wait_index};
 use crate::state::{core, Outcome, Phase, Scratch, Work};
 use mana_raw::layout::AGAIN;
 use mpi_std::*;
@@ -164,29 +164,79 @@ unsafe fn wait_all_active(
             Ok(false)
         };
     }
-    for (k, &(index, at)) in scratch.places.iter().enumerate() {
-        let s = if telling {
-            scratch.statuses.get(k).copied().unwrap_or(Status::EMPTY)
-        } else {
-            Status::EMPTY
-        };
-        if !statuses.is_null() {
-            let receive = core()
-                .request(index)
-                .is_ok_and(|r| matches!(r.work, Work::Recv | Work::MatchedRecv));
-            let told = if receive { s } else { Status::EMPTY };
-            // SAFETY: the program's array.
-            unsafe {
-                *statuses.add(at as usize) = Status {
-                    error: MPI_SUCCESS,
-                    ..told
-                }
-            };
-        }
-        // SAFETY: as above.
-        unsafe { settle(index, requests.add(at as usize), &s, MPI_SUCCESS) };
-    }
+    // SAFETY: the program's arrays; all of these requests are complete.
+    unsafe { settle_all(requests, statuses, scratch, telling) };
     Ok(true)
+}
+
+/// [`crate::requests::settle`] for all requests of `scratch`, with what it tells the program.
+///
+/// # Safety
+/// The requests at `scratch.places` have completed without error; the arrays are the program's.
+#[inline(always)]
+unsafe fn settle_all(
+    requests: *mut u64,
+    statuses: *mut Status,
+    scratch: &mut Scratch,
+    telling: bool,
+) {
+    let state = &mut core().state;
+    let mut last = u32::MAX;
+    let mut comm = None;
+    for (k, &(index, at)) in scratch.places.iter().enumerate() {
+        let Some(r) = state.requests.get_mut(index) else {
+            continue;
+        };
+        let receive = matches!(r.work, Work::Recv | Work::MatchedRecv);
+        let mut from = r.peer;
+        let mut cancelled = false;
+        if telling {
+            let s = scratch.statuses.get(k).unwrap_or(&Status::EMPTY);
+            if from < 0 {
+                from = s.source;
+            }
+            cancelled = s.cancelled();
+            if !statuses.is_null() {
+                // SAFETY: within the program's array.
+                let told = unsafe { &mut *statuses.add(at as usize) };
+                *told = if receive { *s } else { Status::EMPTY };
+                told.error = MPI_SUCCESS;
+            }
+        }
+        if r.comm != last {
+            last = r.comm;
+            comm = state.comms.get_mut(last);
+        }
+        if receive && !cancelled {
+            let world = comm.as_ref().and_then(|c| c.members.get(from as usize));
+            if let Some(n) = world.and_then(|&w| state.received.get_mut(w as usize)) {
+                *n += 1;
+            }
+        }
+        if r.persistent {
+            r.phase = Phase::Inactive;
+            r.real = MPI_REQUEST_NULL;
+            continue;
+        }
+        if r.datatype >= PREDEFINED_END {
+            scratch.types.push(r.datatype);
+        }
+        state.requests.remove(index);
+        // SAFETY: within the program's array.
+        unsafe { *requests.add(at as usize) = MPI_REQUEST_NULL };
+        if let Some(c) = comm.as_mut() {
+            c.pending -= 1;
+            if c.freed && c.pending == 0 {
+                scratch.comms.push(last);
+            }
+        }
+    }
+    for datatype in scratch.types.drain(..) {
+        crate::datatypes::unuse(datatype);
+    }
+    for comm in scratch.comms.drain(..) {
+        crate::comms::bury(comm);
+    }
 }
 
 pub unsafe extern "C" fn MPI_Waitall(

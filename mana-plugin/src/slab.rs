@@ -124,18 +124,6 @@ impl<T> Slab<T> {
         }
     }
 
-    /// Drops the object at `index` where it is (cheaper than taking it out).
-    #[inline(always)]
-    pub fn discard(&mut self, index: u32) {
-        if let Some(slot) = self.slots.get_mut(index as usize) {
-            if matches!(slot, Slot::Full(_)) {
-                *slot = Slot::Hole(self.free);
-                self.free = index;
-                self.len -= 1;
-            }
-        }
-    }
-
     /// Number of objects.
     #[cfg(test)]
     pub fn len(&self) -> u32 {
@@ -179,8 +167,7 @@ mod tests {
         assert_eq!(s.insert("d"), Some(c));
         assert_eq!(s.insert("e"), Some(a));
         assert_eq!(s.insert("f"), Some(3));
-        s.discard(3);
-        s.discard(3);
+        assert_eq!((s.remove(3), s.remove(3)), (Some("f"), None));
         assert_eq!(s.len(), 3);
         assert_eq!(s.insert("g"), Some(3));
         assert_eq!(s.get(b), Some(&"b"));

@@ -10,6 +10,7 @@ use crate::drained::Queue;
 use crate::gate::Gate;
 use crate::group::Members;
 use crate::hooks::MpiHooks;
+use crate::pool::Pool;
 use crate::slab::Slab;
 use mpi_std::{kind, AdapterTable, Status, FIRST_INDEX, PREDEFINED_END};
 use serde::{Deserialize, Serialize};
@@ -304,6 +305,30 @@ pub struct Request {
     pub kept: Option<Box<Kept>>,
 }
 
+impl Request {
+    /// A request that is none: room for one.
+    pub fn vacant() -> Request {
+        Request {
+            real: mpi_std::MPI_REQUEST_NULL,
+            work: Work::Recv,
+            phase: Phase::Inactive,
+            persistent: false,
+            orphan: false,
+            telling: false,
+            comm: 0,
+            peer: 0,
+            tag: 0,
+            count: 0,
+            buf: 0,
+            datatype: mpi_std::MPI_DATATYPE_NULL,
+            order: 0,
+            status: SavedStatus(mpi_std::MPI_ANY_SOURCE, mpi_std::MPI_ANY_TAG, 0, false),
+            error: mpi_std::MPI_SUCCESS,
+            kept: None,
+        }
+    }
+}
+
 /// The program's buffer for buffered sends; only its size is used.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct AttachedBuffer {
@@ -337,7 +362,7 @@ pub struct State {
     /// Operations.
     pub ops: Slab<Op>,
     /// Requests.
-    pub requests: Slab<Request>,
+    pub requests: Pool,
     /// Matched messages.
     pub messages: Slab<Message>,
     /// Info objects.
@@ -377,7 +402,7 @@ impl State {
             groups: Slab::starting_at(FIRST_INDEX),
             datatypes: Slab::starting_at(FIRST_INDEX),
             ops: Slab::starting_at(FIRST_INDEX),
-            requests: Slab::starting_at(FIRST_INDEX),
+            requests: Pool::starting_at(FIRST_INDEX),
             messages: Slab::starting_at(FIRST_INDEX),
             infos: Slab::starting_at(FIRST_INDEX),
             errhandlers: Slab::starting_at(FIRST_INDEX),
@@ -436,6 +461,10 @@ pub struct Scratch {
     pub places: Vec<(u32, u32)>,
     /// Their statuses.
     pub statuses: Vec<Status>,
+    /// Derived datatypes that they needed.
+    pub types: Vec<u64>,
+    /// Freed communicators that they were the last of.
+    pub comms: Vec<u32>,
 }
 
 struct Cell(UnsafeCell<Option<Core>>);

@@ -80,40 +80,28 @@ pub(crate) unsafe extern "C" fn waitall(
     // SAFETY: the caller's array.
     let mut l = unsafe { t::Handles::<ffi::MPI_Request>::new(requests, len) };
     let array = l.pointer();
-    // Wait until each has completed without freeing any; then all at once, which returns at once and
-    // fills statuses and errors as the standard says.
-    let mut tests = 0;
-    for i in 0..len {
-        loop {
-            let mut flag = 0;
-            // SAFETY: an active, inactive or null request.
-            let rc = unsafe {
-                ffi::MPI_Request_get_status(
-                    *array.add(i),
-                    &mut flag,
-                    t::constants::mana_status_ignore,
-                )
-            };
-            if flag != 0 || rc != 0 {
-                break;
-            }
-            // SAFETY: the caller's word.
-            if unsafe { stopped(stop) } {
-                return Extras::AGAIN;
-            }
-            idle(&mut tests);
-        }
-    }
     // SAFETY: the caller's array.
     let mut list = unsafe { t::Statuses::new(statuses, len) };
-    // SAFETY: the caller's requests.
-    let rc = unsafe { ffi::MPI_Waitall(count, array, list.pointer()) };
-    // SAFETY: the caller's arrays.
-    unsafe {
-        list.give(statuses, rc);
-        l.give(requests, t::request_word);
+    let mut tests = 0;
+    loop {
+        let mut flag = 0;
+        // A fruitless test leaves requests and statuses as they are.
+        // SAFETY: active, inactive or null requests.
+        let rc = unsafe { ffi::MPI_Testall(count, array, &mut flag, list.pointer()) };
+        if flag != 0 || rc != 0 {
+            // SAFETY: the caller's arrays.
+            unsafe {
+                list.give(statuses, rc);
+                l.give(requests, t::request_word);
+            }
+            return t::error(rc);
+        }
+        // SAFETY: the caller's word.
+        if unsafe { stopped(stop) } {
+            return Extras::AGAIN;
+        }
+        idle(&mut tests);
     }
-    t::error(rc)
 }
 
 /// [`Extras::send_watch`]
