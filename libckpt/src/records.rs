@@ -6,7 +6,7 @@
 //! `i` is written, `committed-<i>` once all nodes have one: a job that ends in between is asked of
 //! the nodes, any later one that finds no manifest has lost something.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -31,10 +31,26 @@ pub struct Incarnation {
     pub thread_level: i32,
     /// The program.
     pub program: PathBuf,
+    /// Hash of its file, by [`program_hash`].
+    pub program_hash: Option<u64>,
     /// When it began, in seconds since 1970.
     pub created: u64,
     /// The batch system's restart count.
     pub restart_count: u32,
+}
+
+/// Hash of a program's file (XXH3, 64 bits); `None` if it cannot be read.
+pub fn program_hash(path: &Path) -> Option<u64> {
+    use std::io::Read as _;
+    let mut file = std::fs::File::open(path).ok()?;
+    let mut hasher = xxhash_rust::xxh3::Xxh3::new();
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut buffer).ok()? {
+            0 => return Some(hasher.digest()),
+            n => hasher.update(buffer.get(..n)?),
+        }
+    }
 }
 
 /// How the job ended.

@@ -18,7 +18,7 @@ use crate::collective::gather;
 use crate::fault::point;
 use crate::image_file::{self, ImageContent, ImageName, ImageReport};
 use crate::manifest::{is_complete, write_complete, Manifest};
-use crate::records::{End, Incarnation, Records};
+use crate::records::{program_hash, End, Incarnation, Records};
 use crate::store::{
     copy_verified, make_dir, remove_file, remove_unfinished, sync_dir, Copy, Store,
 };
@@ -185,6 +185,7 @@ impl Session {
                 size: self.size,
                 thread_level: beginning.thread_level,
                 program: beginning.program.clone(),
+                program_hash: program_hash(&beginning.program),
                 created: now(),
                 restart_count: beginning.restart_count,
             };

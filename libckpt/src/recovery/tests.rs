@@ -328,6 +328,7 @@ fn two_starts_at_once_get_two_numbers() {
             size: 1,
             thread_level: 0,
             program: "app".into(),
+            program_hash: None,
             created: 0,
             restart_count: 0,
         };

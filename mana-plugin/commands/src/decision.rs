@@ -9,7 +9,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use libckpt::records::{Incarnation, JobState, Records};
+use libckpt::records::{program_hash, Incarnation, JobState, Records};
 use libckpt::store::Store;
 use libckpt::Config;
 use mana::spec::Mode;
@@ -119,6 +119,31 @@ fn by_state(
     })
 }
 
+/// An image holds the program as it was: another one under its name would be ignored in silence.
+pub fn same_program(started: &Path, incarnation: &Incarnation) -> Result<(), Failure> {
+    let before = &incarnation.program;
+    // Where it lies does not matter; a record without a hash can only tell by the path.
+    let same = match incarnation.program_hash {
+        Some(hash) => program_hash(started) == Some(hash),
+        None => started == before,
+    };
+    if same {
+        return Ok(());
+    }
+    let what = if started == before {
+        format!("{} has changed since the job was started", before.display())
+    } else {
+        format!(
+            "the job runs {}, not {}",
+            before.display(),
+            started.display()
+        )
+    };
+    Err(Failure::of_job(format!(
+        "{what}; a checkpoint holds the program as it was. Name the same program, or begin anew with --fresh"
+    )))
+}
+
 fn refused(id: &str, incarnation: &Incarnation, committed: bool) -> Failure {
     let what = if committed {
         "checkpoints"
@@ -191,6 +216,7 @@ mod tests {
                 size: 4,
                 thread_level: 0,
                 program: "/bin/app".into(),
+                program_hash: None,
                 created: 0,
                 restart_count: 0,
             },
@@ -234,6 +260,32 @@ mod tests {
                 assert_eq!(mode(&state, occasion), wanted, "{state:?} {occasion:?}");
             }
         }
+    }
+
+    #[test]
+    fn another_program_is_refused_and_a_moved_one_is_not() {
+        let dir = tempfile::tempdir().expect("directory");
+        let file = |name: &str, text: &str| {
+            let path = dir.path().join(name);
+            std::fs::write(&path, text).expect("written");
+            path
+        };
+        let (app, moved) = (file("app", "one"), file("moved", "one"));
+        let JobState::Unfinished {
+            mut incarnation, ..
+        } = unfinished(true)
+        else {
+            unreachable!()
+        };
+        incarnation.program = app.clone();
+        incarnation.program_hash = program_hash(&app);
+        assert!(same_program(&app, &incarnation).is_ok());
+        assert!(same_program(&moved, &incarnation).is_ok());
+        let text = |path: &Path| same_program(path, &incarnation).expect_err("refused").text;
+        let other = file("other", "two");
+        assert!(text(&other).contains("not") && text(&other).contains("--fresh"));
+        file("app", "rebuilt");
+        assert!(text(&app).contains("has changed since"));
     }
 
     #[test]

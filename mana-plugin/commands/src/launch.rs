@@ -10,7 +10,7 @@ use mana::spec::{CoordinatorAddress, LaunchSpec, Mode, OsText};
 
 use crate::choice::choose;
 use crate::cli;
-use crate::decision::{decide, Decision, Occasion};
+use crate::decision::{decide, same_program, Decision, Occasion};
 use crate::execution::become_lower;
 use crate::installation::Installation;
 use crate::launcher::Launcher;
@@ -73,6 +73,11 @@ pub fn launch(options: cli::Launch, speaker: &mut Speaker) -> Result<i32, Failur
     speaker.job = Some(id.clone());
     let occasion = Occasion::of(options.restart, options.fresh, &context.launcher);
     let decision = decide(&context.config, &id, occasion, context.leading())?;
+    if let (Mode::Resume, JobState::Unfinished { incarnation, .. }) =
+        (decision.mode, state(&context.config, &id)?)
+    {
+        same_program(&program.path, &incarnation)?;
+    }
     context.say(start, speaker, decision.note.clone());
     execute(
         &context,
@@ -102,10 +107,14 @@ pub fn restart(options: cli::Restart, speaker: &mut Speaker) -> Result<i32, Fail
             "nothing to resume: job {id} has committed no checkpoint; start it again with mana_launch --fresh"
         )));
     }
-    // For the choice of the MPI only: the image holds the program itself.
+    // For the choice of the MPI and the records: the image holds the program itself.
     let program = match state(&context.config, &id)? {
         JobState::Unfinished { incarnation, .. } => {
-            Program::find(incarnation.program.as_os_str()).ok()
+            let found = Program::find(incarnation.program.as_os_str()).ok();
+            if let Some(program) = &found {
+                same_program(&program.path, &incarnation)?;
+            }
+            found
         }
         _ => None,
     };
@@ -191,14 +200,10 @@ fn execute(
         None => (None, None),
     };
     let cure = adapter_needs_cure.then(|| installation.finalize_cure());
-    let named = !command_line.is_empty();
     let spec = LaunchSpec {
         version: env!("CARGO_PKG_VERSION").into(),
         mode: decision.mode,
-        program: program
-            .filter(|_| named)
-            .map(|p| p.path)
-            .unwrap_or_default(),
+        program: program.map(|p| p.path).unwrap_or_default(),
         args: command_line.iter().skip(1).cloned().map(OsText).collect(),
         config: config.clone(),
         generation: generation(config, &identity, start.generation)?,

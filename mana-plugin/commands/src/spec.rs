@@ -134,7 +134,7 @@ pub struct LaunchSpec {
     /// Fresh or resume.
     pub mode: Mode,
     /// The program as the user named it, resolved on `PATH` to a file (a script stays a script).
-    /// Empty with [`Mode::Resume`] by `mana_restart`, which does not name it.
+    /// Empty with [`Mode::Resume`] by `mana_restart` if the file is gone.
     pub program: PathBuf,
     /// Its arguments, `argv[0]` excluded.
     pub args: Vec<OsText>,
