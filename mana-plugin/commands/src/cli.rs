@@ -41,6 +41,9 @@ pub enum Verb {
     FailNode(FailNode),
     /// Build an adapter for another MPI into this installation
     Adapter(Adapter),
+    /// Execute what a wrapper script executes, under control if it is an MPI program
+    #[command(hide = true)]
+    Wrapped(Wrapped),
     /// Write the manual pages
     #[command(hide = true)]
     Man(Man),
@@ -109,6 +112,9 @@ pub struct Launch {
     /// Start from the beginning although an unfinished job of this identity exists
     #[arg(long)]
     pub fresh: bool,
+    /// The program is one of those a wrapper script executes
+    #[arg(long, hide = true)]
+    pub wrapped: bool,
     /// The program and its arguments
     #[arg(
         required = true,
@@ -117,6 +123,14 @@ pub struct Launch {
         value_name = "PROGRAM"
     )]
     pub program: Vec<OsString>,
+}
+
+/// `mana wrapped`
+#[derive(Args, Clone, Debug)]
+pub struct Wrapped {
+    /// `argv[0]`, file and arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    pub words: Vec<OsString>,
 }
 
 /// `mana restart`

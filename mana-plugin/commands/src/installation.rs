@@ -3,6 +3,7 @@
 //! ```text
 //!  bin/mana, bin/mana_launch -> mana, ...
 //!  lib/mana/mana-lower
+//!  lib/mana/libmana_wrapper.so    for wrapper scripts (`wrapper`)
 //!  lib/mana/adapters/<name>/{libmana_adapter.so, adapter.toml}
 //!  lib/mana/stubs/{openmpi, mpich}/lib*.so.*
 //!  share/mana/src    sources of the adapter, for `mana adapter`
@@ -87,6 +88,16 @@ impl Installation {
     /// The library that lets one MPICH's `MPI_Finalize` end between nodes.
     pub fn finalize_cure(&self) -> PathBuf {
         self.root.join("lib/mana/libmana_mpich_finalize.so")
+    }
+
+    /// The library for wrapper scripts.
+    pub fn wrapper(&self) -> PathBuf {
+        self.root.join("lib/mana/libmana_wrapper.so")
+    }
+
+    /// The program of all commands.
+    pub fn command(&self) -> PathBuf {
+        self.root.join("bin/mana")
     }
 
     /// Where adapters are.

@@ -17,6 +17,7 @@ use crate::launcher::Launcher;
 use crate::message::{chain, Failure, Speaker};
 use crate::program::Program;
 use crate::settings;
+use crate::wrapper;
 
 /// This MPI's own `MPI_Finalize` hangs between nodes; slurm/mpich-finalize says why and how it is cured.
 const HANGING_MPICH: &str = "MPICH 4.0.2";
@@ -55,6 +56,7 @@ impl Context {
 pub fn launch(options: cli::Launch, speaker: &mut Speaker) -> Result<i32, Failure> {
     let start = &options.start;
     let context = Context::new(start, speaker)?;
+    wrapper::launch(&options, &context.launcher, &context.config)?;
     let program = Program::find(&options.program[0])?;
     let id = match &start.id {
         Some(id) => given(id)?,
@@ -71,7 +73,11 @@ pub fn launch(options: cli::Launch, speaker: &mut Speaker) -> Result<i32, Failur
         }
     };
     speaker.job = Some(id.clone());
-    let occasion = Occasion::of(options.restart, options.fresh, &context.launcher);
+    let mut occasion = Occasion::of(options.restart, options.fresh, &context.launcher);
+    if options.wrapped && occasion == Occasion::Restart {
+        // A script runs again from its beginning: what had ended before is not what is resumed.
+        occasion = Occasion::Again;
+    }
     let decision = decide(&context.config, &id, occasion, context.leading())?;
     if let (Mode::Resume, JobState::Unfinished { incarnation, .. }) =
         (decision.mode, state(&context.config, &id)?)

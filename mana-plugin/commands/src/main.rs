@@ -24,6 +24,7 @@ mod rerun;
 mod settings;
 mod status;
 mod stores;
+mod wrapper;
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -77,6 +78,7 @@ fn execute(verb: Verb, speaker: &mut Speaker) -> Result<i32, Failure> {
     match verb {
         Verb::Launch(options) => launch::launch(options, speaker),
         Verb::Restart(options) => launch::restart(options, speaker),
+        Verb::Wrapped(options) => wrapper::wrapped(&options.words, speaker),
         Verb::Adapter(options) => adapter::build(&options),
         Verb::Man(options) => manual::pages(&options.out),
         Verb::Completions(options) => manual::completions(options.shell),

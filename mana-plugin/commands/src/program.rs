@@ -57,6 +57,16 @@ impl Program {
     }
 }
 
+/// The file a shell would execute for `name`, and what runs in the end if it is a script.
+///
+/// # Errors
+/// When there is no such file, or it may not be executed.
+pub fn interpreter(name: &OsStr) -> Result<(PathBuf, PathBuf), Failure> {
+    let path = search(name)?;
+    let executable = follow_scripts(&path)?;
+    Ok((path, executable))
+}
+
 /// The file that a shell would execute for `name`.
 fn search(name: &OsStr) -> Result<PathBuf, Failure> {
     if name.is_empty() {

@@ -442,6 +442,19 @@ pub fn exiting(code: i32) {
     exit(code, END);
 }
 
+/// The program executes another one in its place, which nobody controls.
+pub fn replacing(
+    path: &std::ffi::CStr,
+    _argv: *const *const libc::c_char,
+    _envp: *const *const libc::c_char,
+) -> Result<(), i32> {
+    log::warn!(
+        "the program executes {} in its place, which is not under control: no checkpoints from here on; put mana_launch before it",
+        path.to_string_lossy()
+    );
+    Ok(())
+}
+
 /// The program aborts the job.
 pub fn aborting(code: i32) {
     exit(if code == 0 { 1 } else { code }, ABORT);

@@ -10,7 +10,7 @@ use crate::{control, job, mpi, Failure};
 pub fn hooks() -> Hooks {
     Hooks {
         on_exit: Some(control::exiting),
-        on_execve: None,
+        on_execve: Some(control::replacing),
     }
 }
 

@@ -57,6 +57,15 @@ const C: Program = Program {
     mpis: &Mpi::ALL,
 };
 
+/// Long computation between few messages.
+pub const COMPUTE: Program = Program {
+    name: "compute",
+    source: "compute.c",
+    ranks: 2,
+    fast: &[],
+    ..C
+};
+
 /// Every program whose result is compared in all modes.
 pub const PROGRAMS: &[Program] = &[
     Program {
@@ -94,13 +103,7 @@ pub const PROGRAMS: &[Program] = &[
         slow: &["--rounds", "2", "--hold", "300"],
         ..C
     },
-    Program {
-        name: "compute",
-        source: "compute.c",
-        ranks: 2,
-        fast: &[],
-        ..C
-    },
+    COMPUTE,
     Program {
         name: "objects",
         source: "objects.c",

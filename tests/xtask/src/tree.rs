@@ -4,7 +4,7 @@
 //!  bin/mana, bin/mana_{launch,restart,status,coordinator} -> mana
 //!  lib/mana/mana-lower
 //!  lib/mana/adapters/<name>/{libmana_adapter.so, adapter.toml}   one for each MPI found
-//!  lib/mana/libmana_mpich_finalize.so
+//!  lib/mana/{libmana_mpich_finalize, libmana_wrapper}.so
 //!  lib/mana/stubs/openmpi/libmpi.so.40
 //!  lib/mana/stubs/mpich/{libmpich.so.12, libmpi.so.12}
 //!  share/doc/mana, share/man/man1, share/mana/{templates, slurm, src}
@@ -80,11 +80,19 @@ pub fn build() -> Result<PathBuf> {
     place(&release.join("mana-lower"), &lib.join("mana-lower"))?;
 
     stubs(&top, &target, &lib)?;
-    run(Command::new("gcc")
-        .args(["-shared", "-fPIC", "-O2", "-o"])
-        .arg(lib.join("libmana_mpich_finalize.so"))
-        .arg(top.join("slurm/mpich-finalize/mpich_finalize.c"))
-        .arg("-ldl"))?;
+    for (library, source) in [
+        (
+            "libmana_mpich_finalize.so",
+            "slurm/mpich-finalize/mpich_finalize.c",
+        ),
+        ("libmana_wrapper.so", "mana-plugin/wrapper/wrapper.c"),
+    ] {
+        run(Command::new("gcc")
+            .args(["-shared", "-fPIC", "-O2", "-Wall", "-Werror", "-o"])
+            .arg(lib.join(library))
+            .arg(top.join(source))
+            .arg("-ldl"))?;
+    }
     let share = fresh_dir(&tree.join("share"))?;
     documents(&top, &share, &bin.join("mana"))?;
     sources(&top, &share.join("mana/src"))?;

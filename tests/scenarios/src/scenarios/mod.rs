@@ -8,6 +8,7 @@ mod hpcc;
 mod lammps;
 mod modes;
 mod requeue;
+mod wrapper;
 
 use anyhow::Result;
 
@@ -45,6 +46,7 @@ pub fn all() -> Vec<Scenario> {
     [
         modes::all(),
         requeue::all(),
+        wrapper::all(),
         lammps::all(),
         corruption::all(),
         hpcc::all(),

@@ -133,7 +133,8 @@ fn run(
     Ok(Verdict::Passed(note))
 }
 
-fn native(program: &Program, mpi: Mpi, executable: &Path, directory: &Path) -> Result<String> {
+/// The result of a native run.
+pub fn native(program: &Program, mpi: Mpi, executable: &Path, directory: &Path) -> Result<String> {
     let mut command = mpi.launcher(program.ranks, false);
     command
         .args(program.line(executable, program.fast))
