@@ -26,12 +26,12 @@ pub fn identity(words: &[u64]) -> u64 {
     h ^ h >> 32
 }
 
-/// World ranks of a real communicator's members.
-fn members_of(real: u64) -> Outcome<Vec<u32>> {
+/// World ranks of the members of a group that `ask` gets out of a real communicator.
+fn world_ranks(real: u64, ask: unsafe extern "C" fn(u64, *mut u64) -> i32) -> Outcome<Members> {
     let procs = core().procs();
     let (mut mine, mut world, mut n) = (MPI_GROUP_NULL, MPI_GROUP_NULL, 0);
     // SAFETY: output arguments of ours, in this and the following calls.
-    check(unsafe { (procs.MPI_Comm_group)(real, &mut mine) })?;
+    check(unsafe { ask(real, &mut mine) })?;
     // SAFETY: as above.
     check(unsafe { (procs.MPI_Comm_group)(core().private, &mut world) })?;
     // SAFETY: as above.
@@ -120,14 +120,35 @@ fn topology_of(real: u64) -> Outcome<Topology> {
     }
 }
 
-/// A descriptor without attributes.
-pub fn describe(real: u64, members: Members, id: u64, errhandler: u64) -> Comm {
+impl Comm {
+    /// World ranks of this process's group.
+    pub fn own(&self) -> &Members {
+        self.local.as_ref().unwrap_or(&self.members)
+    }
+
+    /// Processes in all groups.
+    pub fn processes(&self) -> usize {
+        self.members.len() + self.local.as_ref().map_or(0, |l| l.len())
+    }
+}
+
+/// A descriptor without attributes. `local` is the local group of an inter-communicator.
+pub fn describe(
+    real: u64,
+    members: Members,
+    local: Option<Members>,
+    id: u64,
+    errhandler: u64,
+) -> Comm {
     let me = core().state.rank as u32;
+    let own = local.as_ref().unwrap_or(&members);
+    let processes = members.len() + local.as_ref().map_or(0, |l| l.len());
     Comm {
         real,
-        gate: Some(gate::create(id, members.len() as u32, 0)),
-        rank: group::rank_of(&members, me).unwrap_or(MPI_UNDEFINED),
+        gate: Some(gate::create(id, processes as u32, 0)),
+        rank: group::rank_of(own, me).unwrap_or(MPI_UNDEFINED),
         members,
+        local,
         pending: 0,
         freed: false,
         drained: Default::default(),
@@ -143,18 +164,37 @@ pub fn describe(real: u64, members: Members, id: u64, errhandler: u64) -> Comm {
 
 /// Takes a new real communicator in; `parent` and `number` give its identity. Its word.
 fn adopt(real: u64, parent: u32, number: u64) -> Outcome<u64> {
+    match core().state.comms.get(parent) {
+        Some(p) => adopt_as(real, &[p.id, number], p.errhandler),
+        None => Err(MPI_ERR_COMM),
+    }
+}
+
+/// Takes a new real communicator in. `origin` is the same on all its members; communicators of the
+/// same origin have no member in common.
+pub fn adopt_as(real: u64, origin: &[u64], handler: u64) -> Outcome<u64> {
     if real == MPI_COMM_NULL {
         return Ok(MPI_COMM_NULL);
     }
-    let members = members_of(real)?;
-    let lowest = members.iter().copied().min().unwrap_or(0);
-    let (parent_id, handler) = match core().state.comms.get(parent) {
-        Some(p) => (p.id, p.errhandler),
-        None => return Err(MPI_ERR_COMM),
+    let procs = core().procs();
+    let mut inter = 0;
+    // SAFETY: an output argument of ours.
+    check(unsafe { (procs.MPI_Comm_test_inter)(real, &mut inter) })?;
+    let own = world_ranks(real, procs.MPI_Comm_group)?;
+    let (members, local) = if inter != 0 {
+        (world_ranks(real, procs.MPI_Comm_remote_group)?, Some(own))
+    } else {
+        (own, None)
     };
-    let id = identity(&[parent_id, number, lowest as u64, members.len() as u64]);
-    let mut comm = describe(real, Arc::from(members), id, handler);
-    comm.topology = topology_of(real)?;
+    let all = || members.iter().chain(local.iter().flat_map(|l| l.iter()));
+    let lowest = all().copied().min().unwrap_or(0);
+    let mut words = origin.to_vec();
+    words.extend([lowest as u64, all().count() as u64]);
+    let id = identity(&words);
+    let mut comm = describe(real, members, local, id, handler);
+    if inter == 0 {
+        comm.topology = topology_of(real)?;
+    }
     let c = core();
     let index = c.state.comms.insert(comm).ok_or(MPI_ERR_OTHER)?;
     errors::hold(handler);
@@ -169,13 +209,13 @@ pub fn publish(index: u32) {
         .comms
         .get(index)
         .filter(|c| !c.freed)
-        .map_or((0, 0), |c| (c.rank, c.members.len() as i32));
+        .map_or((0, 0), |c| (c.rank, c.own().len() as i32));
     let at = if index <= SELF { index } else { index + 2 };
     crate::cache::store(at, entry.0, entry.1);
 }
 
 /// A collective creation: gate, real call, adoption.
-fn create(
+pub fn create(
     comm: u64,
     out: *mut u64,
     name: &'static &'static str,
@@ -341,7 +381,7 @@ pub unsafe extern "C" fn MPI_Comm_create(comm: u64, group: u64, newcomm: *mut u6
 /// Ranks of world ranks in the communicator of that index.
 fn ranks_in(index: u32, members: &[u32]) -> Outcome<Vec<i32>> {
     let all = match core().state.comms.get(index) {
-        Some(comm) => comm.members.clone(),
+        Some(comm) => comm.own().clone(),
         None => return Err(MPI_ERR_COMM),
     };
     let rank = |m: &u32| all.iter().position(|a| a == m).map(|r| r as i32);
@@ -558,7 +598,7 @@ pub fn bury(index: u32) {
     };
     let mut real = std::mem::replace(&mut info.real, MPI_COMM_NULL);
     let handler = std::mem::replace(&mut info.errhandler, MPI_ERRORS_RETURN);
-    let alone = info.members.len() == 1;
+    let alone = info.processes() == 1;
     errors::release(handler);
     if real != MPI_COMM_NULL {
         // SAFETY: a communicator of the library that is not used any more.
@@ -622,25 +662,8 @@ pub unsafe extern "C" fn MPI_Comm_size(comm: u64, size: *mut i32) -> i32 {
     // SAFETY: an output argument.
     let outcome = core()
         .comm(comm)
-        .map(|(_, c)| unsafe { *size = c.members.len() as i32 });
+        .map(|(_, c)| unsafe { *size = c.own().len() as i32 });
     finish(outcome, comm, "MPI_Comm_size")
-}
-
-pub unsafe extern "C" fn MPI_Comm_test_inter(comm: u64, flag: *mut i32) -> i32 {
-    let _guard = entry::enter();
-    // SAFETY: an output argument.
-    let outcome = core().comm(comm).map(|_| unsafe { *flag = 0 });
-    finish(outcome, comm, "MPI_Comm_test_inter")
-}
-
-pub unsafe extern "C" fn MPI_Comm_remote_size(comm: u64, size: *mut i32) -> i32 {
-    let _ = size;
-    errors::raise(comm, MPI_ERR_COMM, "MPI_Comm_remote_size")
-}
-
-pub unsafe extern "C" fn MPI_Comm_remote_group(comm: u64, group: *mut u64) -> i32 {
-    let _ = group;
-    errors::raise(comm, MPI_ERR_COMM, "MPI_Comm_remote_group")
 }
 
 pub unsafe extern "C" fn MPI_Comm_get_parent(parent: *mut u64) -> i32 {
@@ -652,13 +675,26 @@ pub unsafe extern "C" fn MPI_Comm_get_parent(parent: *mut u64) -> i32 {
 pub unsafe extern "C" fn MPI_Comm_compare(comm1: u64, comm2: u64, result: *mut i32) -> i32 {
     let _guard = entry::enter();
     let outcome = (|| {
-        let (a, m) = core().comm(comm1).map(|(i, c)| (i, c.members.clone()))?;
-        let (b, n) = core().comm(comm2).map(|(i, c)| (i, c.members.clone()))?;
-        let r = match group::compare(&m, &n) {
+        let groups = |c: &Comm| {
+            (
+                c.own().clone(),
+                c.local.is_some().then(|| c.members.clone()),
+            )
+        };
+        let (a, (own, remote)) = core().comm(comm1).map(|(i, c)| (i, groups(c)))?;
+        let (b, (own_too, remote_too)) = core().comm(comm2).map(|(i, c)| (i, groups(c)))?;
+        let locally = group::compare(&own, &own_too);
+        let remotely = match (&remote, &remote_too) {
+            (Some(a), Some(b)) => group::compare(a, b),
+            (None, None) => group::Comparison::Ident,
+            _ => group::Comparison::Unequal,
+        };
+        use group::Comparison::{Ident, Unequal};
+        let r = match (locally, remotely) {
             _ if a == b => MPI_IDENT,
-            group::Comparison::Ident => MPI_CONGRUENT,
-            group::Comparison::Similar => MPI_SIMILAR,
-            group::Comparison::Unequal => MPI_UNEQUAL,
+            (Ident, Ident) => MPI_CONGRUENT,
+            (Unequal, _) | (_, Unequal) => MPI_UNEQUAL,
+            _ => MPI_SIMILAR,
         };
         // SAFETY: an output argument.
         unsafe { *result = r };
@@ -711,11 +747,12 @@ pub unsafe extern "C" fn MPI_Comm_get_info(comm: u64, info_used: *mut u64) -> i3
 /// Makes the descriptors of the world and of self.
 pub fn begin(rank: i32, size: i32) {
     let everyone: Members = (0..size as u32).collect();
-    let mut world = describe(MPI_COMM_WORLD, everyone, 1, MPI_ERRORS_ARE_FATAL);
+    let mut world = describe(MPI_COMM_WORLD, everyone, None, 1, MPI_ERRORS_ARE_FATAL);
     world.name = b"MPI_COMM_WORLD".to_vec();
     let mut own = describe(
         MPI_COMM_SELF,
         Arc::from(vec![rank as u32]),
+        None,
         2,
         MPI_ERRORS_ARE_FATAL,
     );

@@ -277,7 +277,7 @@ pub unsafe extern "C" fn MPI_Group_free(group: *mut u64) -> i32 {
 
 pub unsafe extern "C" fn MPI_Comm_group(comm: u64, group: *mut u64) -> i32 {
     let _guard = entry::enter();
-    let outcome = core().comm(comm).map(|(_, c)| c.members.clone());
+    let outcome = core().comm(comm).map(|(_, c)| c.own().clone());
     let outcome = outcome.and_then(make).map(|w| {
         // SAFETY: an output argument.
         unsafe { *group = w };

@@ -35,6 +35,7 @@ mod group;
 mod groups;
 mod hooks;
 mod info;
+mod inter;
 mod life;
 mod memory;
 mod ops;

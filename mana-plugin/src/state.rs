@@ -66,9 +66,12 @@ pub struct Comm {
     /// Its gate; the sequence number is saved beside it.
     #[serde(skip)]
     pub gate: Option<&'static Gate>,
-    /// World ranks of the members.
+    /// World ranks of those that ranks in messages name: the members, of an inter-communicator the
+    /// remote group.
     pub members: Members,
-    /// This process's rank.
+    /// World ranks of the local group of an inter-communicator.
+    pub local: Option<Members>,
+    /// This process's rank, in the local group.
     pub rank: i32,
     /// Requests of the program that are not complete, persistent ones while they exist.
     pub pending: u32,
@@ -420,7 +423,7 @@ impl State {
 }
 
 /// Version of [`State`].
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// The layer's state in this process.
 pub struct Core {

@@ -7,7 +7,8 @@
 //! Communicators are made with `MPI_Comm_create_group` over our private world, in ascending order of
 //! identity. Only members take part, and every member works through its communicators in the same
 //! global order, so of all unfinished ones the one with the lowest identity always has all its
-//! members at it: no deadlock, however they overlap.
+//! members at it: no deadlock, however they overlap. Both groups of an inter-communicator are members
+//! of it: each makes its own communicator, and the first of each join them.
 
 use super::RebuildError;
 use crate::comms;
@@ -146,16 +147,20 @@ fn rebuild_comms() -> Result<(), RebuildError> {
         let Some(c) = core().state.comms.get(index) else {
             continue;
         };
-        let (members, topology, seq, freed) = (
+        let (members, local, processes, topology, seq, freed) = (
             c.members.clone(),
+            c.local.clone(),
+            c.processes(),
             c.topology.clone(),
             c.seq,
             c.freed && c.pending == 0,
         );
-        let object = format!("communicator {id:016x} of {} processes", members.len());
+        let object = format!("communicator {id:016x} of {processes} processes");
         let real = match index {
             WORLD => MPI_COMM_WORLD,
             SELF => MPI_COMM_SELF,
+            _ if local.is_some() => join(local.as_deref().unwrap_or_default(), &members)
+                .map_err(failed("MPI_Intercomm_create", &object))?,
             _ => {
                 let plain = create(&members).map_err(failed("MPI_Comm_create_group", &object))?;
                 attach(plain, &topology).map_err(failed("attaching the topology", &object))?
@@ -171,7 +176,7 @@ fn rebuild_comms() -> Result<(), RebuildError> {
         }
         if let Some(c) = core().state.comms.get_mut(index) {
             c.real = real;
-            c.gate = Some(gate::create(id, members.len() as u32, seq));
+            c.gate = Some(gate::create(id, processes as u32, seq));
         }
         comms::publish(index);
     }
@@ -192,6 +197,19 @@ fn create(members: &[u32]) -> Outcome<u64> {
         // SAFETY: an output argument of ours.
         check(unsafe { (procs.MPI_Comm_create_group)(private, group, 0, &mut new) })
     })?;
+    Ok(new)
+}
+
+/// An inter-communicator.
+fn join(local: &[u32], remote: &[u32]) -> Outcome<u64> {
+    let procs = core().procs();
+    let mut own = create(local)?;
+    let leader = remote.first().map_or(MPI_PROC_NULL, |&r| r as i32);
+    let mut new = MPI_COMM_NULL;
+    // SAFETY: communicators of ours, an output argument of ours.
+    check(unsafe { (procs.MPI_Intercomm_create)(own, 0, core().private, leader, 0, &mut new) })?;
+    // SAFETY: a communicator of ours, not used any more.
+    check(unsafe { (procs.MPI_Comm_free)(&mut own) })?;
     Ok(new)
 }
 

@@ -110,6 +110,13 @@ pub const PROGRAMS: &[Program] = &[
         ..C
     },
     Program {
+        name: "intercomm",
+        source: "intercomm.c",
+        fast: &["--rounds", "40", "--pause", "0"],
+        slow: &["--rounds", "40", "--pause", "120"],
+        ..C
+    },
+    Program {
         name: "types",
         source: "types.c",
         ..C
