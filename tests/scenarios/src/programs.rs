@@ -141,6 +141,15 @@ pub const PROGRAMS: &[Program] = &[
         ..C
     },
     Program {
+        name: "multiple",
+        source: "multiple.c",
+        flags: &["-pthread"],
+        ranks: 2,
+        fast: &["--pause", "0"],
+        slow: &["--pause", "250"],
+        ..C
+    },
+    Program {
         name: "threads",
         source: "threads.c",
         flags: &["-fopenmp"],
