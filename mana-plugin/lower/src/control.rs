@@ -17,7 +17,7 @@ use mana_control::{
 use mana_plugin::WorldCollective;
 
 use crate::meeting::{self, Asker};
-use crate::{job, messages, rank, Failure};
+use crate::{agreement, job, messages, rank, Failure};
 
 /// How often the job's records are looked at for a newer start.
 const FENCE: Duration = Duration::from_secs(5);
@@ -238,6 +238,7 @@ fn own_descriptors() {
 
 /// A secret all ranks know, and the storage session.
 fn open<T>(all: &Asker<T>) -> Result<(Arc<Session>, Secret), Failure> {
+    agreement::check(&job().spec, all)?;
     let mine = if all.rank() == 0 {
         Secret::generate()?.as_bytes().to_vec()
     } else {

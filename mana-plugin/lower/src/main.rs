@@ -20,6 +20,7 @@
 #![no_main] // the standard library's start would change the dispositions of SIGPIPE and SIGSEGV
 
 mod adapter;
+mod agreement;
 mod control;
 mod fresh;
 mod image;

@@ -1,6 +1,7 @@
 //! When a job resumes by itself, when it starts afresh, and when it refuses, without Slurm: the
 //! variable that a requeue sets is set by hand.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{ensure, Result};
@@ -8,6 +9,7 @@ use anyhow::{ensure, Result};
 use super::modes::same;
 use super::Scenario;
 use crate::context::{skipped, Context, Verdict};
+use crate::job::Job;
 use crate::mpi::Mpi;
 use crate::product::{Intervals, Setup};
 use crate::programs::{Program, PROGRAMS};
@@ -46,6 +48,11 @@ pub fn all() -> Vec<Scenario> {
             "a finished job that runs again starts afresh",
             |c| run(c, Case::Finished),
         ),
+        Scenario::new(
+            "requeue/ranks-disagree",
+            "one rank resumes and one begins: exit 99 with a line, no hang",
+            |c| run(c, Case::Disagree),
+        ),
     ]
 }
 
@@ -56,6 +63,7 @@ enum Case {
     Requeued,
     Early,
     Finished,
+    Disagree,
 }
 
 fn slurm(setup: &Setup, restarts: u32) -> Setup {
@@ -64,6 +72,22 @@ fn slurm(setup: &Setup, restarts: u32) -> Setup {
         .environment
         .push(("SLURM_RESTART_COUNT".to_owned(), restarts.to_string()));
     setup
+}
+
+/// Rank 0 resumes, the others begin: what a file system that shows files late would lead to.
+fn disagreeing(setup: &Setup, directory: &Path, line: &[String]) -> Result<Job> {
+    let quoted: Vec<String> = line.iter().map(|word| format!("'{word}'")).collect();
+    let script = format!(
+        "if [ \"$OMPI_COMM_WORLD_RANK\" = 0 ]; then how=--restart; else how=--fresh; fi\n\
+         exec '{}' --config '{}' --id {} $how -- {}",
+        setup.product.command("mana_launch").display(),
+        setup.configuration().display(),
+        setup.id,
+        quoted.join(" ")
+    );
+    let mut command = setup.mpi.launcher(setup.ranks, false);
+    command.args(["sh", "-c", &script]).current_dir(directory);
+    Job::start(command, directory)
 }
 
 fn run(context: &Context, case: Case) -> Result<Verdict> {
@@ -89,7 +113,7 @@ fn run(context: &Context, case: Case) -> Result<Verdict> {
         command
             .args(program.line(&executable, program.fast))
             .current_dir(place.path());
-        crate::job::Job::start(command, place.path())?
+        Job::start(command, place.path())?
             .wait(LIMIT)?
             .expect(0)?
             .result()
@@ -142,6 +166,16 @@ fn run(context: &Context, case: Case) -> Result<Verdict> {
                     ended.report()
                 );
             }
+            place.done();
+            return Ok(Verdict::Passed(String::new()));
+        }
+        Case::Disagree => {
+            let ended = disagreeing(&setup, place.path(), &line)?.wait(LIMIT)?;
+            ensure!(
+                ended.code() != 0 && ended.stderr.contains("starts from the beginning"),
+                "no line says what the ranks do\n{}",
+                ended.report()
+            );
             place.done();
             return Ok(Verdict::Passed(String::new()));
         }
