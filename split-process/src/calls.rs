@@ -175,7 +175,7 @@ fn map(frame: &Frame) -> isize {
         unsafe {
             let len = file_len_in(request.fd, request.offset, request.len);
             let patched = crate::patch::code(result as usize, len, request.prot as i32);
-            if !patched.missing.is_empty() {
+            if !patched.missing.is_empty() && is_c_library(request.fd) {
                 // The program has not run yet; it must not, half under control.
                 eprintln!(
                     "mana: the program's C library is not supported: its system calls {} were not found",
@@ -186,6 +186,13 @@ fn map(frame: &Frame) -> isize {
         }
     }
     result
+}
+
+/// Whether a file of the program is its C library.
+fn is_c_library(fd: usize) -> bool {
+    let path = format!("/proc/self/fd/{}", fd as i32);
+    crate::elf::Elf::read(std::path::Path::new(&path))
+        .is_ok_and(|(_, elf)| elf.is_ok_and(|elf| elf.is_c_library()))
 }
 
 /// How many bytes of a mapping are backed by its file.

@@ -10,6 +10,13 @@ const PT_INTERP: u32 = 3;
 /// `PT_DYNAMIC`
 const PT_DYNAMIC: u32 = 2;
 
+/// `DT_NEEDED`
+const NEEDED: usize = 1;
+/// `DT_STRTAB`
+const STRINGS: usize = 5;
+/// `DT_SONAME`
+const SONAME: usize = 14;
+
 /// One program header.
 #[derive(Clone, Copy, Debug)]
 pub struct Segment {
@@ -42,6 +49,8 @@ pub struct Elf {
     pub loader: Option<String>,
     /// Libraries it asks for.
     pub needed: Vec<String>,
+    /// The name other files ask for it by.
+    pub soname: Option<String>,
 }
 
 /// Why a file is not a program we can load; a text to follow the file's name.
@@ -92,6 +101,7 @@ impl Elf {
             segments: Vec::with_capacity(count),
             loader: None,
             needed: Vec::new(),
+            soname: None,
         };
         for i in 0..count {
             let at = headers.checked_add(i * 56).ok_or(SHORT)?;
@@ -111,7 +121,8 @@ impl Elf {
             }
             elf.segments.push(segment);
         }
-        elf.needed = elf.read_needed(data).unwrap_or_default();
+        elf.needed = elf.names(data, NEEDED).unwrap_or_default();
+        elf.soname = elf.names(data, SONAME).unwrap_or_default().pop();
         Ok(elf)
     }
 
@@ -129,7 +140,8 @@ impl Elf {
         s.offset.checked_add(address - s.address)
     }
 
-    fn read_needed(&self, data: &[u8]) -> Option<Vec<String>> {
+    /// The texts of one kind of entry of the dynamic section.
+    fn names(&self, data: &[u8], wanted: usize) -> Option<Vec<String>> {
         let dynamic = self.segments.iter().find(|s| s.kind == PT_DYNAMIC)?;
         let mut names = Vec::new();
         let mut strings = 0;
@@ -138,8 +150,8 @@ impl Elf {
             let (tag, value) = (usize_at(data, at)?, usize_at(data, at + 8)?);
             match tag {
                 0 => break,
-                1 => names.push(value),
-                5 => strings = self.file_offset(value)?,
+                STRINGS => strings = self.file_offset(value)?,
+                _ if tag == wanted => names.push(value),
                 _ => {}
             }
             at += 16;
@@ -148,6 +160,14 @@ impl Elf {
             .into_iter()
             .map(|n| text_at(data, strings.checked_add(n)?))
             .collect()
+    }
+
+    /// Whether this is the C library itself: the one part of it that maps memory. (Before release
+    /// 2.34 glibc has others, as rich in system calls: libpthread, librt.)
+    pub fn is_c_library(&self) -> bool {
+        self.soname
+            .as_deref()
+            .is_some_and(|name| name.starts_with("libc.") || name.starts_with("ld-musl"))
     }
 
     /// Bytes of address space from the first segment to the end of the last.
@@ -168,8 +188,22 @@ mod tests {
     fn own_executable_is_understood_and_damage_is_an_error() {
         let (data, elf) = Elf::read(Path::new("/proc/self/exe")).expect("readable");
         let elf = elf.expect("an ELF file");
-        assert!(elf.loader.is_some_and(|l| l.contains("ld-linux")));
+        assert!(elf
+            .loader
+            .as_deref()
+            .is_some_and(|l| l.contains("ld-linux")));
         assert!(elf.needed.iter().any(|n| n.starts_with("libc.so")));
+        assert!(!elf.is_c_library());
+        let named = Elf {
+            soname: Some("libc.so.6".to_owned()),
+            ..elf.clone()
+        };
+        assert!(named.is_c_library());
+        let other = Elf {
+            soname: Some("libpthread.so.0".to_owned()),
+            ..elf
+        };
+        assert!(!other.is_c_library());
         for cut in [0, 3, 17, 40, 60, 100, 500] {
             let _ = Elf::parse(&data[..cut.min(data.len())]);
         }

@@ -68,7 +68,7 @@ const IN_A_C_LIBRARY: &[(u32, &str)] = &[
     (60, "exit"),
 ];
 
-/// More system-call instructions than this in one segment: a C library.
+/// More system-call instructions than this in one segment: perhaps a C library.
 const C_LIBRARY: usize = 150;
 
 /// What was found in one piece of code.
@@ -78,7 +78,7 @@ pub struct Patched {
     pub numbers: Vec<u32>,
     /// Sites that should have been and could not.
     pub failed: Vec<(usize, Number)>,
-    /// Calls that must be there and are not.
+    /// Calls that must be there if this is a C library, and are not.
     pub missing: Vec<&'static str>,
 }
 

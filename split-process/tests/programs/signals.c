@@ -30,9 +30,6 @@ static void h2(int s) { (void)s; usr2++; }
 static void ha(int s) { (void)s; alarms++; }
 static void hs(int s) { (void)s; segv++; siglongjmp(back, 1); }
 static void *other(void *a) {
-    sigset_t m;
-    sigfillset(&m);
-    pthread_sigmask(SIG_BLOCK, &m, NULL);
     while (!*(volatile int *)a) usleep(1000);
     return NULL;
 }
@@ -48,7 +45,11 @@ int main(void) {
     signal(SIGPIPE, SIG_IGN);
     int stop = 0;
     pthread_t t;
+    sigset_t all, none;
+    sigfillset(&all);
+    pthread_sigmask(SIG_BLOCK, &all, &none); // from its first instruction: no signal is for the other thread
     pthread_create(&t, NULL, other, &stop);
+    pthread_sigmask(SIG_SETMASK, &none, NULL);
     char *hole = mmap(NULL, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     long loops = 0;
     uint64_t sum = 0;

@@ -12,6 +12,7 @@
 mod demo;
 mod install;
 mod process;
+mod roots;
 mod setup;
 mod tests_all;
 mod thermo;
@@ -52,7 +53,7 @@ enum Task {
         /// Full counts (long) instead of the short run that has every scenario
         #[arg(long)]
         full: bool,
-        /// Only scenarios whose name contains this; no other tests
+        /// Only scenarios and root trees (glibc/2.31, ...) whose name contains this; no other tests
         #[arg(long, value_name = "PATTERN")]
         only: Option<String>,
         /// Seed of everything random in the scenarios

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 
 use crate::process::{bounded, cargo, on_path, run as run_command, shown, target_dir, workspace};
-use crate::{setup, tree};
+use crate::{roots, setup, tree};
 
 /// What to run.
 #[derive(Debug)]
@@ -36,23 +36,27 @@ const FULL_LIMIT: Duration = Duration::from_secs(12 * 3600);
 /// Numbers of tests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
-    passed: u64,
+    /// Did what they should.
+    pub passed: u64,
     failed: u64,
     skipped: u64,
 }
 
 impl Outcome {
-    const PASSED: Self = Self {
+    /// One test that passed.
+    pub const PASSED: Self = Self {
         passed: 1,
         failed: 0,
         skipped: 0,
     };
-    const FAILED: Self = Self {
+    /// One that failed.
+    pub const FAILED: Self = Self {
         passed: 0,
         failed: 1,
         skipped: 0,
     };
-    const SKIPPED: Self = Self {
+    /// One that could not be run.
+    pub const SKIPPED: Self = Self {
         passed: 0,
         failed: 0,
         skipped: 1,
@@ -63,7 +67,8 @@ impl Outcome {
         self.failed == 0
     }
 
-    fn add(&mut self, other: Self) {
+    /// Adds another's numbers.
+    pub fn add(&mut self, other: Self) {
         self.passed += other.passed;
         self.failed += other.failed;
         self.skipped += other.skipped;
@@ -83,16 +88,21 @@ impl fmt::Display for Outcome {
 /// Runs everything; whether all went well.
 pub fn run(choice: &Choice) -> Result<bool> {
     let mut sum = Sum::default();
+    let only = choice.only.as_deref();
+    let jobs = only.is_none_or(|pattern| !pattern.starts_with(roots::FAMILY));
     let ready = sum.part("set-up", || setup::run().map(|()| Outcome::PASSED))
-        && sum.part("build", || tree::build().map(|_| Outcome::PASSED));
-    if choice.only.is_none() {
+        && (!jobs || sum.part("build", || tree::build().map(|_| Outcome::PASSED)));
+    if only.is_none() {
         sum.part("formatting", fmt);
         sum.part("lints", lint);
         sum.part("crates", crates);
     }
-    if ready {
+    if only.is_none_or(roots::chosen) {
+        sum.part("root trees", || roots::run(choice.full, only));
+    }
+    if jobs && ready {
         sum.part("scenarios", || scenarios(choice));
-    } else {
+    } else if jobs {
         println!("== scenarios: not run, there is no build to test");
     }
     sum.print();
@@ -215,7 +225,7 @@ impl Showing {
 }
 
 /// Adds up cargo's `test result:` lines.
-fn sum_of_cargo(output: &str) -> Outcome {
+pub fn sum_of_cargo(output: &str) -> Outcome {
     let mut sum = Outcome::default();
     for line in output
         .lines()
