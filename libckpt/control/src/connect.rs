@@ -11,6 +11,8 @@ use crate::{ControlError, Secret};
 
 /// Longest wait for one address.
 const ONE_ADDRESS: Duration = Duration::from_secs(3);
+/// How long a coordinator that serves another start of a job may take to see that start's end.
+const CHANGE_OF_START: Duration = Duration::from_secs(10);
 /// Pause between rounds over all addresses.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -25,9 +27,12 @@ pub(crate) struct Target<'a> {
 }
 
 impl Target<'_> {
-    /// Tries all addresses, again and again, until one proves to be this job's coordinator.
+    /// Tries all addresses until one proves to be this job's coordinator: a rank again and again, a
+    /// tool only once, because the file that names the addresses is written by whoever listens there
+    /// already.
     pub fn connect(&self, limit: Duration) -> Result<Wire, ControlError> {
-        let deadline = after(limit);
+        let mut deadline = after(limit);
+        let mut refused = None;
         loop {
             let mut reason = String::from("no address known");
             for address in self.addresses {
@@ -36,11 +41,23 @@ impl Target<'_> {
                     Ok(wire) => return Ok(wire),
                     // Waiting does not cure it.
                     Err(e @ ControlError::Version { .. }) => return Err(e),
-                    Err(e) => reason = one_line(&e),
+                    Err(e @ ControlError::Denied { .. }) if self.role == Role::Tool => {
+                        return Err(e)
+                    }
+                    Err(e) => {
+                        reason = one_line(&e);
+                        if matches!(e, ControlError::Denied { .. }) && refused.is_none() {
+                            refused = Some(reason.clone());
+                            deadline = deadline.min(after(CHANGE_OF_START));
+                        }
+                    }
                 }
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            if left < PAUSE || self.addresses.is_empty() {
+            if left < PAUSE || self.addresses.is_empty() || self.role == Role::Tool {
+                if let Some(reason) = refused {
+                    return Err(ControlError::Denied { reason });
+                }
                 return Err(ControlError::Unreachable {
                     job: self.job.to_owned(),
                     tried: self.addresses.join(", "),
@@ -93,9 +110,8 @@ impl Target<'_> {
         wire.push(&hello)?;
         let answer = await_message(&mut wire, until, "authentication")?;
         match Challenge::decode(&answer, &wire.peer)? {
-            Challenge::Refused { reason } => Err(ControlError::Refused {
-                peer: wire.peer.clone(),
-                reason: bounded(&reason),
+            Challenge::Refused { reason } => Err(ControlError::Denied {
+                reason: format!("{}: {}", wire.peer, bounded(&reason)),
             }),
             Challenge::Prove { nonce, proof } => {
                 let transcript = Transcript::new(self.secret, &hello, &nonce);

@@ -194,6 +194,12 @@ pub trait RankHooks: Send {
     /// needed any more. `protect` must not be touched (a checkpoint being taken, level work going on).
     fn prune(&mut self, protect: &[GenerationId]);
 
+    /// The connection to the coordinator is lost although neither the job nor this rank has ended: no
+    /// checkpoint can be taken any more.
+    fn coordinator_gone(&mut self, reason: &str) {
+        log::warn!("{reason}: the program runs on without checkpoints");
+    }
+
     /// The generation is given up on all ranks: undo, let the program run on, delete what was
     /// written. Older generations stay.
     fn abandon(&mut self, generation: GenerationId, reason: &str);
@@ -265,6 +271,10 @@ impl<H: RankHooks + ?Sized> RankHooks for Box<H> {
     fn prune(&mut self, protect: &[GenerationId]) {
         (**self).prune(protect);
     }
+    fn coordinator_gone(&mut self, reason: &str) {
+        (**self).coordinator_gone(reason);
+    }
+
     fn abandon(&mut self, generation: GenerationId, reason: &str) {
         (**self).abandon(generation, reason);
     }

@@ -562,7 +562,15 @@ impl Server {
     fn flush(&mut self, now: Duration) {
         // Closing a rank's connection makes the machine send again.
         while !self.touched.is_empty() {
-            for token in std::mem::take(&mut self.touched) {
+            let mut touched = std::mem::take(&mut self.touched);
+            // Tools first: a rank that is told to end may take this process along.
+            let is_tool = |token: &u64| {
+                self.peers
+                    .get(token)
+                    .is_some_and(|peer| matches!(peer.stage, Stage::Tool))
+            };
+            touched.sort_by_key(|token| !is_tool(token));
+            for token in touched {
                 let Some(peer) = self.peers.get_mut(&token) else {
                     continue;
                 };

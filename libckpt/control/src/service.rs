@@ -114,17 +114,14 @@ impl Service {
             let exchange = self.shared.lock();
             exchange.outcome.is_some() || exchange.exit_announced || exchange.stop
         };
-        if !expected {
-            log::warn!(
-                "{}: the program runs on without checkpoints",
-                one_line(&error)
-            );
-        }
         if let Some(taking) = self.taking.take() {
             if !matches!(taking.step, Step::Committed) {
                 self.hooks
                     .abandon(taking.checkpoint.generation, "the coordinator is gone");
             }
+        }
+        if !expected {
+            self.hooks.coordinator_gone(&one_line(&error));
         }
     }
 

@@ -510,7 +510,14 @@ fn strangers_are_refused() {
     ];
     for rendezvous in wrong {
         let error = Client::connect(&rendezvous, short).expect_err("refused");
-        assert!(matches!(error, ControlError::Unreachable { .. }), "{error}");
+        let (expected, words) = match rendezvous.secret == good.secret {
+            true => (
+                matches!(error, ControlError::Denied { .. }),
+                "it coordinates",
+            ),
+            false => (matches!(error, ControlError::Unreachable { .. }), "secret"),
+        };
+        assert!(expected && error.to_string().contains(words), "{error}");
     }
     // A second rank 0, and a job of another size.
     let hooks = || {

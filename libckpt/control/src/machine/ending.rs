@@ -160,6 +160,10 @@ impl Core {
         let Some(outcome) = self.outcome.clone() else {
             return;
         };
+        // Nothing waits for level work any more.
+        for job in &mut self.jobs {
+            self.actions.extend(job.answers());
+        }
         let mut tell = Vec::new();
         for (rank, found) in self.ranks.iter_mut() {
             if matches!(found.life, Life::Ended(_)) && found.connected && !found.told {
@@ -191,7 +195,7 @@ impl Core {
     /// Forgets the last incarnation.
     pub fn reset(&mut self) {
         let waiting = std::mem::take(&mut self.actions);
-        *self = Self::new(None, None, self.own_settings.take());
+        *self = Self::new(self.only_job.take(), None, self.own_settings.take());
         self.actions = waiting;
     }
 }

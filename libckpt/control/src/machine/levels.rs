@@ -8,12 +8,14 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::protocol::{bounded, ToRank};
-use crate::{Checkpoint, GenerationId, Level, LevelWorkStatus, Settings, StepError};
+use crate::protocol::{bounded, ToRank, ToTool};
+use crate::{
+    Checkpoint, GenerationId, GenerationStatus, Level, LevelWorkStatus, Settings, StepError,
+};
 
 use super::ranks::Roll;
 use super::report::seconds;
-use super::{Core, To};
+use super::{Action, Core, To};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
@@ -36,8 +38,19 @@ pub(super) struct LevelJob {
     failure: Option<String>,
     /// Nothing has failed on any level, and the manifest is on every node.
     intact: bool,
-    /// End the job when this is through.
-    kill: bool,
+    /// The first failure on any level.
+    broken: Option<String>,
+    purpose: Purpose,
+}
+
+/// Who wanted the checkpoint, and what is to happen when it is through.
+#[derive(Debug)]
+pub(super) struct Purpose {
+    pub figures: GenerationStatus,
+    /// End the job.
+    pub kill: bool,
+    /// Tools that wait: a commit alone does not yet survive what the level asked for does.
+    pub tools: Vec<u64>,
 }
 
 impl LevelJob {
@@ -45,7 +58,7 @@ impl LevelJob {
         checkpoint: Checkpoint,
         settings: &Settings,
         intact: bool,
-        kill: bool,
+        purpose: Purpose,
         now: Duration,
     ) -> Self {
         let levels = Level::ALL
@@ -66,7 +79,8 @@ impl LevelJob {
             next_warning: now,
             failure: None,
             intact,
-            kill,
+            broken: None,
+            purpose,
         }
     }
 
@@ -86,6 +100,23 @@ impl LevelJob {
 
     pub fn generation(&self) -> GenerationId {
         self.checkpoint.generation
+    }
+
+    /// What the tools that wait are told, once.
+    pub fn answers(&mut self) -> Vec<Action> {
+        let message = match &self.broken {
+            None => ToTool::Committed(self.purpose.figures.clone()),
+            Some(reason) => ToTool::Denied {
+                reason: reason.clone(),
+            },
+        };
+        std::mem::take(&mut self.purpose.tools)
+            .into_iter()
+            .map(|tool| Action::Answer {
+                tool,
+                message: message.clone(),
+            })
+            .collect()
     }
 }
 
@@ -201,11 +232,13 @@ impl Core {
         };
         let (checkpoint, stage, failure) = (job.checkpoint, job.stage, job.failure.take());
         if let Some(failure) = failure {
-            job.intact = false;
-            self.warn(format!(
+            let line = format!(
                 "checkpoint {} could not be completed on level {level}: {failure}",
                 checkpoint.generation.number
-            ));
+            );
+            job.intact = false;
+            job.broken.get_or_insert_with(|| line.clone());
+            self.warn(line);
         } else if stage == Stage::Work {
             return self.enter_stage(now, index, Stage::Record);
         } else {
@@ -230,7 +263,7 @@ impl Core {
     }
 
     fn finish_levels(&mut self, now: Duration, index: usize) {
-        let job = self.jobs.remove(index);
+        let mut job = self.jobs.remove(index);
         if job.intact {
             let protect = self
                 .taking
@@ -240,7 +273,9 @@ impl Core {
                 .collect();
             self.send(To::All, ToRank::Prune { protect });
         }
-        if job.kill {
+        let kill = job.purpose.kill;
+        self.actions.extend(job.answers());
+        if kill {
             if job.intact {
                 self.end_job(now, "a last checkpoint was taken");
             } else {

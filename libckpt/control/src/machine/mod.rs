@@ -81,6 +81,8 @@ struct Figures {
 /// The coordinator's state.
 pub(crate) struct Core {
     job: Option<String>,
+    /// A stand-alone coordinator that was told its job serves no other.
+    only_job: Option<String>,
     incarnation: Option<u32>,
     /// Settings given to the coordinator itself.
     own_settings: Option<Settings>,
@@ -107,10 +109,12 @@ pub(crate) struct Core {
 const PING_EVERY: Duration = Duration::from_secs(5);
 
 impl Core {
-    /// A coordinator of `job`; without one (stand-alone) the first rank decides.
+    /// A coordinator of `job` and `incarnation`; without the latter (stand-alone) it serves one start
+    /// after the other, of `job` if that is given, else of whatever job comes.
     pub fn new(job: Option<String>, incarnation: Option<u32>, settings: Option<Settings>) -> Self {
         Self {
-            stand_alone: job.is_none(),
+            stand_alone: incarnation.is_none(),
+            only_job: incarnation.is_none().then(|| job.clone()).flatten(),
             job,
             incarnation,
             settings: settings.clone().unwrap_or_default(),
@@ -131,7 +135,7 @@ impl Core {
         }
     }
 
-    /// Whether any job may be served, one after the other.
+    /// Whether several starts may be served, one after the other.
     pub fn is_stand_alone(&self) -> bool {
         self.stand_alone
     }
@@ -154,9 +158,11 @@ impl Core {
             return Ok(());
         }
         match (&self.job, self.incarnation) {
-            (Some(ours), _) if ours != job => Err(format!("this is the coordinator of job {ours}")),
+            (Some(ours), _) if ours != job => Err(format!(
+                "it coordinates job {ours}, not {job}; a coordinator serves one job at a time, start another mana_coordinator"
+            )),
             (_, Some(ours)) if ours != incarnation => Err(format!(
-                "this is the coordinator of incarnation {ours}, not {incarnation}"
+                "it coordinates start {ours} of the job, not {incarnation}"
             )),
             _ => Ok(()),
         }

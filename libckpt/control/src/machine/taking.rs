@@ -16,7 +16,7 @@ use crate::{
 };
 
 use super::gate::Gate;
-use super::levels::LevelJob;
+use super::levels::{LevelJob, Purpose};
 use super::ranks::{Life, Roll};
 use super::report::{amount, seconds};
 use super::{Action, Core, To, Wanted};
@@ -434,22 +434,19 @@ impl Core {
                 taking.checkpoint
             ));
         }
-        for tool in taking.wanted.iter().filter_map(|wanted| wanted.tool) {
-            self.actions.push(Action::Answer {
-                tool,
-                message: ToTool::Committed(figures.clone()),
-            });
-        }
-        self.figures.last = Some(figures);
+        self.figures.last = Some(figures.clone());
         if taking.scheduled {
             self.scheduler.taken(level, now);
         }
-        let kill = taking.wanted.iter().any(|wanted| wanted.kill);
         let job = LevelJob::new(
             taking.checkpoint,
             &self.settings,
             taking.commit_failure.is_none(),
-            kill,
+            Purpose {
+                figures,
+                kill: taking.wanted.iter().any(|wanted| wanted.kill),
+                tools: taking.wanted.iter().filter_map(|w| w.tool).collect(),
+            },
             now,
         );
         self.start_levels(now, job);

@@ -169,6 +169,44 @@ fn a_failure_in_any_step_abandons_once_and_the_next_one_works() {
     }
 }
 
+/// Who asks for a level and waits is answered when the level has it, not when it is committed.
+#[test]
+fn a_tool_waits_for_the_level() {
+    for fails in [false, true] {
+        let mut sim = Sim::new(Program::idle(4), settings([0; 4]), 5, 2);
+        sim.program.ops = vec![vec![Op::Receive(0)]; 4];
+        if fails {
+            sim.faults = vec![Fault {
+                rank: 1,
+                step: "level",
+                number: 1,
+                how: How::Error,
+            }];
+        }
+        let request = Request {
+            level: Some(Level::Partner),
+            kill: false,
+        };
+        sim.core.want(sim.now, request, Some(1)).expect("possible");
+        while sim.answers.is_empty() && sim.now < LONG {
+            sim.run(Duration::from_millis(1));
+        }
+        let complete = sim
+            .core
+            .status(sim.now)
+            .levels
+            .iter()
+            .any(|l| l.level == Level::Partner && l.last.is_some());
+        match &sim.answers[..] {
+            [(1, ToTool::Committed(_))] => assert!(complete && !fails),
+            [(1, ToTool::Denied { reason })] => {
+                assert!(fails && reason.contains("level partner"), "{reason}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
 #[test]
 fn one_durable_manifest_is_a_commit() {
     for how in [How::Error, How::Silence] {
