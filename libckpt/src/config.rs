@@ -125,7 +125,17 @@ impl Config {
         };
         let mut values = keys::Values::default();
         if let Some(path) = &file {
-            let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+            let text = std::fs::read_to_string(path).map_err(|e| Error::Config {
+                place: path.display().to_string(),
+                reason: format!(
+                    "the configuration file named by {} cannot be read ({e})",
+                    if explicit.is_some() {
+                        "--config"
+                    } else {
+                        "MANA_CONF, or found where one is looked for,"
+                    }
+                ),
+            })?;
             for entry in file::entries(path, &text)? {
                 values.set(&entry.key, &entry.value, &entry.place, environment)?;
             }
@@ -137,12 +147,7 @@ impl Config {
             }
         }
         for (key, value) in options {
-            values.set(
-                key,
-                value,
-                &format!("option --{}", key.replace('_', "-")),
-                environment,
-            )?;
+            values.set(key, value, "command line", environment)?;
         }
         Ok(values.finish(file, environment))
     }

@@ -63,6 +63,11 @@ pub enum End {
         /// Why.
         reason: String,
     },
+    /// Somebody ended it on purpose; it can be resumed, but not by itself.
+    Stopped {
+        /// Who or what asked for it.
+        reason: String,
+    },
 }
 
 /// What is known of an ancestry's commits.

@@ -51,7 +51,7 @@ fn from_toml(path: &Path, text: &str, table: &toml::Table) -> Result<Vec<Entry>,
             toml::Value::Float(x) => x.to_string(),
             toml::Value::Boolean(b) => b.to_string(),
             other => {
-                let reason = format!("{key}: a {} cannot stand here", other.type_str());
+                let reason = format!("{key}: expected a single value, not {}", other.type_str());
                 return Err(Error::Config { place, reason });
             }
         };
@@ -76,9 +76,15 @@ fn older(path: &Path, text: &str) -> Option<Vec<Entry>> {
         if key.is_empty() || !key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
             return None;
         }
+        let value = value.trim();
+        let quoted = value.strip_prefix('"').and_then(|v| v.strip_suffix('"'));
+        let value = quoted.unwrap_or(value);
+        if value.contains('"') {
+            return None; // meant as TOML, whose complaint is the better one
+        }
         all.push(Entry {
             key: key.to_owned(),
-            value: value.trim().trim_matches('"').to_owned(),
+            value: value.to_owned(),
             place: format!("{} line {}", path.display(), n + 1),
         });
     }
