@@ -71,6 +71,7 @@ pub fn install(adapter: &'static AdapterTable, hooks: &'static dyn MpiHooks) -> 
             hooks,
             state: state::State::new(),
             active: false,
+            early: false,
             finalised: false,
             multiple: false,
             provided: 0,

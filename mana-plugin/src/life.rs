@@ -85,7 +85,15 @@ fn init(required: i32, name: &'static str) -> Outcome<i32> {
         errors::raise(MPI_COMM_WORLD, MPI_ERR_OTHER, name);
         return Err(MPI_ERR_OTHER);
     }
-    begin(required)?;
+    if std::mem::take(&mut core().early) {
+        let c = core();
+        c.active = true;
+        // SAFETY: gettid has no preconditions.
+        c.main_thread = unsafe { libc::gettid() };
+        c.state.thread_level = required;
+    } else {
+        begin(required)?;
+    }
     let c = core();
     comms::begin(c.state.rank, c.state.size);
     attributes::learn_predefined();

@@ -435,6 +435,8 @@ pub struct Core {
     pub state: State,
     /// Between the real `MPI_Init` and `MPI_Finalize`.
     pub active: bool,
+    /// The real MPI was started, in vain, to resume: it waits for the program's `MPI_Init`.
+    pub early: bool,
     /// The program has finalised.
     pub finalised: bool,
     /// Several threads may be in MPI at once.

@@ -48,13 +48,17 @@ pub fn build(options: &cli::Adapter) -> Result<i32, Failure> {
             manifest.display()
         )));
     }
-    let directory = installation.adapters_dir().join(&name);
-    fs::create_dir_all(&directory).map_err(|e| {
+    let all = installation.adapters_dir();
+    let directory = all.join(&name);
+    let cannot = |e: &dyn std::fmt::Display| {
         Failure::new(format!(
-            "cannot make {}: {e}; install mana where you may write (cargo xtask install --prefix DIR, or copy the tree)",
+            "cannot write {}: {e}; install mana where you may write (cargo xtask install --prefix DIR, or copy the tree)",
             directory.display()
         ))
-    })?;
+    };
+    use nix::unistd::{access, AccessFlags};
+    fs::create_dir_all(&all).map_err(|e| cannot(&e))?;
+    access(&all, AccessFlags::W_OK).map_err(|e| cannot(&e.desc()))?;
     let target = match &options.target_dir {
         Some(dir) => dir.clone(),
         None => cache_dir()?.join(format!("adapter-{name}")),
@@ -67,6 +71,7 @@ pub fn build(options: &cli::Adapter) -> Result<i32, Failure> {
         );
     }
     let built = compile(&manifest, &target, &mpicc_called, &mpi)?;
+    fs::create_dir_all(&directory).map_err(|e| cannot(&e))?;
     let library = directory.join("libmana_adapter.so");
     let temporary = directory.join("libmana_adapter.so.new");
     fs::copy(&built, &temporary)

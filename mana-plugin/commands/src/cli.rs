@@ -90,10 +90,10 @@ pub struct Start {
     /// Name of the adapter (the MPI) to use, instead of choosing by program and launcher
     #[arg(long, value_name = "NAME")]
     pub mpi: Option<String>,
-    /// Host of a stand-alone coordinator
+    /// Host of a stand-alone coordinator, as mana_coordinator prints it
     #[arg(long, value_name = "HOST", env = "MANA_COORD_HOST")]
     pub coord_host: Option<String>,
-    /// Port of a stand-alone coordinator
+    /// Port of a stand-alone coordinator, as mana_coordinator prints it
     #[arg(long, value_name = "PORT", env = "MANA_COORD_PORT")]
     pub coord_port: Option<u16>,
     /// No lines about normal events
@@ -160,7 +160,7 @@ pub struct Status {
     /// The checkpoint's level [default: the highest enabled]
     #[arg(long, requires = "checkpoint", value_name = "LEVEL")]
     pub level: Option<Level>,
-    /// Wait until the checkpoint is committed
+    /// Wait until the checkpoint is complete on its level
     #[arg(long, requires = "checkpoint")]
     pub wait: bool,
     /// End the job (with --checkpoint: once that is complete)
@@ -202,13 +202,13 @@ impl Level {
 pub struct Coordinator {
     #[command(flatten)]
     pub settings: Settings,
-    /// Identity of the job to coordinate [default: that of the first rank that connects]
+    /// Identity of the only job to coordinate [default: any, one after the other]
     #[arg(long, value_name = "NAME")]
     pub id: Option<String>,
-    /// Address to listen on
+    /// Host name or address to listen on
     #[arg(
         long,
-        value_name = "ADDRESS",
+        value_name = "HOST",
         default_value = "0.0.0.0",
         env = "MANA_COORD_HOST"
     )]
@@ -221,9 +221,6 @@ pub struct Coordinator {
         env = "MANA_COORD_PORT"
     )]
     pub coord_port: u16,
-    /// Leave the address in this file, for tools and ranks
-    #[arg(long, value_name = "FILE")]
-    pub file: Option<PathBuf>,
 }
 
 /// `mana run`

@@ -23,8 +23,35 @@ pub fn file(global: &Path, port: u16) -> PathBuf {
     global.join(format!("coordinator-{port}.json"))
 }
 
+/// What the coordinator has to say, on standard error.
+static LINES: Lines = Lines;
+
+struct Lines;
+
+impl log::Log for Lines {
+    fn enabled(&self, metadata: &log::Metadata) -> bool {
+        metadata.level() <= log::max_level()
+    }
+
+    fn log(&self, record: &log::Record) {
+        let note = match record.level() {
+            log::Level::Error => "error: ",
+            log::Level::Warn => "warning: ",
+            _ => "",
+        };
+        let line = format!("mana_coordinator: {note}{}\n", record.args());
+        // There is nowhere to tell of a standard error that cannot be written.
+        let _ = std::io::stderr().write_all(line.as_bytes());
+    }
+
+    fn flush(&self) {}
+}
+
 /// Runs until told to quit, by a signal or on the terminal.
 pub fn run(options: &cli::Coordinator) -> Result<i32, Failure> {
+    // Whoever installs one first wins; there is no other.
+    let _ = log::set_logger(&LINES);
+    log::set_max_level(log::LevelFilter::Info);
     let config = settings::load(&options.settings)?;
     let global = config.global_ckpt_dir.as_path();
     let stop = stop_signals()?;
@@ -33,27 +60,33 @@ pub fn run(options: &cli::Coordinator) -> Result<i32, Failure> {
         job,
         incarnation: None,
         secret: Secret::generate()?,
-        bind: options.coord_host.clone(),
+        bind: address(&options.coord_host)?,
         port: options.coord_port,
         settings: None,
         // With port 0 the file's name is known only now.
         rendezvous: None,
         fd_floor: 0,
+    })
+    .map_err(|e| {
+        let text = crate::message::chain(&e);
+        match options.coord_port {
+            0 => Failure::new(text),
+            _ => Failure::new(format!("{text}; use another port, or 0 for any free one")),
+        }
     })?;
-    let path = options
-        .file
-        .clone()
-        .unwrap_or_else(|| file(global, coordinator.port()));
-    if let Some(parent) = path.parent() {
-        std::fs::create_dir_all(parent)
-            .map_err(|e| Failure::new(format!("cannot make {}: {e}", parent.display())))?;
-    }
+    let path = file(global, coordinator.port());
+    crate::decision::make(global)?;
     coordinator.rendezvous().write(&path)?;
+    let addresses = coordinator.addresses();
+    let host = addresses
+        .first()
+        .and_then(|first| first.rsplit_once(':'))
+        .map_or("", |(host, _)| host.trim_matches(['[', ']']));
     println!(
-        "mana_coordinator: listening on {} (--coord-port {}), {}",
-        coordinator.addresses().join(" "),
-        coordinator.port(),
-        path.display()
+        "mana_coordinator: listening on {}; start jobs with MANA_COORD_HOST={host} MANA_COORD_PORT={port} or --coord-host {host} --coord-port {port} (secret in {})",
+        addresses.join(" "),
+        path.display(),
+        port = coordinator.port(),
     );
     let _ = std::io::stdout().flush();
     serve(&coordinator, stop);
@@ -61,6 +94,18 @@ pub fn run(options: &cli::Coordinator) -> Result<i32, Failure> {
     coordinator.shutdown();
     removed.map_err(|e| Failure::new(format!("cannot remove {}: {e}", path.display())))?;
     Ok(0)
+}
+
+/// The address of this host that a name means.
+fn address(host: &str) -> Result<String, Failure> {
+    use std::net::ToSocketAddrs as _;
+    let mut found = (host, 0)
+        .to_socket_addrs()
+        .map_err(|e| Failure::new(format!("--coord-host {host}: {e}")))?;
+    found
+        .next()
+        .map(|socket| socket.ip().to_string())
+        .ok_or_else(|| Failure::new(format!("--coord-host {host}: has no address")))
 }
 
 /// A channel that tells when a signal asks us to stop. Before any other thread exists.

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use libckpt::records::{program_hash, Incarnation, JobState, Records};
+use libckpt::records::{program_hash, End, Incarnation, JobState, Records};
 use libckpt::store::Store;
 use libckpt::Config;
 use mana::spec::Mode;
@@ -17,13 +17,13 @@ use mana_control::{Client, Rendezvous};
 
 use crate::launcher::Launcher;
 use crate::message::Failure;
-use crate::rerun::AGAIN;
+use crate::rerun::{AGAIN, RETRY};
 
 /// How long a parallel file system may take to appear on a node.
 const GLOBAL_LIMIT: Duration = Duration::from_secs(60);
 
 /// How long an old coordinator may take to show that it lives.
-const ALIVE_LIMIT: Duration = Duration::from_secs(3);
+const ALIVE_LIMIT: Duration = Duration::from_secs(2);
 
 /// Why this start may resume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,10 +73,19 @@ pub fn decide(
         wait_for(global)?;
     } else {
         make(global)?;
+        writable("local_ckpt_dir", &config.local_ckpt_dir)?;
     }
-    let state = Records::new(Store::global(config, id))
+    let records = Records::new(Store::global(config, id));
+    let state = records
         .state()
         .map_err(|e| Failure::of_job(crate::message::chain(&e)))?;
+    if occasion == Occasion::Again && std::env::var_os(AGAIN).is_some_and(|v| v == RETRY) {
+        if let Some(End::Stopped { reason }) = records.end() {
+            return Err(Failure::of_job(format!(
+                "job {id} was ended on request ({reason}): not started again; resume it with --restart (the same command line) or mana_restart"
+            )));
+        }
+    }
     if leading && occasion != Occasion::Again {
         refuse_if_running(global, id, &state)?;
     }
@@ -191,17 +200,31 @@ fn wait_for(global: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-fn make(global: &Path) -> Result<(), Failure> {
+/// Makes the global directory, for its owner only.
+pub fn make(global: &Path) -> Result<(), Failure> {
+    writable("global_ckpt_dir", global)
+}
+
+/// Makes a directory if it is not there; one that cannot be written would fail every checkpoint.
+fn writable(key: &str, path: &Path) -> Result<(), Failure> {
+    let failed = |what: &str, why: String| {
+        let whose = match key {
+            "global_ckpt_dir" => "all nodes see and",
+            _ => "of the node's own storage that",
+        };
+        Failure::new(format!(
+            "{key} {}: cannot {what}: {why}; set {key} in mana.conf to a directory {whose} you can write",
+            path.display()
+        ))
+    };
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
-        .create(global)
-        .map_err(|e| {
-            Failure::new(format!(
-                "cannot make the global directory {}: {e}; set global_ckpt_dir in mana.conf to a directory all nodes can write",
-                global.display()
-            ))
-        })
+        .create(path)
+        .map_err(|e| failed("make it", e.to_string()))?;
+    use nix::unistd::{access, AccessFlags};
+    access(path, AccessFlags::W_OK | AccessFlags::X_OK)
+        .map_err(|e| failed("write there", e.desc().to_owned()))
 }
 
 #[cfg(test)]

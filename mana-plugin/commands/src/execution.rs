@@ -39,7 +39,7 @@ pub fn become_lower(
     if !spec.program.as_os_str().is_empty() {
         argv.push(c_string(spec.program.as_os_str())?);
     }
-    for argument in &spec.args {
+    for argument in spec.args.iter().flatten() {
         argv.push(c_string(argument.as_os_str())?);
     }
     let mut envp = Vec::with_capacity(environment.len());

@@ -5,11 +5,12 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use libckpt::identity;
-use mana_control::Rendezvous;
+use mana_control::{Client, Rendezvous};
 
 use crate::cli::JobChoice;
 use crate::message::Failure;
 use crate::settings;
+use crate::status::ANSWER_LIMIT;
 
 /// The rendezvous of the running job that is meant.
 pub fn running(choice: &JobChoice) -> Result<Rendezvous, Failure> {
@@ -24,36 +25,62 @@ pub fn running(choice: &JobChoice) -> Result<Rendezvous, Failure> {
         .map(|(name, _)| name)
         .filter(|name| Rendezvous::path(global, name).is_file())
         .collect();
-    match (found.pop(), found.is_empty()) {
-        (Some(only), true) => Ok(Rendezvous::read(&Rendezvous::path(global, &only))?),
-        (Some(last), false) => {
-            found.push(last);
-            Err(Failure::new(format!(
-                "several jobs run with {}: name one with --id ({})",
-                global.display(),
-                found.join(", ")
-            )))
-        }
-        (None, _) => Err(Failure::new(format!(
-            "no job runs with {}; give the job's configuration (--config) or directory",
+    if found.len() > 1 {
+        // A job that was killed leaves its file behind.
+        found.retain(|name| answers(&Rendezvous::path(global, name)));
+    }
+    match found.as_slice() {
+        [only] => Ok(Rendezvous::read(&Rendezvous::path(global, only))?),
+        [] => Err(Failure::new(format!(
+            "no job runs with the global directory {}; {WHICH}",
             global.display()
         ))),
+        several => Err(Failure::new(format!(
+            "several jobs run with {}: name one with --id ({})",
+            global.display(),
+            several.join(", ")
+        ))),
     }
+}
+
+/// Why nothing may be found.
+pub const WHICH: &str = "name the job's configuration with --config (directories in it that are not absolute count from the current one)";
+
+/// Whether a coordinator answers to this file.
+fn answers(path: &Path) -> bool {
+    Rendezvous::read(path).is_ok_and(|r| Client::connect(&r, ANSWER_LIMIT).is_ok())
 }
 
 /// The identity meant by offline commands: the one given, else the one last started.
 pub fn stored(choice: &JobChoice, global: &Path) -> Result<String, Failure> {
     if let Some(id) = &choice.id {
-        return Ok(identity::given(id)?);
+        let id = identity::given(id)?;
+        let all = names(global)?;
+        if all.iter().any(|(name, _)| *name == id) {
+            return Ok(id);
+        }
+        let list: Vec<_> = all.into_iter().map(|(name, _)| name).collect();
+        return Err(Failure::new(match list.is_empty() {
+            true => nothing(global),
+            false => format!(
+                "no job {id} in {}; there are {}",
+                global.display(),
+                list.join(", ")
+            ),
+        }));
     }
     let mut all = names(global)?;
     all.sort_by_key(|(_, time)| *time);
-    all.pop().map(|(name, _)| name).ok_or_else(|| {
-        Failure::new(format!(
-            "{}: no job has left anything here; check --config",
-            global.display()
-        ))
-    })
+    all.pop()
+        .map(|(name, _)| name)
+        .ok_or_else(|| Failure::new(nothing(global)))
+}
+
+fn nothing(global: &Path) -> String {
+    format!(
+        "no job has left anything in the global directory {}; {WHICH}",
+        global.display()
+    )
 }
 
 /// The jobs of a global directory, with the time of the last change.

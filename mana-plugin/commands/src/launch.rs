@@ -45,6 +45,14 @@ impl Context {
         self.launcher.rank.unwrap_or(0) == 0
     }
 
+    fn decide(&self, id: &str, occasion: Occasion) -> Result<Decision, Failure> {
+        decide(&self.config, id, occasion, self.leading()).map_err(|mut failure| {
+            // On one node all ranks meet the same directories.
+            failure.same_everywhere |= self.launcher.one_node;
+            failure
+        })
+    }
+
     fn say(&self, start: &cli::Start, speaker: &Speaker, lines: impl IntoIterator<Item = String>) {
         if self.leading() && !start.quiet {
             lines.into_iter().for_each(|line| speaker.say(line));
@@ -78,11 +86,12 @@ pub fn launch(options: cli::Launch, speaker: &mut Speaker) -> Result<i32, Failur
         // A script runs again from its beginning: what had ended before is not what is resumed.
         occasion = Occasion::Again;
     }
-    let decision = decide(&context.config, &id, occasion, context.leading())?;
+    let decision = context.decide(&id, occasion)?;
     if let (Mode::Resume, JobState::Unfinished { incarnation, .. }) =
         (decision.mode, state(&context.config, &id)?)
     {
         same_program(&program.path, &incarnation)?;
+        right_size(&context, &id)?;
     }
     context.say(start, speaker, decision.note.clone());
     execute(
@@ -107,12 +116,13 @@ pub fn restart(options: cli::Restart, speaker: &mut Speaker) -> Result<i32, Fail
     if options.dry_run {
         return crate::stores::plan(&context.config, &id, start.generation);
     }
-    let decision = decide(&context.config, &id, Occasion::Restart, context.leading())?;
+    let decision = context.decide(&id, Occasion::Restart)?;
     if decision.mode == Mode::Fresh {
         return Err(Failure::of_job(format!(
             "nothing to resume: job {id} has committed no checkpoint; start it again with mana_launch --fresh"
         )));
     }
+    right_size(&context, &id)?;
     // For the choice of the MPI and the records: the image holds the program itself.
     let program = match state(&context.config, &id)? {
         JobState::Unfinished { incarnation, .. } => {
@@ -126,6 +136,22 @@ pub fn restart(options: cli::Restart, speaker: &mut Speaker) -> Result<i32, Fail
     };
     context.say(start, speaker, decision.note.clone());
     execute(&context, start, id, &decision, program, &[])
+}
+
+/// A job resumes with as many ranks as it had.
+fn right_size(context: &Context, id: &str) -> Result<(), Failure> {
+    let (Some(ranks), JobState::Unfinished { incarnation, .. }) =
+        (context.launcher.size, state(&context.config, id)?)
+    else {
+        return Ok(());
+    };
+    if ranks == incarnation.size {
+        return Ok(());
+    }
+    Err(Failure::of_job(format!(
+        "job {id} has {} ranks, but {ranks} were started: start as many as it had",
+        incarnation.size
+    )))
 }
 
 fn given(id: &str) -> Result<String, Failure> {
@@ -160,8 +186,9 @@ fn unfinished_job(config: &Config) -> Result<String, Failure> {
     match found.as_slice() {
         [only] => Ok(only.clone()),
         [] => Err(Failure::of_job(format!(
-            "nothing to resume: no unfinished job in {}; check --config or the directory",
-            config.global_ckpt_dir.display()
+            "nothing to resume: no unfinished job in the global directory {}; {}",
+            config.global_ckpt_dir.display(),
+            crate::job::WHICH
         ))),
         several => Err(Failure::of_job(format!(
             "several unfinished jobs in {}: name one with --id ({})",
@@ -210,7 +237,9 @@ fn execute(
         version: env!("CARGO_PKG_VERSION").into(),
         mode: decision.mode,
         program: program.map(|p| p.path).unwrap_or_default(),
-        args: command_line.iter().skip(1).cloned().map(OsText).collect(),
+        args: command_line
+            .split_first()
+            .map(|(_, rest)| rest.iter().cloned().map(OsText).collect()),
         config: config.clone(),
         generation: generation(config, &identity, start.generation)?,
         identity,
@@ -273,7 +302,7 @@ fn coordinator(start: &cli::Start, config: &Config) -> Result<Option<Coordinator
         (Some(host), Some(port)) if port != 0 => {
             let file: PathBuf = crate::coordinator::file(&config.global_ckpt_dir, port);
             if !file.is_file() {
-                return Err(Failure::new(format!(
+                return Err(Failure::of_job(format!(
                     "{}: missing; mana_coordinator leaves its secret there, start it with the same mana.conf, before the job",
                     file.display()
                 )));

@@ -47,6 +47,8 @@ pub struct Launcher {
     pub slurm_tasks: u32,
     /// The job may span several nodes.
     pub several_nodes: bool,
+    /// All ranks are on this node, for certain.
+    pub one_node: bool,
     /// How often Slurm has requeued the job.
     pub restart_count: u32,
 }
@@ -76,6 +78,12 @@ impl Launcher {
             Some(here) => number("PMI_SIZE").is_some_and(|all| all > here),
             None => launcher.slurm_step,
         };
+        launcher.one_node = [
+            ("MPI_LOCALNRANKS", "PMI_SIZE"),
+            ("OMPI_COMM_WORLD_LOCAL_SIZE", "OMPI_COMM_WORLD_SIZE"),
+        ]
+        .iter()
+        .any(|(here, all)| number(here).is_some_and(|n| number(all) == Some(n)));
         // Inside a batch job mpirun starts its daemons with srun, so the variables of srun's own
         // wire-up may be seen below mpirun's: mpirun's come first.
         if openmpi {
@@ -93,7 +101,10 @@ impl Launcher {
                 number("OMPI_COMM_WORLD_SIZE"),
             ),
             Some(Wireup::Pmi) => (number("PMI_RANK"), number("PMI_SIZE")),
-            Some(Wireup::Pmix) => (number("PMIX_RANK"), Some(launcher.slurm_tasks)),
+            Some(Wireup::Pmix) => (
+                number("PMIX_RANK"),
+                launcher.slurm_step.then_some(launcher.slurm_tasks),
+            ),
             None if launcher.slurm_step => (number("SLURM_PROCID"), Some(launcher.slurm_tasks)),
             None => (None, None),
         };

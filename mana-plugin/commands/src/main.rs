@@ -34,8 +34,8 @@ use clap::Parser as _;
 use crate::cli::{Cli, Verb};
 use crate::message::{failure_code, Failure, Speaker};
 
-/// For rank 0 to come to the conclusion that all ranks share; it asks an old coordinator, with a limit of 3 s, before.
-const RANK_0_SPEAKS: std::time::Duration = std::time::Duration::from_secs(5);
+/// For rank 0 to come to the conclusion that all ranks share; it asks an old coordinator, with a limit of 2 s, before.
+const RANK_0_SPEAKS: std::time::Duration = std::time::Duration::from_secs(3);
 
 /// Entry point, called by the C library.
 #[cfg(not(test))]
@@ -63,11 +63,14 @@ fn run() -> i32 {
     match execute(cli.command, &mut speaker) {
         Ok(code) => code,
         Err(failure) => {
-            if !failure.same_everywhere || speaker.rank.unwrap_or(0) == 0 {
-                speaker.say(format_args!("error: {}", failure.text));
-            } else {
-                // A launcher kills the other ranks when one fails: rank 0 must have spoken before.
+            let leading = speaker.rank.unwrap_or(0) == 0;
+            if !leading {
+                // A launcher kills the other ranks when one fails: rank 0 must have spoken before. If
+                // it fails for the same reason, its line is enough.
                 std::thread::sleep(RANK_0_SPEAKS);
+            }
+            if leading || !failure.same_everywhere {
+                speaker.say(format_args!("error: {}", failure.text));
             }
             failure_code()
         }

@@ -18,6 +18,9 @@ use crate::message::{failure_code, Failure, Speaker};
 /// nothing was committed.
 pub const AGAIN: &str = "MANA_RESTART";
 
+/// Its value when nobody but us wants that start: not of a job that was ended on request.
+pub const RETRY: &str = "retry";
+
 /// Signals to pass on; the first group asks the job to end.
 const STOPPING: &[Signal] = &[
     Signal::SIGTERM,
@@ -38,7 +41,9 @@ pub fn run(options: &cli::Run, speaker: &Speaker) -> Result<i32, Failure> {
     loop {
         let mut command = Command::new(&options.command[0]);
         command.args(&options.command[1..]);
-        if attempt > 0 || options.restart {
+        if attempt > 0 {
+            command.env(AGAIN, RETRY);
+        } else if options.restart {
             command.env(AGAIN, "1");
         }
         // The standard library gives the child an empty signal mask.

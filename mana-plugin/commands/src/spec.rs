@@ -136,8 +136,8 @@ pub struct LaunchSpec {
     /// The program as the user named it, resolved on `PATH` to a file (a script stays a script).
     /// Empty with [`Mode::Resume`] by `mana_restart` if the file is gone.
     pub program: PathBuf,
-    /// Its arguments, `argv[0]` excluded.
-    pub args: Vec<OsText>,
+    /// Its arguments, `argv[0]` excluded; `None` by `mana_restart`, which is not told them.
+    pub args: Option<Vec<OsText>>,
     /// The effective configuration, its directories absolute.
     pub config: libckpt::Config,
     /// The job's identity: the name of its directories.
@@ -310,7 +310,10 @@ mod tests {
             version: env!("CARGO_PKG_VERSION").into(),
             mode: Mode::Resume,
             program: "/usr/bin/true".into(),
-            args: vec!["a b".into(), OsText(OsString::from_vec(vec![0xff, 1]))],
+            args: Some(vec![
+                "a b".into(),
+                OsText(OsString::from_vec(vec![0xff, 1])),
+            ]),
             config: libckpt::Config::load(None, &std::collections::BTreeMap::new(), &|_| None)
                 .expect("defaults"),
             identity: "job".into(),
@@ -340,7 +343,7 @@ mod tests {
     #[test]
     fn long_command_lines_go_through_a_memory_file() {
         let mut spec = sample();
-        spec.args = vec!["x".repeat(1000).into(); 500];
+        spec.args = Some(vec!["x".repeat(1000).into(); 500]);
         let value = spec.to_variable().expect("encodes");
         assert!(value.starts_with("fd:"), "{}", value.len());
         assert_eq!(LaunchSpec::from_variable(&value).expect("decodes"), spec);

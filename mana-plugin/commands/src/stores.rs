@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use libckpt::image_file::{verify as verify_image, ImageFile, ImageName};
 use libckpt::manifest::{is_complete, Manifest};
-use libckpt::records::{JobState, Records};
+use libckpt::records::{End, JobState, Records};
 use libckpt::store::{Copy, Store};
 use libckpt::{Config, GenerationId, Level};
 use serde::Serialize;
@@ -232,11 +232,16 @@ fn state_in_words(records: &Records) -> Result<String, Failure> {
         JobState::New => "never started".into(),
         JobState::Finished => "ended normally".into(),
         JobState::Unfinished { incarnation, .. } => {
+            let end = match records.end() {
+                Some(End::Stopped { reason }) => format!(", ended on request ({reason})"),
+                Some(End::Failed { reason }) => format!(", failed ({reason})"),
+                _ => String::new(),
+            };
             let from = incarnation.parent.map_or("from the beginning".into(), |p| {
                 format!("from generation {p}")
             });
             format!(
-                "unfinished, start {} {from}, {} ranks of {}",
+                "unfinished, start {} {from}, {} ranks of {}{end}",
                 incarnation.number,
                 incarnation.size,
                 incarnation.program.display()

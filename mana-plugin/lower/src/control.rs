@@ -8,16 +8,16 @@ use std::sync::mpsc::{channel, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use libckpt::config::OnError;
 use libckpt::recovery::{self, Outcome as Recovery, Recovered, Wish};
 use libckpt::session::{Beginning, Session};
-use libckpt::{Collective, GenerationId, Level};
-use mana_control::{
-    Agent, AgentOptions, Coordinator, CoordinatorOptions, Outcome, Rendezvous, Secret, Settings,
-};
+use libckpt::{Collective, GenerationId};
+use mana_control::{Agent, AgentOptions, Outcome, Secret};
 use mana_plugin::WorldCollective;
 
 use crate::meeting::{self, Asker};
-use crate::{agreement, job, messages, rank, Failure};
+use crate::outcome::agree;
+use crate::{agreement, coordinator, job, messages, outcome, rank, Failure};
 
 /// How often the job's records are looked at for a newer start.
 const FENCE: Duration = Duration::from_secs(5);
@@ -29,8 +29,8 @@ const END: Duration = Duration::from_secs(3600);
 const ABORT: Duration = Duration::from_secs(2);
 
 enum Command {
-    /// The program is entered (again): checkpoints may come.
-    Go,
+    /// The program is entered (again), or in `MPI_Init`: checkpoints may come.
+    Go(Sender<Result<(), Failure>>),
     Finalizing(Sender<()>),
     Exit {
         code: i32,
@@ -60,6 +60,10 @@ pub struct Place {
 /// Begins the job at its beginning; on the MPI thread (or the main one, without MPI). Returns when
 /// this rank is registered.
 pub fn begin_job(world: Option<WorldCollective>, thread_level: i32) -> Result<(), Failure> {
+    if CONTROL.get().is_some() {
+        // A resume that found nothing has begun it.
+        return go();
+    }
     let (asker, server) = meeting::pair::<Result<(), Failure>>(world);
     start_thread(move |commands| {
         let begun = open(&asker).and_then(|(session, secret)| {
@@ -72,7 +76,7 @@ pub fn begin_job(world: Option<WorldCollective>, thread_level: i32) -> Result<()
             spawn_agent(&place)?;
             Ok(place)
         });
-        match begun {
+        match agree(&asker, begun, consequence()) {
             Ok(place) => {
                 asker.done(Ok(()));
                 serve(&place, &commands);
@@ -90,9 +94,13 @@ pub struct Resume {
     pub incarnation: u32,
 }
 
-/// Finds out what to resume from; on the MPI thread. The control thread then waits for [`go`].
-pub fn recover(world: Option<WorldCollective>, thread_level: i32) -> Result<Resume, Failure> {
-    let (asker, server) = meeting::pair::<Result<Resume, Failure>>(world);
+/// Finds out what to resume from; on the MPI thread. `None`: nothing was ever committed, the job has
+/// begun anew. The control thread then waits for [`go`].
+pub fn recover(
+    world: Option<WorldCollective>,
+    thread_level: i32,
+) -> Result<Option<Resume>, Failure> {
+    let (asker, server) = meeting::pair::<Result<Option<Resume>, Failure>>(world);
     start_thread(move |commands| {
         let found = open(&asker).and_then(|(session, secret)| {
             let generation = job()
@@ -103,34 +111,39 @@ pub fn recover(world: Option<WorldCollective>, thread_level: i32) -> Result<Resu
                     number,
                 });
             let recovered = match recovery::recover(&session, Wish { generation }, &asker)? {
-                Recovery::Resume(r) => Arc::new(r),
-                Recovery::Fresh => {
-                    return Err("nothing was ever committed; start the job with --fresh".into())
+                Recovery::Resume(r) => Some(Arc::new(r)),
+                Recovery::Fresh if job().spec.args.is_none() => {
+                    return Err(
+                        "nothing to resume: the job was killed before its first checkpoint was committed; start it again with mana_launch --fresh".into(),
+                    )
                 }
+                Recovery::Fresh => None,
             };
-            report(&recovered, asker.rank());
-            let place = begin(
-                session,
-                secret,
-                Some(recovered.generation),
-                thread_level,
-                &asker,
-            )?;
+            match &recovered {
+                Some(recovered) => report(recovered, asker.rank()),
+                None if asker.rank() == 0 => log::info!(
+                    "the job was started before, but no checkpoint was committed: starting from the beginning"
+                ),
+                None => {}
+            }
+            let parent = recovered.as_ref().map(|r| r.generation);
+            let place = begin(session, secret, parent, thread_level, &asker)?;
             Ok((place, recovered))
         });
-        match found {
+        match agree(&asker, found, "") {
             Ok((place, recovered)) => {
-                let resume = Resume {
-                    recovered: Arc::clone(&recovered),
+                let resume = recovered.as_ref().map(|recovered| Resume {
+                    recovered: Arc::clone(recovered),
                     session: Arc::clone(&place.session),
                     incarnation: place.incarnation,
-                };
+                });
                 asker.done(Ok(resume));
-                if matches!(commands.recv(), Ok(Command::Go)) {
-                    if let Err(e) = spawn_agent(&place) {
-                        failed(&*e);
+                if let Ok(Command::Go(reply)) = commands.recv() {
+                    // If nobody waits for the answer, the process ends.
+                    let _ = reply.send(spawn_agent(&place));
+                    if let Some(recovered) = recovered {
+                        protect_again(&place.session, recovered);
                     }
-                    protect_again(&place.session, recovered);
                     serve(&place, &commands);
                 }
             }
@@ -140,11 +153,16 @@ pub fn recover(world: Option<WorldCollective>, thread_level: i32) -> Result<Resu
     server.serve()?
 }
 
-/// The program is in place: the control thread may go to work.
-pub fn go() {
-    if let Some(control) = CONTROL.get() {
-        let _ = control.commands.send(Command::Go);
-    }
+/// The program is in place: the control thread may go to work. Returns when this rank is registered.
+pub fn go() -> Result<(), Failure> {
+    let gone = || Failure::from("the control thread has ended");
+    let control = CONTROL.get().ok_or_else(gone)?;
+    let (reply, replied) = channel();
+    control
+        .commands
+        .send(Command::Go(reply))
+        .map_err(|_| gone())?;
+    replied.recv().map_err(|_| gone())?
 }
 
 fn report(recovered: &Recovered, rank: u32) {
@@ -270,81 +288,24 @@ fn begin<T>(
         restart_count: spec.restart_count,
     };
     let begun = session.begin(&beginning, all)?;
-    let mut found = (String::new(), Vec::new());
-    if all.rank() == 0 {
-        match bring_up(&session, &secret, begun.incarnation, all.size()) {
-            Ok(addresses) => found.1 = addresses,
-            Err(e) => found.0 = e.to_string(),
-        }
-    }
+    let found = (all.rank() == 0).then(|| {
+        coordinator::bring_up(&session, &secret, begun.incarnation, all.size())
+            .map_err(|e| e.to_string())
+    });
     let told = libckpt::collective::gather(all, "the coordinator's address", &found)?;
-    let (complaint, addresses) = told.into_iter().next().unwrap_or_default();
-    if !complaint.is_empty() {
-        return Err(format!("rank 0 could not start the coordinator: {complaint}").into());
-    }
-    let secret = match &spec.coordinator {
-        Some(other) => rendezvous_of(other.port)?.secret,
-        None => secret,
+    let contact = match told.into_iter().next().flatten() {
+        Some(Ok(contact)) => contact,
+        Some(Err(complaint)) => return Err(format!("no coordinator: {complaint}").into()),
+        None => return Err("no coordinator: rank 0 said nothing".into()),
     };
     Ok(Place {
         session,
         incarnation: begun.incarnation,
         first: begun.first,
-        addresses,
-        secret,
+        secret: contact.secret(secret),
+        addresses: contact.addresses,
         thread_level,
     })
-}
-
-/// The file a stand-alone coordinator has left.
-fn rendezvous_of(port: u16) -> Result<Rendezvous, Failure> {
-    let path = job()
-        .spec
-        .config
-        .global_ckpt_dir
-        .join(format!("coordinator-{port}.json"));
-    Ok(Rendezvous::read(&path)?)
-}
-
-/// Starts the embedded coordinator, or finds the stand-alone one. Returns its addresses.
-fn bring_up(
-    session: &Session,
-    secret: &Secret,
-    incarnation: u32,
-    size: u32,
-) -> Result<Vec<String>, Failure> {
-    let spec = &job().spec;
-    if let Some(other) = &spec.coordinator {
-        return Ok(vec![format!("{}:{}", other.host, other.port)]);
-    }
-    let near = spec.config.test_mode || size == 1;
-    let coordinator = Coordinator::spawn(CoordinatorOptions {
-        job: Some(spec.identity.clone()),
-        incarnation: Some(incarnation),
-        secret: secret.clone(),
-        bind: if near { "127.0.0.1" } else { "0.0.0.0" }.into(),
-        port: 0,
-        settings: Some(settings(session)),
-        rendezvous: Some(session.global().root().join("coordinator.json")),
-        fd_floor: 0,
-    })?;
-    let addresses = coordinator.addresses();
-    // It runs as long as the process.
-    std::mem::forget(coordinator);
-    Ok(addresses)
-}
-
-fn settings(session: &Session) -> Settings {
-    let config = &job().spec.config;
-    let nodes = session.topology().nodes();
-    let limit = Duration::from_secs(config.checkpoint_timeout);
-    Settings {
-        intervals: Level::ALL.map(|l| config.interval(l)),
-        enabled: Level::ALL.map(|l| config.enabled(l, nodes)),
-        gate_limit: limit,
-        stopped_limit: limit,
-        ..Settings::default()
-    }
 }
 
 fn spawn_agent(place: &Place) -> Result<(), Failure> {
@@ -362,7 +323,7 @@ fn spawn_agent(place: &Place) -> Result<(), Failure> {
         node: session.node(),
         program: spec.program.display().to_string(),
         next_number: place.first,
-        settings: settings(session),
+        settings: coordinator::settings(session),
         addresses: place.addresses.clone(),
         secret: place.secret.clone(),
         connect_limit: CONNECT,
@@ -378,7 +339,7 @@ fn spawn_agent(place: &Place) -> Result<(), Failure> {
 fn serve(place: &Place, commands: &Receiver<Command>) {
     loop {
         match commands.recv_timeout(FENCE) {
-            Ok(Command::Go) => {}
+            Ok(Command::Go(reply)) => drop(reply),
             Ok(Command::Finalizing(reply)) => {
                 if let Some(agent) = AGENT.get() {
                     agent.finalizing();
@@ -464,11 +425,18 @@ pub fn aborting(code: i32) {
 /// Checkpointing as such has failed: run on unprotected, or stop, as configured.
 pub fn failed(e: &(dyn std::error::Error + 'static)) {
     match job().spec.config.on_error {
-        libckpt::config::OnError::Continue => {
-            messages::line(format_args!(
-                "error: {e}; the program runs on UNPROTECTED (on_error = \"stop\" ends it instead)"
-            ));
+        OnError::Continue if e.is::<outcome::Told>() => {}
+        OnError::Continue => messages::line(format_args!("error: {e}{}", consequence())),
+        OnError::Stop => outcome::fail(e),
+    }
+}
+
+/// What follows from such a failure, for its line.
+fn consequence() -> &'static str {
+    match job().spec.config.on_error {
+        OnError::Continue => {
+            "; the program runs on UNPROTECTED (on_error = \"stop\" ends it instead)"
         }
-        libckpt::config::OnError::Stop => messages::fail(format_args!("{e}")),
+        OnError::Stop => "",
     }
 }

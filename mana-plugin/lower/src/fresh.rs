@@ -16,16 +16,21 @@ pub fn hooks() -> Hooks {
 
 /// Never returns but on failure.
 pub fn run() -> Result<Infallible, Failure> {
+    mpi::install()?;
+    enter()
+}
+
+/// The same, with the MPI layer in place. Never returns but on failure.
+pub fn enter() -> Result<Infallible, Failure> {
     let spec = &job().spec;
     let launch = Launch {
         program: spec.program.clone(),
-        args: spec.args.iter().map(|a| a.0.clone()).collect(),
+        args: spec.args.iter().flatten().map(|a| a.0.clone()).collect(),
         env: spec.upper_environment(),
         upper_preload: spec.stub.iter().flat_map(|s| s.preload.clone()).collect(),
         upper_library_path: spec.stub.iter().map(|s| s.directory.clone()).collect(),
     };
     let resolved = launch.resolve()?;
-    mpi::install()?;
     if spec.adapter.is_none() {
         // No MPI_Init will come: the job has one rank, and begins here.
         control::begin_job(None, -1)?;

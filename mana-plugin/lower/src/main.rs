@@ -5,7 +5,10 @@
 //! |---|---|
 //! | `adapter` | opening the site's MPI adapter |
 //! | `fresh`, `resume` | the two ways to begin |
-//! | `control` | the control thread: storage session, coordinator, agent |
+//! | `control` | the control thread: storage session, agent, end |
+//! | `coordinator` | embedded in rank 0, or one that stands alone |
+//! | `agreement` | what every rank decided before MPI was there is the same everywhere |
+//! | `outcome` | a failure of one rank is a failure of all, said once |
 //! | `meeting` | collectives of the control thread, done by the MPI thread |
 //! | `mpi` | what the MPI layer asks of its surroundings |
 //! | `raised` | high numbers for descriptors the MPI library opens |
@@ -22,11 +25,13 @@
 mod adapter;
 mod agreement;
 mod control;
+mod coordinator;
 mod fresh;
 mod image;
 mod meeting;
 mod messages;
 mod mpi;
+mod outcome;
 mod raised;
 mod rank;
 mod resume;
@@ -71,7 +76,7 @@ pub extern "C" fn main(_argc: i32, _argv: *const *const libc::c_char) -> i32 {
     };
     match ended {
         Ok(never) => match never {},
-        Err(e) => messages::fail(format_args!("{e}")),
+        Err(e) => outcome::fail(&*e),
     }
 }
 

@@ -91,6 +91,11 @@ pub fn failure_code() -> i32 {
 /// One line that names what failed and the next step; then the process ends with [`failure_code`].
 pub fn fail(text: std::fmt::Arguments) -> ! {
     line(format_args!("error: {text}"));
+    end()
+}
+
+/// The process ends with [`failure_code`]; why has been said.
+pub fn end() -> ! {
     // SAFETY: _exit has no preconditions. Destructors and exit handlers of libraries that may be in
     // any state (the MPI library among them) are skipped on purpose.
     unsafe { libc::_exit(failure_code()) }

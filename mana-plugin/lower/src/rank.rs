@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use libckpt::config::OnError;
 use libckpt::fault;
 use libckpt::image_file::{ImageContent, ImageReport as Written};
 use libckpt::records::End;
@@ -19,12 +20,15 @@ use process_state::FileSync;
 use split_process::Parked;
 
 use crate::snapshot::{Camera, Image};
-use crate::{image, job, messages, mpi};
+use crate::{coordinator, image, job, messages, mpi};
 
 /// For all threads to leave the lower half once every rank is at its safe point.
 const PARK: Duration = Duration::from_secs(20);
 /// For the program's files to reach stable storage.
 const FILES: Duration = Duration::from_secs(600);
+
+/// For rank 0 to see what this rank has seen, and to say it.
+const RANK_0_SPEAKS: Duration = Duration::from_secs(2);
 
 /// Says a warning once per process.
 pub fn warn_once(text: &str) {
@@ -106,6 +110,27 @@ fn sequence(c: &checkpoint::CommSeq) -> CommSeq {
         comm_id: c.comm_id,
         size: c.size,
         seq: c.seq,
+    }
+}
+
+impl Rank {
+    /// Leaves a record that this was no failure (`mana run` does not start the job again). The launcher
+    /// kills all ranks when the first ends: none does before rank 0 has written it.
+    fn record_stop(&self, reason: &str) {
+        let records = self.session.records();
+        if self.session.rank() == 0 {
+            let end = End::Stopped {
+                reason: reason.to_owned(),
+            };
+            if let Err(e) = records.write_end(&end) {
+                log::warn!("the end of the job is not recorded: {e}");
+            }
+            return;
+        }
+        let deadline = Instant::now() + RANK_0_SPEAKS;
+        while records.end().is_none() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(2));
+        }
     }
 }
 
@@ -380,7 +405,34 @@ impl RankHooks for Rank {
         self.phase.to_owned()
     }
 
+    fn coordinator_gone(&mut self, reason: &str) {
+        // An embedded coordinator goes with rank 0's process, and the launcher ends the job.
+        let alone = job().spec.coordinator.is_some();
+        if alone && job().spec.config.on_error == OnError::Stop {
+            if self.session.rank() == 0 {
+                messages::line(format_args!(
+                    "error: {reason}; the job ends (on_error = \"stop\")"
+                ));
+            } else {
+                // Rank 0 speaks for all; a launcher ends the others when one ends.
+                std::thread::sleep(RANK_0_SPEAKS);
+            }
+            messages::end();
+        }
+        if self.session.rank() == 0 || !alone {
+            log::warn!(
+                "{reason}: the program runs on without checkpoints{}",
+                if alone {
+                    ", and its end will not be recorded (a later start needs --fresh)"
+                } else {
+                    ""
+                }
+            );
+        }
+    }
+
     fn finish(&mut self, outcome: &Outcome) {
+        coordinator::leave(&self.session);
         if let Some(pruning) = self.pruning.take() {
             let _ = pruning.join();
         }
@@ -397,8 +449,12 @@ impl RankHooks for Rank {
     }
 
     fn end_job(&mut self, reason: &str) {
-        messages::line(format_args!("the job ends on request: {reason}"));
-        // SAFETY: ends this process, whatever the program's handlers are.
-        unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
+        // An embedded coordinator has told.
+        if self.session.rank() == 0 && job().spec.coordinator.is_some() {
+            messages::line(format_args!("the job ends on request: {reason}"));
+        }
+        coordinator::leave(&self.session);
+        self.record_stop(reason);
+        messages::end();
     }
 }

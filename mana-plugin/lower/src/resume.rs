@@ -54,7 +54,14 @@ pub fn run() -> Result<Infallible, Failure> {
         split_process::with_signals_blocked(|| mana_plugin::checkpoint::start(thread_level))?;
     }
     let world = mana_plugin_world();
-    let resume = control::recover(world, thread_level)?;
+    let Some(resume) = control::recover(world, thread_level)? else {
+        // Nothing was ever committed. The real MPI runs already: the program's MPI_Init finds it.
+        if spec.adapter.is_some() {
+            mana_plugin::checkpoint::set_aside();
+        }
+        IN_PROGRESS.store(false, Ordering::Release);
+        return fresh::enter();
+    };
     let recovered = &resume.recovered;
     let report = recovered
         .manifest
@@ -102,7 +109,9 @@ pub fn run() -> Result<Infallible, Failure> {
         if let Err(e) = process_state::restore_timers(&loaded.state, &context) {
             messages::fail(format_args!("timers: {e}"));
         }
-        control::go();
+        if let Err(e) = control::go() {
+            control::failed(&*e);
+        }
     })?;
     Err("the program could not be entered".into())
 }

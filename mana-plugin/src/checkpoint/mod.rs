@@ -225,6 +225,13 @@ pub fn start(thread_level: i32) -> Result<(), RebuildError> {
     rebuild::start(thread_level)
 }
 
+/// Instead of [`rebuild`], when there is nothing to resume: the program starts at its beginning, and its
+/// `MPI_Init` finds the library that [`start`] has started.
+pub fn set_aside() {
+    let c = core();
+    c.early = std::mem::take(&mut c.active);
+}
+
 /// Restart, second half: makes every object of `state` (from [`serialize`]) real again, posts again
 /// the receives that were posted, and returns when all ranks have done so. Collective over the job.
 /// [`crate::install`] must have been called and the program's memory must be mapped: a message for a

@@ -68,6 +68,10 @@ pub fn run() -> Result<bool> {
 }
 
 fn show(mana: &Path, directory: &Path) -> Result<()> {
+    println!(
+        "\nDebian's LAMMPS, unmodified, on 4 ranks. Checkpoints are taken on all levels, a node is lost with\n\
+         its storage, the job goes on from a partner's copy, and the answer is that of an undisturbed run."
+    );
     step(1, "the undisturbed run: LAMMPS on 4 ranks, without mana");
     let (undisturbed, time) = plain(directory)?;
     println!(
@@ -94,6 +98,7 @@ fn show(mana: &Path, directory: &Path) -> Result<()> {
     let recovered = Table::read(&directory.join("mana.log"))?;
     match undisturbed.difference(&recovered) {
         None => {
+            println!("   {text}");
             println!("   all {} rows are identical", recovered.len());
             Ok(())
         }

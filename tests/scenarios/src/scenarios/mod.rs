@@ -1,6 +1,7 @@
 //! All scenarios, a module per topic.
 
 mod cluster;
+mod commands;
 mod corruption;
 mod dense;
 mod faults;
@@ -47,6 +48,7 @@ pub fn all() -> Vec<Scenario> {
         modes::all(),
         requeue::all(),
         wrapper::all(),
+        commands::all(),
         lammps::all(),
         corruption::all(),
         hpcc::all(),

@@ -1,0 +1,49 @@
+//! A step of a start that fails on one rank fails on all, and what several ranks would say alike is
+//! said once. Control thread, while the MPI thread serves its collectives.
+
+use libckpt::collective::gather;
+use libckpt::Collective;
+
+use crate::{messages, Failure};
+
+/// A failure that has been told: nobody says it again.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Told(String);
+
+/// Every rank's outcome becomes one. `tail` is put behind what is said.
+pub fn agree<R>(
+    all: &dyn Collective,
+    outcome: Result<R, Failure>,
+    tail: &str,
+) -> Result<R, Failure> {
+    let mine = outcome.as_ref().err().map(ToString::to_string);
+    // If the ranks cannot talk, each has only its own words.
+    let Ok(texts) = gather(all, "how the start went", &mine) else {
+        return outcome;
+    };
+    let Some((first, text)) = texts
+        .iter()
+        .enumerate()
+        .find_map(|(rank, text)| Some((rank, text.as_ref()?)))
+    else {
+        return outcome;
+    };
+    let speaks = |rank: usize| texts[rank].is_some() && !texts[..rank].contains(&texts[rank]);
+    if speaks(all.rank() as usize) {
+        if let Some(mine) = &mine {
+            messages::line(format_args!("error: {mine}{tail}"));
+        }
+    }
+    // A launcher kills everyone as soon as one ends: nobody does before all have spoken.
+    let _ = all.barrier();
+    Err(Box::new(Told(format!("rank {first}: {text}"))))
+}
+
+/// The end of a process that cannot go on; says why unless that was said.
+pub fn fail(error: &(dyn std::error::Error + 'static)) -> ! {
+    if error.is::<Told>() {
+        messages::end()
+    }
+    messages::fail(format_args!("{error}"))
+}
