@@ -2,6 +2,11 @@
 //! it is; what is only forwarded, and the collectives, are generated; everything else answers with an
 //! error that names the procedure.
 
+#[path = "build/large.rs"]
+mod large;
+#[path = "build/persistent.rs"]
+mod persistent;
+
 use mpi_table::{rust_type, Kind, Length, Param, Policy, Procedure};
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -13,10 +18,12 @@ type Failure = Box<dyn std::error::Error>;
 fn main() -> Result<(), Failure> {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=src");
+    println!("cargo:rerun-if-changed=build");
     let by_hand = by_hand(Path::new("src"))?;
+    let all = mpi_table::slots()?;
     let mut entries = String::new();
     let mut table = String::from("pub static TABLE: ProcTable = ProcTable {\n");
-    for p in mpi_table::slots()? {
+    for p in &all {
         let name = &p.name;
         if let Some(module) = by_hand.get(name.as_str()) {
             writeln!(table, "    {name}: crate::{module}::{name},")?;
@@ -24,13 +31,18 @@ fn main() -> Result<(), Failure> {
         }
         writeln!(table, "    {name},")?;
         match &p.policy {
-            Policy::Forward => forward(&mut entries, &p)?,
-            Policy::Custom(area) if area == "collective" => collective(&mut entries, &p)?,
-            Policy::Custom(area) if area == "icollective" => collective(&mut entries, &p)?,
-            _ => unsupported(&mut entries, &p)?,
+            Policy::Forward => forward(&mut entries, p)?,
+            Policy::Custom(area) => match area.as_str() {
+                "collective" | "icollective" => collective(&mut entries, p)?,
+                "pcollective" => persistent::entry(&mut entries, p)?,
+                "large" => large::entry(&mut entries, p, &all, &by_hand)?,
+                _ => unsupported(&mut entries, p)?,
+            },
+            _ => unsupported(&mut entries, p)?,
         }
     }
     table.push_str("};\n");
+    persistent::starts(&mut entries, &all)?;
     let out = PathBuf::from(env::var("OUT_DIR")?).join("entries.rs");
     fs::write(out, entries + &table)?;
     Ok(())
@@ -196,14 +208,29 @@ fn collective(out: &mut String, p: &Procedure) -> Result<(), Failure> {
     let name = &p.name;
     let nonblocking = p.params().iter().any(|q| q.kind == Kind::Request);
     let in_place = p.params().iter().any(|q| q.name == "sendbuf");
+    if nonblocking {
+        // A persistent collective starts the inner one, and says itself what went wrong.
+        writeln!(
+            out,
+            "{} {{\n    let _guard = crate::entry::enter();\n    // SAFETY: the program's arguments.\n    finish(unsafe {{ inner_{name}({}) }}, comm, {name:?})\n}}\n",
+            signature(p),
+            mpi_table::names(p)
+        )?;
+        writeln!(
+            out,
+            "unsafe fn inner_{name}({}) -> crate::state::Outcome {{\n    static NAME: &str = {name:?};",
+            mpi_table::arguments(p)
+        )?;
+    } else {
+        writeln!(
+            out,
+            "{} {{\n    static NAME: &str = {name:?};\n    let _guard = crate::entry::enter();\n    let outcome = (|| {{",
+            signature(p)
+        )?;
+    }
     writeln!(
         out,
-        "{} {{\n    static NAME: &str = {name:?};\n    let _guard = crate::entry::enter();",
-        signature(p)
-    )?;
-    writeln!(
-        out,
-        "    let outcome = (|| {{\n        let (index, real) = crate::collectives::comm(comm)?;"
+        "        let (index, real) = crate::collectives::comm(comm)?;"
     )?;
     let first_type = p
         .params()
@@ -212,6 +239,7 @@ fn collective(out: &mut String, p: &Procedure) -> Result<(), Failure> {
         .map(|q| q.name.clone());
     let mut arguments = Vec::new();
     let mut arrays = Vec::new();
+    let mut ops = Vec::new();
     for q in p.params() {
         let n = &q.name;
         arguments.push(match (q.kind, q.by_pointer()) {
@@ -228,13 +256,14 @@ fn collective(out: &mut String, p: &Procedure) -> Result<(), Failure> {
                 };
                 let significant = if in_place && n.starts_with("send") { "sendbuf as usize != MPI_IN_PLACE" } else { "true" };
                 writeln!(out, "        // SAFETY: the program's array.")?;
-                writeln!(out, "        let real_{n} = unsafe {{ crate::collectives::types({n}, {length}, {significant}) }};")?;
+                writeln!(out, "        let mut real_{n} = unsafe {{ crate::collectives::types({n}, {length}, {significant}) }};")?;
                 arrays.push(format!("real_{n}"));
-                format!("real_{n}.as_ptr()")
+                format!("real_{n}.as_mut_ptr().cast_const()")
             }
             (Kind::Op, false) => {
                 let d = first_type.as_deref().unwrap_or("MPI_DATATYPE_NULL");
                 writeln!(out, "        let real_{n} = crate::collectives::op({n}, {d}, real_{d});")?;
+                ops.push(n.clone());
                 format!("real_{n}")
             }
             (Kind::Request, true) => "&mut real_request".to_owned(),
@@ -259,13 +288,14 @@ fn collective(out: &mut String, p: &Procedure) -> Result<(), Failure> {
         writeln!(out, "        check(rc)?;")?;
         writeln!(
             out,
-            "        let word = crate::collectives::started(index, real_request, vec![{}])?;",
-            arrays.join(", ")
+            "        let word = crate::collectives::started(index, real_request, vec![{}], &[{}])?;",
+            arrays.join(", "),
+            ops.join(", ")
         )?;
-        writeln!(out, "        // SAFETY: an output argument.\n        unsafe {{ *request = word }};\n        Ok(())")?;
+        writeln!(out, "        // SAFETY: an output argument.\n        unsafe {{ *request = word }};\n        Ok(())\n}}\n")?;
     } else {
         writeln!(out, "        check(rc)")?;
+        writeln!(out, "    }})();\n    finish(outcome, comm, NAME)\n}}\n")?;
     }
-    writeln!(out, "    }})();\n    finish(outcome, comm, NAME)\n}}\n")?;
     Ok(())
 }

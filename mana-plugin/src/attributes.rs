@@ -227,6 +227,16 @@ fn predefined(key: i32) -> Option<&'static i32> {
     None
 }
 
+/// The largest tag.
+pub fn tag_bound() -> i32 {
+    let known = core().state.predefined.iter();
+    known
+        .filter(|(key, _)| *key == MPI_TAG_UB)
+        .map(|(_, bound)| *bound)
+        .next()
+        .unwrap_or(32767)
+}
+
 /// Asks the library for the predefined attributes, at the start. What the program has seen before a
 /// restart stays, but for the largest tag, which must be one this library can carry.
 pub fn learn_predefined() {

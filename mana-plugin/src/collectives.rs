@@ -78,9 +78,23 @@ pub unsafe fn types(types: *const u64, n: usize, significant: bool) -> Box<[u64]
         .collect()
 }
 
-/// Members of the communicator.
+/// Members of the communicator, of the other side of an inter-communicator.
 pub fn size(index: u32) -> usize {
     core().state.comms.get(index).map_or(0, |c| c.members.len())
+}
+
+/// Members of the local group.
+pub fn own_size(index: u32) -> usize {
+    core().state.comms.get(index).map_or(0, |c| c.own().len())
+}
+
+/// Whether this process is the root of a collective.
+pub fn is_root(index: u32, root: i32) -> bool {
+    let comm = core().state.comms.get(index);
+    comm.is_some_and(|c| match c.local {
+        Some(_) => root == MPI_ROOT,
+        None => root == c.rank,
+    })
 }
 
 /// Processes with an edge to this one, and those this one has an edge to.
@@ -111,7 +125,9 @@ pub fn degrees(index: u32) -> (usize, usize) {
 }
 
 /// Stores the request of a started collective; its word.
-pub fn started(index: u32, real: u64, words: Vec<Box<[u64]>>) -> Outcome<u64> {
+///
+/// `uses`: operations and datatypes that must live as long as the request.
+pub fn started(index: u32, real: u64, words: Vec<Box<[u64]>>, uses: &[u64]) -> Outcome<u64> {
     let e = Envelope {
         buf: 0,
         count: 0,
@@ -121,9 +137,19 @@ pub fn started(index: u32, real: u64, words: Vec<Box<[u64]>>) -> Outcome<u64> {
         comm: 0,
     };
     let mut r = p2p::request(Work::Collective, index, &e, real);
-    if !words.is_empty() {
+    let uses: Vec<u64> = uses
+        .iter()
+        .copied()
+        .filter(|w| *w >= PREDEFINED_END)
+        .collect();
+    if !words.is_empty() || !uses.is_empty() {
+        for word in &uses {
+            core().use_type(*word);
+            ops::hold(*word);
+        }
         r.kept = Some(Box::new(Kept {
             words,
+            uses,
             ..Kept::default()
         }));
     }
@@ -132,7 +158,7 @@ pub fn started(index: u32, real: u64, words: Vec<Box<[u64]>>) -> Outcome<u64> {
 
 /// A request that is complete from the start; its word.
 pub fn finished(index: u32) -> Outcome<u64> {
-    let word = started(index, MPI_REQUEST_NULL, Vec::new())?;
+    let word = started(index, MPI_REQUEST_NULL, Vec::new(), &[])?;
     if let Some(i) = requests::index(word)? {
         core().request(i)?.phase = Phase::Done;
     }

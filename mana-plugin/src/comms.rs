@@ -8,8 +8,8 @@ use crate::collectives::{self, enter, leave};
 use crate::errors::{self, check, finish, put_string};
 use crate::gate;
 use crate::group::{self, Members};
-use crate::state::{core, Comm, Outcome, Topology, SELF, WORLD};
-use crate::{attributes, entry, groups};
+use crate::state::{core, Comm, Outcome, Topology, PRIVATE, SELF, WORLD};
+use crate::{attributes, dynamic, entry, groups};
 use mpi_std::*;
 use std::collections::HashSet;
 use std::ffi::c_char;
@@ -42,11 +42,12 @@ fn world_ranks(real: u64, ask: unsafe extern "C" fn(u64, *mut u64) -> i32) -> Ou
     check(unsafe {
         (procs.MPI_Group_translate_ranks)(mine, n, ranks.as_ptr(), world, out.as_mut_ptr())
     })?;
+    let out = dynamic::number(mine, out);
     // SAFETY: as above.
     unsafe { (procs.MPI_Group_free)(&mut mine) };
     // SAFETY: as above.
     unsafe { (procs.MPI_Group_free)(&mut world) };
-    Ok(out.into_iter().map(|r| r as u32).collect())
+    out.map(Arc::from)
 }
 
 /// The topology of a real communicator.
@@ -142,9 +143,15 @@ pub fn describe(
 ) -> Comm {
     let me = core().state.rank as u32;
     let own = local.as_ref().unwrap_or(&members);
-    let processes = members.len() + local.as_ref().map_or(0, |l| l.len());
+    let foreign = dynamic::is_foreign(&members, local.as_ref());
+    // Processes outside the job have no part in its safe points.
+    let processes = match foreign {
+        true => 1,
+        false => members.len() + local.as_ref().map_or(0, |l| l.len()),
+    };
     Comm {
         real,
+        foreign,
         gate: Some(gate::create(id, processes as u32, 0)),
         rank: group::rank_of(own, me).unwrap_or(MPI_UNDEFINED),
         members,
@@ -199,6 +206,10 @@ pub fn adopt_as(real: u64, origin: &[u64], handler: u64) -> Outcome<u64> {
     let index = c.state.comms.insert(comm).ok_or(MPI_ERR_OTHER)?;
     errors::hold(handler);
     publish(index);
+    let c = core();
+    if c.state.comms.get(index).is_some_and(|c| c.foreign) {
+        dynamic::count(1);
+    }
     Ok(c.comm_word(index))
 }
 
@@ -391,6 +402,24 @@ fn ranks_in(index: u32, members: &[u32]) -> Outcome<Vec<i32>> {
         .collect()
 }
 
+/// A real communicator of these world ranks, made by them alone.
+pub fn make_plain(members: &[u32]) -> Outcome<u64> {
+    let c = core();
+    let procs = c.procs();
+    let mut new = MPI_COMM_NULL;
+    if members.len() == 1 {
+        // SAFETY: an output argument of ours.
+        check(unsafe { (procs.MPI_Comm_dup)(c.private_self, &mut new) })?;
+        return Ok(new);
+    }
+    let private = c.private;
+    with_real_group(members, |group| {
+        // SAFETY: an output argument of ours.
+        check(unsafe { (procs.MPI_Comm_create_group)(private, group, 0, &mut new) })
+    })?;
+    Ok(new)
+}
+
 pub unsafe extern "C" fn MPI_Comm_create_group(
     comm: u64,
     group: u64,
@@ -567,16 +596,22 @@ pub unsafe extern "C" fn MPI_Dist_graph_create_adjacent(
 /// gate: what this member has started is still part of the safe point, and while another member has
 /// not freed the communicator a restart must make it on all of them. A drain finds out
 /// ([`forget_freed`]).
-unsafe fn free(comm: *mut u64, name: &'static str) -> i32 {
+unsafe fn free(comm: *mut u64, disconnect: bool, name: &'static str) -> i32 {
     let _guard = entry::enter();
     // SAFETY: an argument both in and out.
     let word = unsafe { *comm };
     let outcome = (|| {
         let (index, _) = collectives::comm(word)?;
-        if index <= SELF {
+        if index <= PRIVATE {
             return Err(MPI_ERR_COMM);
         }
         attributes::delete_comm(word)?;
+        if disconnect && core().comm(word)?.1.foreign {
+            let mut real = std::mem::replace(&mut core().comm(word)?.1.real, MPI_COMM_NULL);
+            let call = core().procs().MPI_Comm_disconnect;
+            // SAFETY: a communicator of the library that is not used any more.
+            check(entry::unlocked(|| unsafe { call(&mut real) }))?;
+        }
         let (_, info) = core().comm(word)?;
         info.freed = true;
         let idle = info.pending == 0;
@@ -598,7 +633,8 @@ pub fn bury(index: u32) {
     };
     let mut real = std::mem::replace(&mut info.real, MPI_COMM_NULL);
     let handler = std::mem::replace(&mut info.errhandler, MPI_ERRORS_RETURN);
-    let alone = info.processes() == 1;
+    let alone = info.processes() == 1 || info.foreign;
+    let foreign = info.foreign;
     errors::release(handler);
     if real != MPI_COMM_NULL {
         // SAFETY: a communicator of the library that is not used any more.
@@ -606,6 +642,9 @@ pub fn bury(index: u32) {
         if rc != MPI_SUCCESS {
             log::warn!("freeing a communicator failed: {}", errors::text(rc));
         }
+    }
+    if foreign {
+        dynamic::count(-1);
     }
     if alone {
         forget(index);
@@ -642,12 +681,12 @@ pub fn forget_freed(alive: &HashSet<u64>) {
 
 pub unsafe extern "C" fn MPI_Comm_free(comm: *mut u64) -> i32 {
     // SAFETY: the program's argument.
-    unsafe { free(comm, "MPI_Comm_free") }
+    unsafe { free(comm, false, "MPI_Comm_free") }
 }
 
 pub unsafe extern "C" fn MPI_Comm_disconnect(comm: *mut u64) -> i32 {
     // SAFETY: the program's argument.
-    unsafe { free(comm, "MPI_Comm_disconnect") }
+    unsafe { free(comm, true, "MPI_Comm_disconnect") }
 }
 
 pub unsafe extern "C" fn MPI_Comm_rank(comm: u64, rank: *mut i32) -> i32 {
@@ -664,12 +703,6 @@ pub unsafe extern "C" fn MPI_Comm_size(comm: u64, size: *mut i32) -> i32 {
         .comm(comm)
         .map(|(_, c)| unsafe { *size = c.own().len() as i32 });
     finish(outcome, comm, "MPI_Comm_size")
-}
-
-pub unsafe extern "C" fn MPI_Comm_get_parent(parent: *mut u64) -> i32 {
-    // SAFETY: an output argument.
-    unsafe { *parent = MPI_COMM_NULL };
-    MPI_SUCCESS
 }
 
 pub unsafe extern "C" fn MPI_Comm_compare(comm1: u64, comm2: u64, result: *mut i32) -> i32 {
@@ -757,9 +790,12 @@ pub fn begin(rank: i32, size: i32) {
         MPI_ERRORS_ARE_FATAL,
     );
     own.name = b"MPI_COMM_SELF".to_vec();
+    let everyone: Members = (0..size as u32).collect();
+    let private = describe(core().private, everyone, None, 3, MPI_ERRORS_ARE_FATAL);
     let comms = &mut core().state.comms;
     comms.place(WORLD, world);
     comms.place(SELF, own);
+    comms.place(PRIVATE, private);
     publish(WORLD);
     publish(SELF);
 }

@@ -67,7 +67,9 @@ fn fatal(comm: u64, code: i32, name: &str) -> i32 {
         "error in {name} on {on}: {} (MPI_ERRORS_ARE_FATAL: the job is aborted)",
         text(code)
     );
-    abort(MPI_COMM_WORLD, code)
+    // SAFETY: a query of a constant.
+    let native = unsafe { (core().adapter.extras.error_code)(code) };
+    abort(MPI_COMM_WORLD, native)
 }
 
 /// Ends the job.

@@ -3,7 +3,10 @@
 //! Lower half.
 #![allow(
     unused_variables,
+    unused_mut,
     clippy::redundant_closure_call,
+    clippy::unnecessary_cast,
+    clippy::let_and_return,
     reason = "generated for every procedure alike"
 )]
 

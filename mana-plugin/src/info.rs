@@ -4,7 +4,7 @@
 //! Lower half.
 
 use crate::entry;
-use crate::errors::{bytes_of, finish, put_string};
+use crate::errors::{bytes_of, check, finish, put_string};
 use crate::state::{core, Outcome};
 use mpi_std::*;
 use std::ffi::{c_char, c_void};
@@ -29,6 +29,18 @@ pub fn pairs(word: u64) -> Outcome<Pairs> {
         MPI_INFO_NULL | MPI_INFO_ENV => Ok(Vec::new()),
         w => table(w).map(|p| p.clone()),
     }
+}
+
+/// [`pairs`] of an object that must be one.
+fn existing(word: u64) -> Outcome<Pairs> {
+    if word == MPI_INFO_NULL && core().active {
+        // The libraries differ in the class.
+        let mut n = 0;
+        // SAFETY: an output argument of ours.
+        check(unsafe { (core().procs().MPI_Info_get_nkeys)(word, &mut n) })?;
+        return Err(MPI_ERR_INFO);
+    }
+    pairs(word)
 }
 
 /// A new info object.
@@ -69,7 +81,7 @@ pub unsafe extern "C" fn MPI_Info_create_env(
 pub unsafe extern "C" fn MPI_Info_dup(info: u64, newinfo: *mut u64) -> i32 {
     let _guard = entry::enter();
     // SAFETY: an output argument.
-    unsafe { give(pairs(info).and_then(make), newinfo, "MPI_Info_dup") }
+    unsafe { give(existing(info).and_then(make), newinfo, "MPI_Info_dup") }
 }
 
 pub unsafe extern "C" fn MPI_Info_free(info: *mut u64) -> i32 {
@@ -122,7 +134,7 @@ pub unsafe extern "C" fn MPI_Info_delete(info: u64, key: *const c_char) -> i32 {
 }
 
 fn value_of(info: u64, key: &[u8]) -> Outcome<Option<Vec<u8>>> {
-    Ok(pairs(info)?
+    Ok(existing(info)?
         .into_iter()
         .find(|(k, _)| k == key)
         .map(|(_, v)| v))
@@ -204,13 +216,13 @@ pub unsafe extern "C" fn MPI_Info_get_valuelen(
 pub unsafe extern "C" fn MPI_Info_get_nkeys(info: u64, nkeys: *mut i32) -> i32 {
     let _guard = entry::enter();
     // SAFETY: an output argument.
-    let outcome = pairs(info).map(|p| unsafe { *nkeys = p.len() as i32 });
+    let outcome = existing(info).map(|p| unsafe { *nkeys = p.len() as i32 });
     finish(outcome, MPI_COMM_WORLD, "MPI_Info_get_nkeys")
 }
 
 pub unsafe extern "C" fn MPI_Info_get_nthkey(info: u64, n: i32, key: *mut c_char) -> i32 {
     let _guard = entry::enter();
-    let outcome = pairs(info).and_then(|p| {
+    let outcome = existing(info).and_then(|p| {
         let (k, _) = usize::try_from(n)
             .ok()
             .and_then(|n| p.get(n))

@@ -81,9 +81,20 @@ pub fn begin(required: i32) -> Outcome {
 }
 
 fn init(required: i32, name: &'static str) -> Outcome<i32> {
-    if core().active || core().finalised {
+    let s = &core().state;
+    if core().finalised || s.begun || s.ended {
         errors::raise(MPI_COMM_WORLD, MPI_ERR_OTHER, name);
         return Err(MPI_ERR_OTHER);
+    }
+    begin_once(required)?;
+    core().state.begun = true;
+    Ok(core().provided)
+}
+
+/// Begins MPI, unless a session or `MPI_Init` has.
+fn begin_once(required: i32) -> Outcome {
+    if core().active {
+        return Ok(());
     }
     if std::mem::take(&mut core().early) {
         let c = core();
@@ -103,7 +114,26 @@ fn init(required: i32, name: &'static str) -> Outcome<i32> {
         thread_level: c.provided,
         mpi_thread: c.main_thread,
     });
-    Ok(c.provided)
+    Ok(())
+}
+
+/// Begins MPI for a session.
+pub fn begin_session(required: i32) -> Outcome {
+    if core().finalised {
+        log::error!("MPI has ended with the last session, and cannot begin again");
+        return Err(MPI_ERR_OTHER);
+    }
+    begin_once(required)
+}
+
+/// Ends a session by `remove`, and MPI if it was the last that needed it.
+pub fn end_session(remove: impl FnOnce()) -> Outcome {
+    let s = &core().state;
+    if !s.begun && s.sessions.iter().count() == 1 {
+        end()?;
+    }
+    remove();
+    Ok(())
 }
 
 fn started(outcome: Outcome<i32>, provided: *mut i32, name: &'static str) -> i32 {
@@ -147,13 +177,13 @@ pub unsafe extern "C" fn MPI_Init_thread(
 
 pub unsafe extern "C" fn MPI_Initialized(flag: *mut i32) -> i32 {
     // SAFETY: an output argument.
-    unsafe { *flag = (core().active || core().finalised) as i32 };
+    unsafe { *flag = (core().state.begun || core().state.ended) as i32 };
     MPI_SUCCESS
 }
 
 pub unsafe extern "C" fn MPI_Finalized(flag: *mut i32) -> i32 {
     // SAFETY: an output argument.
-    unsafe { *flag = core().finalised as i32 };
+    unsafe { *flag = core().state.ended as i32 };
     MPI_SUCCESS
 }
 
@@ -169,29 +199,40 @@ pub unsafe extern "C" fn MPI_Is_thread_main(flag: *mut i32) -> i32 {
     MPI_SUCCESS
 }
 
+/// Ends the real MPI, past the glue's gate.
+fn end() -> Outcome {
+    entry::poll(|| (core().hooks.finalizing() == Go::On).then_some(()))?;
+    attributes::delete_comm(MPI_COMM_SELF)?;
+    requests::reap();
+    let c = core();
+    let procs = c.procs();
+    // SAFETY: communicators of ours, not used any more.
+    unsafe { (procs.MPI_Comm_free)(&mut c.private) };
+    // SAFETY: as above.
+    unsafe { (procs.MPI_Comm_free)(&mut c.private_self) };
+    // SAFETY: MPI is active.
+    check(unsafe { (procs.MPI_Finalize)() })?;
+    c.active = false;
+    c.finalised = true;
+    for index in [WORLD, SELF] {
+        crate::cache::store(index, 0, 0);
+    }
+    c.hooks.finalized();
+    Ok(())
+}
+
 pub unsafe extern "C" fn MPI_Finalize() -> i32 {
     let _guard = entry::enter();
     let outcome = (|| {
-        if !core().active {
+        if !core().state.begun {
             return Err(MPI_ERR_OTHER);
         }
-        entry::poll(|| (core().hooks.finalizing() == Go::On).then_some(()))?;
-        attributes::delete_comm(MPI_COMM_SELF)?;
-        requests::reap();
-        let c = core();
-        let procs = c.procs();
-        // SAFETY: communicators of ours, not used any more.
-        unsafe { (procs.MPI_Comm_free)(&mut c.private) };
-        // SAFETY: as above.
-        unsafe { (procs.MPI_Comm_free)(&mut c.private_self) };
-        // SAFETY: MPI is active.
-        check(unsafe { (procs.MPI_Finalize)() })?;
-        c.active = false;
-        c.finalised = true;
-        for index in [WORLD, SELF] {
-            crate::cache::store(index, 0, 0);
+        // A session that is still open ends MPI.
+        if core().state.sessions.iter().next().is_none() {
+            end()?;
         }
-        c.hooks.finalized();
+        core().state.begun = false;
+        core().state.ended = true;
         Ok(())
     })();
     finish(outcome, MPI_COMM_WORLD, "MPI_Finalize")

@@ -86,6 +86,8 @@ pub unsafe extern "C" fn MPI_Op_create(user_fn: *mut c_void, commute: i32, op: *
             function: function(user_fn),
             commute: commute != 0,
             slot,
+            used: 0,
+            freed: false,
             types: BTreeMap::new(),
         };
         let i = core().state.ops.insert(made).ok_or(MPI_ERR_OTHER)?;
@@ -104,16 +106,53 @@ pub unsafe extern "C" fn MPI_Op_free(op: *mut u64) -> i32 {
         if kind_of(word) != kind::OP {
             return Err(MPI_ERR_OP);
         }
-        let c = core();
-        let gone = c.state.ops.remove(index_of(word)).ok_or(MPI_ERR_OP)?;
-        let mut real = gone.real;
-        // SAFETY: an operation of the library.
-        check(unsafe { (c.procs().MPI_Op_free)(&mut real) })?;
+        let found = core()
+            .state
+            .ops
+            .get_mut(index_of(word))
+            .filter(|o| !o.freed);
+        found.ok_or(MPI_ERR_OP)?.freed = true;
+        bury(word)?;
         // SAFETY: as above.
         unsafe { *op = MPI_OP_NULL };
         Ok(())
     })();
     finish(outcome, MPI_COMM_WORLD, "MPI_Op_free")
+}
+
+/// Frees an operation that the program has freed and nothing needs.
+fn bury(word: u64) -> Outcome {
+    let c = core();
+    let idle = |o: &&mut Op| o.freed && o.used == 0;
+    let Some(op) = c.state.ops.get_mut(index_of(word)).filter(idle) else {
+        return Ok(());
+    };
+    let mut real = op.real;
+    c.state.ops.remove(index_of(word));
+    // SAFETY: an operation of the library.
+    check(unsafe { (c.procs().MPI_Op_free)(&mut real) })
+}
+
+/// Notes that a request needs `word`, if it is an operation.
+pub fn hold(word: u64) {
+    if kind_of(word) == kind::OP {
+        if let Some(op) = core().state.ops.get_mut(index_of(word)) {
+            op.used += 1;
+        }
+    }
+}
+
+/// Notes that a request needs it no more.
+pub fn release(word: u64) {
+    if kind_of(word) != kind::OP {
+        return;
+    }
+    if let Some(op) = core().state.ops.get_mut(index_of(word)) {
+        op.used -= 1;
+        if let Err(code) = bury(word) {
+            log::warn!("freeing an operation failed: {}", crate::errors::text(code));
+        }
+    }
 }
 
 pub unsafe extern "C" fn MPI_Op_commutative(op: u64, commute: *mut i32) -> i32 {

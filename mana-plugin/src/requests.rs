@@ -7,7 +7,7 @@
 use crate::errors::{check, finish};
 use crate::p2p::{self, World};
 use crate::state::{core, Core, Outcome, Phase, Request, SavedStatus, Work};
-use crate::{entry, upcall};
+use crate::{entry, thread, upcall};
 use mana_raw::layout::AGAIN;
 use mpi_std::*;
 
@@ -81,6 +81,14 @@ impl Core {
     /// Forgets a request.
     #[inline(always)]
     pub fn remove_request(&mut self, index: u32) {
+        let kept = self
+            .state
+            .requests
+            .get_mut(index)
+            .and_then(|r| r.kept.take());
+        if let Some(kept) = kept {
+            release(&kept.uses);
+        }
         let Some((comm, datatype)) = self.state.requests.remove(index) else {
             return;
         };
@@ -139,6 +147,9 @@ impl Core {
         let Some(kept) = r.kept.as_mut() else { return };
         kept.bytes = Vec::new();
         kept.words = Vec::new();
+        if let Some(p) = &kept.partitions {
+            p.tell(&mut r.status);
+        }
         let charged = std::mem::take(&mut kept.charged);
         if charged > 0 {
             if let Some(b) = self.state.buffer.as_mut() {
@@ -159,6 +170,17 @@ impl Core {
             if let Some(n) = self.state.received.get_mut(world as usize) {
                 *n += 1;
             }
+        }
+    }
+}
+
+/// Lets go of what a request needed.
+#[cold]
+fn release(uses: &[u64]) {
+    for &word in uses {
+        match kind_of(word) {
+            kind::DATATYPE => crate::datatypes::unuse(word),
+            _ => crate::ops::release(word),
         }
     }
 }
@@ -298,7 +320,7 @@ pub fn wait_index(index: u32) -> Outcome {
     if r.phase != Phase::Active {
         return Ok(());
     }
-    if r.work == Work::Generalised || r.kept.as_ref().is_some_and(|k| k.partner.is_some()) {
+    if r.apart() {
         return entry::poll(|| test_index(index).then_some(()));
     }
     let mut real = r.real;
@@ -327,7 +349,7 @@ pub fn test_index(index: u32) -> bool {
     }
     let c = core();
     let Ok(r) = c.request(index) else { return true };
-    if r.work == Work::Generalised {
+    if r.unposted() {
         return false;
     }
     let mut real = r.real;
@@ -483,8 +505,15 @@ fn start(request: u64) -> Outcome {
     if !r.persistent || r.phase != Phase::Inactive {
         return Err(MPI_ERR_REQUEST);
     }
-    p2p::start(i)
+    match (&r.kept, r.work) {
+        (Some(k), _) if k.partitions.is_some() => crate::partitioned::start(i),
+        (_, Work::Collective) => crate::persistent::start(i),
+        _ => p2p::start(i),
+    }
 }
+
+/// Mark of a repeated `MPI_Startall`: the second continuation word says how many are started.
+const STARTALL: u64 = 1;
 
 pub unsafe extern "C" fn MPI_Start(request: *mut u64) -> i32 {
     let _guard = entry::enter();
@@ -495,10 +524,18 @@ pub unsafe extern "C" fn MPI_Start(request: *mut u64) -> i32 {
 
 pub unsafe extern "C" fn MPI_Startall(count: i32, array_of_requests: *mut u64) -> i32 {
     let _guard = entry::enter();
-    for at in 0..count.max(0) as usize {
+    let mut first = 0;
+    if thread::cont() == STARTALL {
+        first = thread::cont_arg() as usize;
+        thread::set_cont(0, 0);
+    }
+    for at in first..count.max(0) as usize {
         // SAFETY: the program's array has `count` elements.
         let word = unsafe { *array_of_requests.add(at) };
         if let Err(code) = start(word) {
+            if code == AGAIN && at > 0 {
+                thread::set_cont(STARTALL, at as u64);
+            }
             return finish(Err(code), error_comm(word), "MPI_Startall");
         }
     }
@@ -548,7 +585,7 @@ pub unsafe extern "C" fn MPI_Request_free(request: *mut u64) -> i32 {
         let i = index(word)?.ok_or(MPI_ERR_REQUEST)?;
         let c = core();
         let r = c.request(i)?;
-        if r.work == Work::Collective {
+        if r.work == Work::Collective && r.phase == Phase::Active {
             return Err(MPI_ERR_REQUEST);
         }
         if r.phase == Phase::Active {

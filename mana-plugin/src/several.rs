@@ -42,8 +42,7 @@ unsafe fn collect(count: i32, requests: *const u64) -> Outcome<Active> {
             Phase::Inactive => {}
             Phase::Done => a.done = a.done.or(Some(at as u32)),
             Phase::Active => {
-                a.mixed |= r.work == Work::Generalised
-                    || r.kept.as_ref().is_some_and(|k| k.partner.is_some());
+                a.mixed |= r.apart();
                 a.reals.push(r.real);
                 a.positions.push(at as u32);
             }

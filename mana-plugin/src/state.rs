@@ -10,12 +10,16 @@ use crate::drained::Queue;
 use crate::gate::Gate;
 use crate::group::Members;
 use crate::hooks::MpiHooks;
+use crate::partitioned::Partitions;
+use crate::persistent::Recipe as CollectiveRecipe;
 use crate::pool::Pool;
+use crate::sessions::Session;
 use crate::slab::Slab;
 use mpi_std::{kind, AdapterTable, Status, FIRST_INDEX, PREDEFINED_END};
 use serde::{Deserialize, Serialize};
 use std::cell::UnsafeCell;
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 /// A result whose error is a standard error class, or `AGAIN`.
 pub type Outcome<T = ()> = Result<T, i32>;
@@ -24,6 +28,8 @@ pub type Outcome<T = ()> = Result<T, i32>;
 pub const WORLD: u32 = 0;
 /// Index of `MPI_COMM_SELF`.
 pub const SELF: u32 = 1;
+/// Index of the layer's duplicate of the world, over which partitioned messages go.
+pub const PRIVATE: u32 = 2;
 
 /// How neighbours are arranged.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,6 +77,8 @@ pub struct Comm {
     pub members: Members,
     /// World ranks of the local group of an inter-communicator.
     pub local: Option<Members>,
+    /// Some members are outside the job.
+    pub foreign: bool,
     /// This process's rank, in the local group.
     pub rank: i32,
     /// Requests of the program that are not complete, persistent ones while they exist.
@@ -142,6 +150,10 @@ pub struct Op {
     pub commute: bool,
     /// Slot of the adapter.
     pub slot: u32,
+    /// Requests that need it.
+    pub used: u32,
+    /// The program has freed it; it goes when nothing needs it.
+    pub freed: bool,
     /// Words of the datatypes it was used with, by today's real handle.
     #[serde(skip)]
     pub types: BTreeMap<u64, u64>,
@@ -268,6 +280,12 @@ pub struct Kept {
     pub partner: Option<u32>,
     /// Bytes charged to the attached buffer.
     pub charged: u64,
+    /// Datatypes and operations that must live as long as the request.
+    pub uses: Vec<u64>,
+    /// A persistent collective's arguments.
+    pub recipe: Option<Arc<CollectiveRecipe>>,
+    /// What a partitioned communication has more than another one.
+    pub partitions: Option<Partitions>,
 }
 
 /// A request, of the program or our own.
@@ -309,6 +327,19 @@ pub struct Request {
 }
 
 impl Request {
+    /// Active, and nothing of it is in the library.
+    #[inline(always)]
+    pub fn unposted(&self) -> bool {
+        let partitions = self.kept.as_ref().and_then(|k| k.partitions.as_ref());
+        self.work == Work::Generalised || partitions.is_some_and(|p| p.waits())
+    }
+
+    /// The library alone cannot wait for it.
+    #[inline(always)]
+    pub fn apart(&self) -> bool {
+        self.unposted() || self.kept.as_ref().is_some_and(|k| k.partner.is_some())
+    }
+
     /// A request that is none: room for one.
     pub fn vacant() -> Request {
         Request {
@@ -368,6 +399,12 @@ pub struct State {
     pub requests: Pool,
     /// Matched messages.
     pub messages: Slab<Message>,
+    /// Sessions.
+    pub sessions: Slab<Session>,
+    /// The program has called `MPI_Init`, and not `MPI_Finalize` yet.
+    pub begun: bool,
+    /// The program has called `MPI_Finalize`.
+    pub ended: bool,
     /// Info objects.
     pub infos: Slab<Vec<(Vec<u8>, Vec<u8>)>>,
     /// Error handlers.
@@ -386,6 +423,8 @@ pub struct State {
     pub serial: u64,
     /// Sequence numbers of `MPI_Comm_create_group` by (parent, group, tag): id, size, number.
     pub group_gates: Vec<(u64, u32, u64)>,
+    /// How many partitioned requests of one kind have been made before the last: see `partitioned`.
+    pub channels: Vec<(u64, u64)>,
     /// Predefined attributes: value by key.
     pub predefined: Vec<(i32, i32)>,
     /// Memory from `MPI_Alloc_mem`: address and length.
@@ -407,6 +446,9 @@ impl State {
             ops: Slab::starting_at(FIRST_INDEX),
             requests: Pool::starting_at(FIRST_INDEX),
             messages: Slab::starting_at(FIRST_INDEX),
+            sessions: Slab::starting_at(FIRST_INDEX),
+            begun: false,
+            ended: false,
             infos: Slab::starting_at(FIRST_INDEX),
             errhandlers: Slab::starting_at(FIRST_INDEX),
             keyvals: Slab::starting_at(FIRST_INDEX),
@@ -416,6 +458,7 @@ impl State {
             received: Vec::new(),
             serial: 1,
             group_gates: Vec::new(),
+            channels: Vec::new(),
             predefined: Vec::new(),
             memory: Vec::new(),
         }
@@ -423,7 +466,7 @@ impl State {
 }
 
 /// Version of [`State`].
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// The layer's state in this process.
 pub struct Core {

@@ -16,7 +16,7 @@ pub const ADAPTER_SYMBOL: &core::ffi::CStr = c"mana_adapter_v1";
 /// "mana-adp" in memory order.
 pub const ADAPTER_MAGIC: u64 = u64::from_le_bytes(*b"mana-adp");
 /// Version of [`AdapterTable`].
-pub const ADAPTER_VERSION: u32 = 1;
+pub const ADAPTER_VERSION: u32 = 2;
 
 /// The libraries an adapter can be built for.
 #[repr(u32)]
@@ -98,6 +98,8 @@ pub struct Extras {
     ) -> i32,
     /// The library's text for a standard error class, NUL-terminated, at most `len` bytes.
     pub error_string: unsafe extern "C" fn(class: i32, text: *mut c_char, len: usize) -> i32,
+    /// The library's number of a standard error class, for an exit code.
+    pub error_code: unsafe extern "C" fn(class: i32) -> i32,
     /// Drives the library's progress engine once.
     pub progress: unsafe extern "C" fn(),
     /// Makes a real reduction operation whose function is `function(invec, inoutvec, len, datatype)`

@@ -15,6 +15,9 @@ pub const STUB_MAGIC: u64 = u64::from_le_bytes(*b"manastub");
 /// Version of [`StubEntries`].
 pub const STUB_VERSION: u32 = 1;
 
+/// Bit of a reduction function whose length argument is an `MPI_Count`.
+pub const LARGE_FUNCTION: usize = 1 << 62;
+
 /// Slot [`crate::REGISTER_STUB`]: called by the stub when the program calls `MPI_Init` or
 /// `MPI_Init_thread`, before their slot. The table is upper memory at an address that survives a
 /// restart, so the core records the address in the image.

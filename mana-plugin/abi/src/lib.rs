@@ -25,7 +25,9 @@ use core::ffi::{c_char, c_void};
 pub use adapter::{
     AdapterTable, Extras, Family, OpFunction, ADAPTER_MAGIC, ADAPTER_SYMBOL, ADAPTER_VERSION,
 };
-pub use callbacks::{CopyCall, DeleteCall, RegisterStub, StubEntries, STUB_MAGIC, STUB_VERSION};
+pub use callbacks::{
+    CopyCall, DeleteCall, RegisterStub, StubEntries, LARGE_FUNCTION, STUB_MAGIC, STUB_VERSION,
+};
 pub use constants::*;
 pub use datatypes::{predefined_size, Predefined, PREDEFINED_DATATYPES};
 pub use handles::{

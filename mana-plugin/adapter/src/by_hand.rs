@@ -113,6 +113,11 @@ pub(crate) unsafe extern "C" fn MPI_Error_string(
     t::error(unsafe { ffi::MPI_Error_string(t::class(code), string, resultlen) })
 }
 
+/// [`mpi_std::Extras::error_code`]
+pub(crate) unsafe extern "C" fn error_code(class: i32) -> i32 {
+    t::class(class)
+}
+
 /// [`mpi_std::Extras::error_string`]
 pub(crate) unsafe extern "C" fn error_text(class: i32, text: *mut c_char, len: usize) -> i32 {
     let mut buffer = [0 as c_char; 1024];

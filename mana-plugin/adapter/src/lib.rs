@@ -44,6 +44,7 @@ static TABLE: AdapterTable = AdapterTable {
         send_watch: watch::send,
         recv_watch: watch::recv,
         error_string: by_hand::error_text,
+        error_code: by_hand::error_code,
         progress: watch::progress,
         op_create: operations::create,
     },

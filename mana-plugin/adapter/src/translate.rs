@@ -574,6 +574,23 @@ impl<H: LibraryHandle> Handles<H> {
     }
 }
 
+/// Turns an array of words into one of handles where it is, for a library that looks at it until a
+/// request completes (Open MPI does, at the completion of an `MPI_Ialltoallw`).
+///
+/// # Safety
+/// `words` is null or has `len` elements, which the caller gives up until then.
+pub(crate) unsafe fn in_place<H: LibraryHandle>(words: *const u64, len: usize) -> *const H {
+    let to = words.cast_mut().cast::<H>();
+    if words.is_null() {
+        return to;
+    }
+    for i in 0..len {
+        // SAFETY: a handle is no longer than a word: what is overwritten has been read.
+        unsafe { to.add(i).write(handle(*words.add(i))) };
+    }
+    to
+}
+
 /// An array of translated integers.
 pub(crate) struct Integers {
     space: Space<i32>,

@@ -155,6 +155,9 @@ impl RankHooks for Rank {
         if !self.has_mpi {
             return Ok(Vec::new());
         }
+        if let Some(why) = checkpoint::refusal() {
+            return Err(StepError::new(why));
+        }
         Ok(checkpoint::gate_arm().iter().map(sequence).collect())
     }
 

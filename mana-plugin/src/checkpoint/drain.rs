@@ -35,6 +35,9 @@ pub fn run(budget: u64) -> Result<DrainReport, DrainError> {
             class,
         })?;
     let mut report = DrainReport::default();
+    // It may have connected since the intent.
+    let refusal = super::refusal().map_or(Ok(()), |why| Err(DrainError::Connected(why)));
+    agree(&world, refusal)?;
     agree(&world, receive(budget, &expected, &mut report))?;
     agree(&world, complete_sends())?;
     super::sabotage::apply(core().state.comms.iter_mut().map(|(_, c)| &mut c.drained));
@@ -103,7 +106,7 @@ fn active(which: impl Fn(Work) -> bool) -> Vec<u32> {
         .state
         .requests
         .iter()
-        .filter(|(_, r)| r.phase == Phase::Active && which(r.work))
+        .filter(|(_, r)| r.phase == Phase::Active && which(r.work) && !r.unposted())
         .map(|(i, _)| i)
         .collect()
 }

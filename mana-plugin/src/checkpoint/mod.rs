@@ -102,6 +102,9 @@ pub enum DrainError {
     /// Another rank gave up; its own error tells why.
     #[error("the drain failed on another rank")]
     Peer,
+    /// The program is connected to processes outside the job.
+    #[error("{0}")]
+    Connected(&'static str),
     /// MPI is not initialised (nothing to drain) or is finalised.
     #[error("MPI is not active on this rank")]
     NotActive,
@@ -148,6 +151,11 @@ pub enum RebuildError {
         /// Standard error class.
         class: i32,
     },
+}
+
+/// Why no checkpoint can be taken now, and until when, in one line; asked before [`gate_arm`].
+pub fn refusal() -> Option<&'static str> {
+    crate::dynamic::refusal()
 }
 
 /// Closes the gates at the sequence numbers of this instant and reports them. Before `MPI_Init` and

@@ -15,7 +15,7 @@ use crate::comms;
 use crate::errors::check;
 use crate::p2p::{self, pattern, Envelope};
 use crate::state::{
-    core, Outcome, Phase, SavedStatus, State, Topology, Work, SELF, VERSION, WORLD,
+    core, Outcome, Phase, SavedStatus, State, Topology, Work, PRIVATE, SELF, VERSION, WORLD,
 };
 use crate::world::world_collective;
 use crate::{attributes, datatypes, gate, life, ops, Initialized};
@@ -159,10 +159,12 @@ fn rebuild_comms() -> Result<(), RebuildError> {
         let real = match index {
             WORLD => MPI_COMM_WORLD,
             SELF => MPI_COMM_SELF,
+            PRIVATE => core().private,
             _ if local.is_some() => join(local.as_deref().unwrap_or_default(), &members)
                 .map_err(failed("MPI_Intercomm_create", &object))?,
             _ => {
-                let plain = create(&members).map_err(failed("MPI_Comm_create_group", &object))?;
+                let plain = comms::make_plain(&members)
+                    .map_err(failed("MPI_Comm_create_group", &object))?;
                 attach(plain, &topology).map_err(failed("attaching the topology", &object))?
             }
         };
@@ -178,32 +180,17 @@ fn rebuild_comms() -> Result<(), RebuildError> {
             c.real = real;
             c.gate = Some(gate::create(id, processes as u32, seq));
         }
-        comms::publish(index);
+        if index != PRIVATE {
+            comms::publish(index);
+        }
     }
     Ok(())
-}
-
-fn create(members: &[u32]) -> Outcome<u64> {
-    let c = core();
-    let procs = c.procs();
-    let mut new = MPI_COMM_NULL;
-    if members.len() == 1 {
-        // SAFETY: an output argument of ours.
-        check(unsafe { (procs.MPI_Comm_dup)(c.private_self, &mut new) })?;
-        return Ok(new);
-    }
-    let private = c.private;
-    comms::with_real_group(members, |group| {
-        // SAFETY: an output argument of ours.
-        check(unsafe { (procs.MPI_Comm_create_group)(private, group, 0, &mut new) })
-    })?;
-    Ok(new)
 }
 
 /// An inter-communicator.
 fn join(local: &[u32], remote: &[u32]) -> Outcome<u64> {
     let procs = core().procs();
-    let mut own = create(local)?;
+    let mut own = comms::make_plain(local)?;
     let leader = remote.first().map_or(MPI_PROC_NULL, |&r| r as i32);
     let mut new = MPI_COMM_NULL;
     // SAFETY: communicators of ours, an output argument of ours.
@@ -315,6 +302,9 @@ fn repost() -> Result<(), RebuildError> {
                 r.phase = Phase::Done;
                 r.status = SavedStatus::from(status);
                 r.error = error;
+                if let Some(p) = r.kept.as_ref().and_then(|k| k.partitions.as_ref()) {
+                    p.tell(&mut r.status);
+                }
             }
             continue;
         }

@@ -9,7 +9,12 @@ use mpi_table::{abi_constants, stub_source, Abi, StubOptions};
 include!("../src/by_hand.rs");
 
 /// Procedures whose body is in this stub's `languages` module.
-const LANGUAGES: &[&str] = &["MPI_Op_create", "MPI_File_c2f", "MPI_File_f2c"];
+const LANGUAGES: &[&str] = &[
+    "MPI_Op_create",
+    "MPI_File_c2f",
+    "MPI_File_f2c",
+    "MPI_Session_init",
+];
 
 /// Data symbols: name, size, and the symbol whose address they hold.
 const OBJECTS: &[(&str, usize, Option<&str>)] = &[

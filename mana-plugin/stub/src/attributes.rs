@@ -14,6 +14,9 @@ static VALUES: [AtomicI32; 8] = [const { AtomicI32::new(0) }; 8];
 pub fn value(key: i32, standard: i32) -> i32 {
     match key {
         mpi_std::MPI_HOST | mpi_std::MPI_IO => t::rank_back(standard),
+        mpi_std::MPI_LASTUSEDCODE if standard > mpi_std::MPI_ERR_LASTCODE => {
+            t::error_back(standard)
+        }
         mpi_std::MPI_LASTUSEDCODE => t::LAST_CODE,
         _ => standard,
     }

@@ -39,6 +39,8 @@ pub fn register() {
 
 /// The program's reduction function.
 type UserOp = unsafe extern "C" fn(*mut u8, *mut u8, *mut i32, *mut t::Handle);
+/// The same with a large count.
+type LargeOp = unsafe extern "C" fn(*mut u8, *mut u8, *mut i64, *mut t::Handle);
 /// The same in Fortran: the datatype is an integer.
 type FortranOp = unsafe extern "C" fn(*mut u8, *mut u8, *mut i32, *mut i32);
 
@@ -52,6 +54,15 @@ unsafe extern "C" fn op(
 ) -> i32 {
     let mut len = len;
     let mut handle = t::datatype_back(datatype);
+    if function & mpi_std::LARGE_FUNCTION != 0 {
+        let mut count = i64::from(len);
+        // SAFETY: `function` is what the program gave for this operation, with the mark.
+        unsafe {
+            let call: LargeOp = core::mem::transmute(function & !mpi_std::LARGE_FUNCTION);
+            call(invec, inoutvec, &mut count, &mut handle);
+        }
+        return 0;
+    }
     // SAFETY: `function` is what the program gave for this operation.
     unsafe {
         if abi::call_cxx_op(function, operation, invec, inoutvec, &mut len, &mut handle) {

@@ -56,6 +56,8 @@ pub fn tag_back(value: i32) -> i32 {
 pub fn error(code: i32) -> i32 {
     if code == 0 {
         0
+    } else if code > LAST_CODE {
+        code - LAST_CODE + mpi_std::MPI_ERR_LASTCODE
     } else {
         failure(code)
     }
@@ -73,6 +75,10 @@ pub fn error_back(class: i32) -> i32 {
 
 #[cold]
 fn error_back_cold(class: i32) -> i32 {
+    // The program's own classes and codes follow the last one of its ABI.
+    if class > mpi_std::MPI_ERR_LASTCODE {
+        return class - mpi_std::MPI_ERR_LASTCODE + LAST_CODE;
+    }
     failure_back(class)
 }
 

@@ -5,7 +5,9 @@
 
 use std::fmt::Write;
 
-use crate::{arguments, signatures::names, Direction, Kind, Length, ParseError, Policy, Procedure};
+use crate::{
+    arguments, signatures::names, Direction, Kind, Length, Param, ParseError, Policy, Procedure,
+};
 
 /// Procedures written by hand in the adapter.
 const BY_HAND: &[&str] = &[
@@ -51,6 +53,12 @@ pub fn adapter_source() -> Result<String, ParseError> {
         "/// The procedures.\npub const PROCS: mpi_std::ProcTable = mpi_std::ProcTable {{\n{table}}};"
     );
     Ok(out)
+}
+
+/// Whether it starts something that a request completes.
+fn starts(p: &Procedure) -> bool {
+    let request = |q: &Param| q.kind == Kind::Request && q.direction == Direction::Out;
+    p.params().iter().any(request)
 }
 
 fn entry(out: &mut String, p: &Procedure) {
@@ -113,6 +121,9 @@ fn entry(out: &mut String, p: &Procedure) {
                     }
                 }
             }
+            (kind, Direction::In, Some(length)) if kind.is_handle() && starts(p) => {
+                call.push(format!("t::in_place({n}, {})", count(p, length)));
+            }
             (kind, _, Some(length)) if kind.is_handle() => {
                 let len = count(p, length);
                 let new = if q.direction == Direction::Out {
@@ -153,10 +164,13 @@ fn entry(out: &mut String, p: &Procedure) {
             {
                 call.push(format!("{n}.cast()"));
                 let len = count(p, length);
+                let back = match kind {
+                    Kind::Error => "error".to_owned(),
+                    _ => format!("{}_back", kind.word()),
+                };
                 let _ = writeln!(
                     after,
-                    "    if rc == 0 {{ t::each({n}, {len}, t::{}_back); }}",
-                    kind.word()
+                    "    if rc == 0 {{ t::each({n}, {len}, t::{back}); }}"
                 );
             }
             (_, Direction::In, None) => call.push(format!("{n} as _")),

@@ -132,6 +132,7 @@ pub const INTEGERS: &[(Kind, &[&str])] = &[
             "MPI_ERR_UNSUPPORTED_DATAREP",
             "MPI_ERR_UNSUPPORTED_OPERATION",
             "MPI_ERR_WIN",
+            "MPI_ERR_SESSION",
             "MPI_ERR_RMA_RANGE",
             "MPI_ERR_RMA_ATTACH",
             "MPI_ERR_RMA_SHARED",

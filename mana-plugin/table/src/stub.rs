@@ -278,6 +278,13 @@ fn count(p: &Procedure, length: &Length) -> String {
         .find(|q| q.kind == Kind::Comm)
         .map_or("0", |q| q.name.as_str());
     match length {
+        Length::Param(n)
+            if p.params()
+                .iter()
+                .any(|q| &q.name == n && q.kind == Kind::Count) =>
+        {
+            format!("t::len({n} as i32)")
+        }
         Length::Param(n) => format!("t::len({n})"),
         Length::Constant(n) => format!("mpi_std::{n} as usize"),
         Length::Triples(n) => format!("t::len({n}) * 3"),

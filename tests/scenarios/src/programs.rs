@@ -38,6 +38,8 @@ pub struct Program {
     pub flags: &'static [&'static str],
     /// Ranks it is run with.
     pub ranks: u32,
+    /// Further arguments of a native run.
+    pub native: &'static [&'static str],
     /// Arguments of the quick run.
     pub fast: &'static [&'static str],
     /// Arguments of the run that takes some seconds.
@@ -52,6 +54,7 @@ const C: Program = Program {
     language: Language::C,
     flags: &[],
     ranks: 3,
+    native: &[],
     fast: &["--pause", "0"],
     slow: &[],
     mpis: &Mpi::ALL,
@@ -114,6 +117,64 @@ pub const PROGRAMS: &[Program] = &[
         source: "intercomm.c",
         fast: &["--rounds", "40", "--pause", "0"],
         slow: &["--rounds", "40", "--pause", "120"],
+        ..C
+    },
+    Program {
+        name: "persistent",
+        source: "persistent.c",
+        native: &["--single", "1"],
+        fast: &["--rounds", "40", "--pause", "0"],
+        slow: &["--rounds", "40", "--pause", "120"],
+        ..C
+    },
+    Program {
+        name: "large",
+        source: "large.c",
+        fast: &["--rounds", "25", "--pause", "0"],
+        slow: &["--rounds", "25", "--pause", "200"],
+        mpis: &[Mpi::Mpich],
+        ..C
+    },
+    Program {
+        name: "ordinary",
+        source: "large.c",
+        flags: &["-DORDINARY"],
+        fast: &["--rounds", "25", "--pause", "0"],
+        slow: &["--rounds", "25", "--pause", "200"],
+        ..C
+    },
+    Program {
+        name: "partitioned",
+        source: "partitioned.c",
+        mpis: &[Mpi::Mpich],
+        ..C
+    },
+    Program {
+        name: "dynamic",
+        source: "dynamic.c",
+        ranks: 2,
+        fast: &["--pause", "0", "--connected", "0"],
+        mpis: &[Mpi::OpenMpi],
+        ..C
+    },
+    Program {
+        name: "errors_openmpi",
+        source: "errors.c",
+        ranks: 2,
+        mpis: &[Mpi::OpenMpi],
+        ..C
+    },
+    Program {
+        name: "errors_mpich",
+        source: "errors.c",
+        ranks: 2,
+        mpis: &[Mpi::Mpich],
+        ..C
+    },
+    Program {
+        name: "sessions",
+        source: "sessions.c",
+        mpis: &[Mpi::Mpich],
         ..C
     },
     Program {

@@ -156,6 +156,7 @@ kinds! {
     win win_back [MPI_WIN_NULL]
     message message_back [MPI_MESSAGE_NULL, MPI_MESSAGE_NO_PROC]
     request request_back [MPI_REQUEST_NULL]
+    session session_back [MPI_SESSION_NULL]
 }
 
 /// The word of a datatype.

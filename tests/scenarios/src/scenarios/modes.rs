@@ -138,6 +138,7 @@ pub fn native(program: &Program, mpi: Mpi, executable: &Path, directory: &Path) 
     let mut command = mpi.launcher(program.ranks, false);
     command
         .args(program.line(executable, program.fast))
+        .args(program.native)
         .current_dir(directory);
     let ended = Job::start(command, directory)?.wait(LIMIT)?;
     ended.expect(0)?.result()

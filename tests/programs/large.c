@@ -1,0 +1,384 @@
+/* Messages, collectives, persistent requests, datatypes, packing and operations: every kind is called in every round, some stay
+ * under way from one round to the next, and what they make lives through the run. With the large-count procedures of MPI-4, or
+ * (-DORDINARY) with those of MPI-3.
+ *   large [--rounds N] [--pause MS] */
+#include "common.h"
+
+#ifdef ORDINARY
+typedef int C;           /* a count */
+typedef int D;           /* a displacement in elements */
+typedef MPI_Aint A;      /* an address */
+#include "ordinary.h"
+#else
+typedef MPI_Count C;
+typedef MPI_Aint D;
+typedef MPI_Count A;
+#endif
+
+enum { MOST = 8, WORDS = 100, KINDS = 17, NEAR = 5, MESSAGES = 4 };
+
+#define U MPI_UINT64_T
+static int n, me, left, right;
+static C ones[MOST], bytes_of[MOST];
+static D places[MOST], byte_places[MOST];
+static MPI_Aint offsets[MOST];
+static MPI_Datatype raw[MOST];
+
+static uint64_t word(int from, int to, long seed) { return mix((uint64_t)(from * 64 + to) ^ (uint64_t)seed << 20); }
+
+static void words(uint64_t *to, int count, int from, long seed)
+{
+    for (int i = 0; i < count; i++) to[i] = word(from, i, seed);
+}
+
+static void check_words(const uint64_t *got, int count, int from, long seed, const char *what)
+{
+    for (int i = 0; i < count; i++) CHECK(got[i] == word(from, i, seed), "%s, word %d, seed %ld", what, i, seed);
+}
+
+static uint64_t sum_of(int at, long seed)
+{
+    uint64_t sum = 0;
+    for (int r = 0; r < n; r++) sum += word(r, at, seed);
+    return sum;
+}
+
+struct buffers {
+    uint64_t out[MOST * MOST], in[MOST * MOST];
+};
+
+static void prepare(struct buffers *b, int kinds, long seed)
+{
+    for (int k = 0; k < kinds; k++) {
+        memset(b[k].in, 0, sizeof b[k].in);
+        words(b[k].out, n, me, seed + k);
+    }
+    if (kinds == KINDS) words(b[7].in, MOST, 1, seed);
+    if (kinds == KINDS && me != 1) memset(b[7].in, 0, sizeof b[7].in);
+}
+
+static uint64_t verify(const struct buffers *b, long seed, const char *form)
+{
+    uint64_t prefix = 0;
+    for (int i = 0; i < n; i++) {
+        CHECK(b[0].in[i] == word(i, 0, seed), "%s Allgather", form);
+        CHECK(b[1].in[i] == word(i, 0, seed + 1), "%s Allgatherv", form);
+        CHECK(b[2].in[i] == sum_of(i, seed + 2), "%s Allreduce", form);
+        CHECK(b[3].in[i] == word(i, me, seed + 3), "%s Alltoall", form);
+        CHECK(b[4].in[i] == word(i, me, seed + 4), "%s Alltoallv", form);
+        CHECK(b[5].in[i] == word(i, me, seed + 5), "%s Alltoallw", form);
+        if (me == 0) CHECK(b[8].in[i] == word(i, 0, seed + 8), "%s Gather", form);
+        if (me == n - 1) CHECK(b[9].in[i] == word(i, 0, seed + 9), "%s Gatherv", form);
+        if (me == 0) CHECK(b[10].in[i] == sum_of(i, seed + 10), "%s Reduce", form);
+    }
+    check_words(b[7].in, MOST, 1, seed, form);
+    CHECK(b[11].in[0] == sum_of(me, seed + 11) && b[12].in[0] == sum_of(me, seed + 12), "%s Reduce_scatter", form);
+    CHECK(b[13].in[0] == word(0, me, seed + 13) && b[14].in[0] == word(n - 1, me, seed + 14), "%s Scatter", form);
+    for (int r = 0; r < me; r++) prefix += word(r, 0, seed + 16);
+    if (me > 0) CHECK(b[16].in[0] == prefix, "%s Exscan", form);
+    for (int r = prefix = 0; r <= me; r++) prefix += word(r, 0, seed + 15);
+    CHECK(b[15].in[0] == prefix, "%s Scan", form);
+    return fold(b[2].in[0], b[11].in[0]);
+}
+
+static uint64_t blocking(MPI_Comm comm, long seed)
+{
+    static struct buffers b[KINDS];
+    prepare(b, KINDS, seed);
+    MPI_Allgather_c(b[0].out, 1, U, b[0].in, 1, U, comm);
+    MPI_Allgatherv_c(b[1].out, 1, U, b[1].in, ones, places, U, comm);
+    MPI_Allreduce_c(b[2].out, b[2].in, n, U, MPI_SUM, comm);
+    MPI_Alltoall_c(b[3].out, 1, U, b[3].in, 1, U, comm);
+    MPI_Alltoallv_c(b[4].out, ones, places, U, b[4].in, ones, places, U, comm);
+    MPI_Alltoallw_c(b[5].out, bytes_of, byte_places, raw, b[5].in, bytes_of, byte_places, raw, comm);
+    MPI_Barrier(comm);
+    MPI_Bcast_c(b[7].in, MOST, U, 1, comm);
+    MPI_Gather_c(b[8].out, 1, U, b[8].in, 1, U, 0, comm);
+    MPI_Gatherv_c(b[9].out, 1, U, b[9].in, me == n - 1 ? ones : NULL, me == n - 1 ? places : NULL, U, n - 1, comm);
+    MPI_Reduce_c(b[10].out, b[10].in, n, U, MPI_SUM, 0, comm);
+    MPI_Reduce_scatter_c(b[11].out, b[11].in, ones, U, MPI_SUM, comm);
+    MPI_Reduce_scatter_block_c(b[12].out, b[12].in, 1, U, MPI_SUM, comm);
+    MPI_Scatter_c(b[13].out, 1, U, b[13].in, 1, U, 0, comm);
+    MPI_Scatterv_c(b[14].out, ones, places, U, b[14].in, 1, U, n - 1, comm);
+    MPI_Scan_c(b[15].out, b[15].in, 1, U, MPI_SUM, comm);
+    MPI_Exscan_c(b[16].out, b[16].in, 1, U, MPI_SUM, comm);
+    return verify(b, seed, "blocking");
+}
+
+static void initiate(struct buffers *b, MPI_Comm comm, MPI_Request *q, long seed)
+{
+    prepare(b, KINDS, seed);
+    MPI_Iallgather_c(b[0].out, 1, U, b[0].in, 1, U, comm, &q[0]);
+    MPI_Iallgatherv_c(b[1].out, 1, U, b[1].in, ones, places, U, comm, &q[1]);
+    MPI_Iallreduce_c(b[2].out, b[2].in, n, U, MPI_SUM, comm, &q[2]);
+    MPI_Ialltoall_c(b[3].out, 1, U, b[3].in, 1, U, comm, &q[3]);
+    MPI_Ialltoallv_c(b[4].out, ones, places, U, b[4].in, ones, places, U, comm, &q[4]);
+    MPI_Ialltoallw_c(b[5].out, bytes_of, byte_places, raw, b[5].in, bytes_of, byte_places, raw, comm, &q[5]);
+    MPI_Ibarrier(comm, &q[6]);
+    MPI_Ibcast_c(b[7].in, MOST, U, 1, comm, &q[7]);
+    MPI_Igather_c(b[8].out, 1, U, b[8].in, 1, U, 0, comm, &q[8]);
+    MPI_Igatherv_c(b[9].out, 1, U, b[9].in, ones, places, U, n - 1, comm, &q[9]);
+    MPI_Ireduce_c(b[10].out, b[10].in, n, U, MPI_SUM, 0, comm, &q[10]);
+    MPI_Ireduce_scatter_c(b[11].out, b[11].in, ones, U, MPI_SUM, comm, &q[11]);
+    MPI_Ireduce_scatter_block_c(b[12].out, b[12].in, 1, U, MPI_SUM, comm, &q[12]);
+    MPI_Iscatter_c(b[13].out, 1, U, b[13].in, 1, U, 0, comm, &q[13]);
+    MPI_Iscatterv_c(b[14].out, ones, places, U, b[14].in, 1, U, n - 1, comm, &q[14]);
+    MPI_Iscan_c(b[15].out, b[15].in, 1, U, MPI_SUM, comm, &q[15]);
+    MPI_Iexscan_c(b[16].out, b[16].in, 1, U, MPI_SUM, comm, &q[16]);
+}
+
+/* The ring's neighbours, blocking and not. */
+static uint64_t neighbours(MPI_Comm ring, long seed)
+{
+    static struct buffers b[2 * NEAR];
+    MPI_Request q[NEAR];
+    for (int k = 0; k < 2 * NEAR; k++) memset(b[k].in, 0, sizeof b[k].in), words(b[k].out, 2, me, seed + k);
+    MPI_Ineighbor_allgather_c(b[0].out, 1, U, b[0].in, 1, U, ring, &q[0]);
+    MPI_Ineighbor_allgatherv_c(b[1].out, 1, U, b[1].in, ones, places, U, ring, &q[1]);
+    MPI_Ineighbor_alltoall_c(b[2].out, 1, U, b[2].in, 1, U, ring, &q[2]);
+    MPI_Ineighbor_alltoallv_c(b[3].out, ones, places, U, b[3].in, ones, places, U, ring, &q[3]);
+    MPI_Ineighbor_alltoallw_c(b[4].out, bytes_of, offsets, raw, b[4].in, bytes_of, offsets, raw, ring, &q[4]);
+    MPI_Waitall(NEAR, q, MPI_STATUSES_IGNORE);
+    MPI_Neighbor_allgather_c(b[5].out, 1, U, b[5].in, 1, U, ring);
+    MPI_Neighbor_allgatherv_c(b[6].out, 1, U, b[6].in, ones, places, U, ring);
+    MPI_Neighbor_alltoall_c(b[7].out, 1, U, b[7].in, 1, U, ring);
+    MPI_Neighbor_alltoallv_c(b[8].out, ones, places, U, b[8].in, ones, places, U, ring);
+    MPI_Neighbor_alltoallw_c(b[9].out, bytes_of, offsets, raw, b[9].in, bytes_of, offsets, raw, ring);
+    for (int k = 0; k < 2 * NEAR; k++) {
+        int gathers = k % NEAR < 2;
+        CHECK(b[k].in[0] == word(left, !gathers, seed + k) && b[k].in[1] == word(right, 0, seed + k), "neighbours, form %d", k);
+    }
+    return b[0].in[0];
+}
+
+struct types {
+    MPI_Datatype all[12];
+};
+
+static struct types make_types(void)
+{
+    struct types t;
+    A far[2] = {0, 32};
+    C two[2] = {2, 1}, at[2] = {0, 3}, sizes[2] = {4, 4}, sub[2] = {2, 2}, starts[2] = {1, 1};
+    int distribs[2] = {MPI_DISTRIBUTE_BLOCK, MPI_DISTRIBUTE_BLOCK}, dargs[2] = {MPI_DISTRIBUTE_DFLT_DARG, MPI_DISTRIBUTE_DFLT_DARG};
+    int grid[2] = {2, 1};
+    MPI_Datatype parts[2] = {U, U};
+    MPI_Type_contiguous_c(4, U, &t.all[0]);
+    MPI_Type_vector_c(2, 1, 3, U, &t.all[1]);
+    MPI_Type_create_hvector_c(2, 1, 24, U, &t.all[2]);
+    MPI_Type_indexed_c(2, two, at, U, &t.all[3]);
+    MPI_Type_create_hindexed_c(2, two, far, U, &t.all[4]);
+    MPI_Type_create_indexed_block_c(2, 1, at, U, &t.all[5]);
+    MPI_Type_create_hindexed_block_c(2, 1, far, U, &t.all[6]);
+    MPI_Type_create_struct_c(2, two, far, parts, &t.all[7]);
+    MPI_Type_create_resized_c(U, 0, 16, &t.all[8]);
+    MPI_Type_create_subarray_c(2, sizes, sub, starts, MPI_ORDER_C, U, &t.all[9]);
+    MPI_Type_create_darray_c(2, 0, 2, sizes, distribs, dargs, grid, MPI_ORDER_C, U, &t.all[10]);
+    MPI_Type_create_resized_c(t.all[3], 0, 64, &t.all[11]);
+    for (int i = 0; i < 12; i++) MPI_Type_commit(&t.all[i]);
+    return t;
+}
+
+static uint64_t ask_types(struct types *t, MPI_Comm comm, long seed)
+{
+    static const C sizes[12] = {32, 16, 16, 24, 24, 16, 16, 24, 8, 32, 64, 24};
+    static const C extents[12] = {32, 32, 32, 32, 40, 32, 40, 40, 16, 128, 128, 64};
+    uint64_t out[64], in[64], packed[80], hash = 0;
+    for (int i = 0; i < 12; i++) {
+        A lb, extent, true_lb, true_extent, external, place;
+        C size, room, at = 0, count, elements;
+        MPI_Status status;
+        MPI_Type_size_c(t->all[i], &size);
+        MPI_Type_get_extent_c(t->all[i], &lb, &extent);
+        MPI_Type_get_true_extent_c(t->all[i], &true_lb, &true_extent);
+        CHECK(size == sizes[i] && extent == extents[i] && lb == 0 && true_lb >= 0 && true_extent > 0, "type %d: %lld, %lld", i, (long long)size, (long long)extent);
+        words(out, 64, me, seed + i), memset(in, 0, sizeof in);
+        MPI_Sendrecv_c(out, 2, t->all[i], right, 40 + i, in, 2, t->all[i], left, 40 + i, comm, &status);
+        MPI_Get_count_c(&status, t->all[i], &count);
+        MPI_Get_elements_c(&status, t->all[i], &elements);
+        CHECK(count == 2 && elements == 2 * size / 8, "%lld of type %d", (long long)elements, i);
+        hash = fold(hash, hash_bytes(in, sizeof in));
+        /* Packed and unpacked again, it is what came in one message. */
+        MPI_Pack_size_c(2, t->all[i], comm, &room);
+        CHECK(room >= 2 * size && room <= (C)sizeof packed, "room %lld", (long long)room);
+        MPI_Pack_c(in, 2, t->all[i], packed, sizeof packed, &at, comm);
+        CHECK(at == 2 * size, "packed %lld", (long long)at);
+        uint64_t again[64] = {0};
+        C from = 0;
+        MPI_Unpack_c(packed, at, &from, again, 2, t->all[i], comm);
+        CHECK(from == at && memcmp(again, in, sizeof in) == 0, "unpacked type %d", i);
+        A start = place = 0;
+        MPI_Pack_external_size_c("external32", 2, t->all[i], &external);
+        memset(again, 0, sizeof again);
+        MPI_Pack_external_c("external32", in, 2, t->all[i], packed, sizeof packed, &place);
+        MPI_Unpack_external_c("external32", packed, place, &start, again, 2, t->all[i]);
+        CHECK(place == external && start == place && memcmp(again, in, sizeof in) == 0, "external32, type %d", i);
+    }
+    return hash;
+}
+
+static void fuse(void *in, void *inout, C *length, MPI_Datatype *type)
+{
+    CHECK(*type == U, "another datatype");
+    for (C i = 0; i < *length; i++) ((uint64_t *)inout)[i] ^= ((uint64_t *)in)[i];
+}
+
+/* Messages that are sent in one round and received in the next. */
+struct flight {
+    uint64_t out[MESSAGES][WORDS];
+    MPI_Request sends[MESSAGES];
+};
+
+static void take_off(struct flight *f, MPI_Comm comm, long seed)
+{
+    for (int i = 0; i < MESSAGES; i++) words(f->out[i], WORDS, me, seed + i);
+    MPI_Isend_c(f->out[0], WORDS, U, right, 1, comm, &f->sends[0]);
+    MPI_Issend_c(f->out[1], WORDS, U, right, 2, comm, &f->sends[1]);
+    MPI_Ibsend_c(f->out[2], WORDS, U, right, 3, comm, &f->sends[2]);
+    f->sends[3] = MPI_REQUEST_NULL;
+    MPI_Bsend_c(f->out[3], WORDS, U, right, 4, comm);
+}
+
+static uint64_t land(struct flight *f, MPI_Comm comm, long seed)
+{
+    uint64_t in[MESSAGES][WORDS];
+    MPI_Message message;
+    MPI_Request request;
+    MPI_Recv_c(in[0], WORDS, U, left, 1, comm, MPI_STATUS_IGNORE);
+    MPI_Irecv_c(in[1], WORDS, U, left, 2, comm, &request);
+    MPI_Wait(&request, MPI_STATUS_IGNORE);
+    MPI_Mprobe(left, 3, comm, &message, MPI_STATUS_IGNORE);
+    MPI_Mrecv_c(in[2], WORDS, U, &message, MPI_STATUS_IGNORE);
+    MPI_Mprobe(MPI_ANY_SOURCE, 4, comm, &message, MPI_STATUS_IGNORE);
+    MPI_Imrecv_c(in[3], WORDS, U, &message, &request);
+    MPI_Wait(&request, MPI_STATUS_IGNORE);
+    for (int i = 0; i < MESSAGES; i++) check_words(in[i], WORDS, left, seed + i, "a message");
+    MPI_Waitall(MESSAGES, f->sends, MPI_STATUSES_IGNORE);
+    return in[3][7];
+}
+
+static uint64_t in_pairs(MPI_Comm comm, long seed)
+{
+    uint64_t out[WORDS], in[WORDS];
+    MPI_Request q[2];
+    words(out, WORDS, me, seed);
+#ifndef ORDINARY
+    MPI_Isendrecv_c(out, WORDS, U, right, 7, in, WORDS, U, left, 7, comm, &q[0]);
+    MPI_Wait(&q[0], MPI_STATUS_IGNORE);
+    check_words(in, WORDS, left, seed, "MPI_Isendrecv_c");
+    MPI_Isendrecv_replace_c(in, WORDS, U, right, 8, left, 8, comm, &q[0]);
+    MPI_Wait(&q[0], MPI_STATUS_IGNORE);
+    check_words(in, WORDS, (left + n - 1) % n, seed, "MPI_Isendrecv_replace_c");
+    MPI_Sendrecv_replace_c(in, WORDS, U, left, 9, right, 9, comm, MPI_STATUS_IGNORE);
+    check_words(in, WORDS, left, seed, "MPI_Sendrecv_replace_c");
+    MPI_Isendrecv(out, 3, U, right, 17, in, 3, U, left, 17, comm, &q[0]);
+    MPI_Isendrecv_replace(out + 3, 3, U, right, 18, left, 18, comm, &q[1]);
+    MPI_Waitall(2, q, MPI_STATUSES_IGNORE);
+    check_words(in, 3, left, seed, "MPI_Isendrecv");
+    CHECK(out[3] == word(left, 3, seed), "MPI_Isendrecv_replace");
+#else
+    memcpy(in, out, sizeof in), q[0] = q[1] = MPI_REQUEST_NULL;
+    MPI_Sendrecv_replace(in, WORDS, U, right, 9, left, 9, comm, MPI_STATUS_IGNORE);
+    check_words(in, WORDS, left, seed, "MPI_Sendrecv_replace");
+#endif
+    /* A ready send has its receive: the barrier says so. */
+    MPI_Irecv_c(in, WORDS, U, left, 10, comm, &q[0]);
+    MPI_Barrier(comm);
+    words(out, WORDS, me, seed + 1);
+    if (seed % 2)
+        MPI_Rsend_c(out, WORDS, U, right, 10, comm), q[1] = MPI_REQUEST_NULL;
+    else
+        MPI_Irsend_c(out, WORDS, U, right, 10, comm, &q[1]);
+    MPI_Waitall(2, q, MPI_STATUSES_IGNORE);
+    check_words(in, WORDS, left, seed + 1, "MPI_Rsend_c");
+    if (me % 2 == 0) {
+        MPI_Send_c(out, WORDS, U, right, 11, comm), MPI_Ssend_c(out, WORDS, U, right, 12, comm);
+        MPI_Recv_c(in, WORDS, U, left, 11, comm, MPI_STATUS_IGNORE), MPI_Recv_c(in, WORDS, U, left, 12, comm, MPI_STATUS_IGNORE);
+    } else {
+        MPI_Recv_c(in, WORDS, U, left, 11, comm, MPI_STATUS_IGNORE), MPI_Recv_c(in, WORDS, U, left, 12, comm, MPI_STATUS_IGNORE);
+        MPI_Send_c(out, WORDS, U, right, 11, comm), MPI_Ssend_c(out, WORDS, U, right, 12, comm);
+    }
+    check_words(in, WORDS, left, seed + 1, "MPI_Ssend_c");
+    return in[5];
+}
+
+int main(int argc, char **argv)
+{
+    start(&argc, &argv);
+    long rounds = option(argc, argv, "--rounds", 40), pause = option(argc, argv, "--pause", 120);
+    CHECK(world_size >= 3 && world_size <= MOST, "needs 3 to 8 ranks");
+    n = world_size, me = world_rank, left = (me + n - 1) % n, right = (me + 1) % n;
+    for (int i = 0; i < MOST; i++) ones[i] = 1, places[i] = i, bytes_of[i] = 8, offsets[i] = byte_places[i] = 8 * i, raw[i] = MPI_BYTE;
+    MPI_Comm comm, ring;
+    int dims[1] = {n}, periods[1] = {1};
+    MPI_Comm_dup(MPI_COMM_WORLD, &comm);
+    MPI_Cart_create(comm, 1, dims, periods, 0, &ring);
+    static char buffer[1 << 16];
+    MPI_Buffer_attach(buffer, sizeof buffer);
+    struct types types = make_types();
+    MPI_Op op;
+    MPI_Op_create_c(fuse, 1, &op);
+
+    static struct buffers open[KINDS];
+    static struct flight flight;
+    static uint64_t fixed[5][WORDS];
+    MPI_Request q[KINDS], persistent[5], sum;
+    uint64_t sum_in[2], sum_out[2], hash = 0;
+    MPI_Send_init_c(fixed[0], WORDS, U, right, 30, comm, &persistent[0]);
+    MPI_Ssend_init_c(fixed[1], WORDS, U, right, 31, comm, &persistent[1]);
+    MPI_Bsend_init_c(fixed[2], WORDS, U, right, 32, comm, &persistent[2]);
+    MPI_Recv_init_c(fixed[3], WORDS, U, left, 30, comm, &persistent[3]);
+    MPI_Recv_init_c(fixed[4], WORDS, U, left, 31, comm, &persistent[4]);
+#ifndef ORDINARY
+    MPI_Allreduce_init_c(sum_in, sum_out, 2, U, MPI_SUM, comm, MPI_INFO_NULL, &sum);
+#endif
+    take_off(&flight, comm, 0);
+    initiate(open, comm, q, 1000);
+    for (long round = 0; round < rounds; round++) {
+        long seed = round * 100;
+        hash = fold(hash, blocking(comm, seed + 50));
+        hash = fold(hash, neighbours(ring, seed + 70));
+        hash = fold(hash, ask_types(&types, comm, seed + 20));
+        for (int i = 0; i < 3; i++) words(fixed[i], WORDS, me, seed + 5 + i);
+        sum_in[0] = (uint64_t)me, sum_in[1] = (uint64_t)round;
+        MPI_Startall(5, persistent);
+#ifdef ORDINARY
+        MPI_Iallreduce(sum_in, sum_out, 2, U, MPI_SUM, comm, &sum);
+#else
+        MPI_Start(&sum);
+#endif
+        pause_ms(pause);
+        hash = fold(hash, land(&flight, comm, seed));
+        take_off(&flight, comm, seed + 100);
+        MPI_Waitall(KINDS, q, MPI_STATUSES_IGNORE);
+        hash = fold(hash, verify(open, 1000 + seed, "non-blocking"));
+        initiate(open, comm, q, 1000 + seed + 100);
+        MPI_Waitall(5, persistent, MPI_STATUSES_IGNORE), MPI_Wait(&sum, MPI_STATUS_IGNORE);
+        check_words(fixed[3], WORDS, left, seed + 5, "a persistent message");
+        check_words(fixed[4], WORDS, left, seed + 6, "a persistent message");
+        MPI_Recv_c(fixed[3], WORDS, U, left, 32, comm, MPI_STATUS_IGNORE);
+        check_words(fixed[3], WORDS, left, seed + 7, "a persistent message");
+        CHECK(sum_out[0] == (uint64_t)(n * (n - 1) / 2) && sum_out[1] == (uint64_t)(n * round), "the persistent sum");
+        hash = fold(hash, in_pairs(comm, seed + 30 + round % 2));
+        uint64_t all = 0, mine = word(me, 0, seed), other = word(me, 1, seed), by_hand = mine ^ other;
+        MPI_Reduce_local_c(&mine, &other, 1, U, op);
+        CHECK(other == by_hand, "MPI_Reduce_local_c");
+        MPI_Allreduce_c(&mine, &all, 1, U, op, comm);
+        for (int r = 0; r < n; r++) all ^= word(r, 0, seed);
+        CHECK(all == 0, "the operation of the program");
+    }
+    hash = fold(hash, land(&flight, comm, rounds * 100));
+    MPI_Waitall(KINDS, q, MPI_STATUSES_IGNORE);
+    hash = fold(hash, verify(open, 1000 + rounds * 100, "non-blocking"));
+    for (int i = 0; i < 5; i++) MPI_Request_free(&persistent[i]);
+#ifndef ORDINARY
+    MPI_Request_free(&sum);
+#endif
+    MPI_Op_free(&op);
+    for (int i = 0; i < 12; i++) MPI_Type_free(&types.all[i]);
+    void *address;
+    int length;
+    MPI_Buffer_detach(&address, &length);
+    MPI_Comm_free(&ring), MPI_Comm_free(&comm);
+    return finish(hash);
+}

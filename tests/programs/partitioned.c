@@ -1,0 +1,72 @@
+/* Partitioned communication: requests made once; partitions are declared ready one by one, by list and by range, some before
+ * and some after a pause in which a checkpoint may come; two of the same envelope; also across an inter-communicator.
+ *   partitioned [--rounds N] [--pause MS] */
+#include "common.h"
+
+enum { PARTS = 6, EACH = 50, CHANNELS = 4 };
+
+static uint64_t word(int from, long seed, int at) { return mix((uint64_t)(from * 100003 + at) ^ (uint64_t)seed << 24); }
+
+int main(int argc, char **argv)
+{
+    start(&argc, &argv);
+    long rounds = option(argc, argv, "--rounds", 60), pause = option(argc, argv, "--pause", 80);
+    CHECK(world_size >= 2, "needs 2 ranks");
+    int right = (world_rank + 1) % world_size, left = (world_rank + world_size - 1) % world_size;
+    static uint64_t out[CHANNELS][PARTS * EACH], in[CHANNELS][PARTS * EACH];
+    MPI_Request sends[CHANNELS], receives[CHANNELS];
+    MPI_Comm comm, local, inter;
+    MPI_Comm_dup(MPI_COMM_WORLD, &comm);
+    MPI_Comm_split(comm, world_rank == 0, 0, &local);
+    MPI_Intercomm_create(local, 0, comm, world_rank == 0, 3, &inter);
+    /* Two with the same envelope match in the order they are made; the third has other partitions on each side. */
+    for (int c = 0; c < 2; c++) {
+        MPI_Psend_init(out[c], PARTS, EACH, MPI_UINT64_T, right, 5, comm, MPI_INFO_NULL, &sends[c]);
+        MPI_Precv_init(in[c], PARTS, EACH, MPI_UINT64_T, left, 5, comm, MPI_INFO_NULL, &receives[c]);
+    }
+    MPI_Psend_init(out[2], PARTS, EACH, MPI_UINT64_T, right, 6, comm, MPI_INFO_NULL, &sends[2]);
+    MPI_Precv_init(in[2], 1, PARTS * EACH, MPI_UINT64_T, left, 6, comm, MPI_INFO_NULL, &receives[2]);
+    int across = world_rank < 2; /* world ranks 0 and 1 are the first of their sides */
+    int channels = across ? CHANNELS : CHANNELS - 1;
+    if (across) {
+        MPI_Psend_init(out[3], PARTS, EACH, MPI_UINT64_T, 0, 7, inter, MPI_INFO_NULL, &sends[3]);
+        MPI_Precv_init(in[3], PARTS, EACH, MPI_UINT64_T, 0, 7, inter, MPI_INFO_NULL, &receives[3]);
+    }
+
+    uint64_t hash = 0;
+    for (long round = 0; round < rounds; round++) {
+        for (int c = 0; c < CHANNELS; c++) memset(in[c], 0, sizeof in[c]);
+        if (round % 2) MPI_Startall(channels, receives);
+        MPI_Startall(channels, sends);
+        for (int p = 0; p < PARTS; p++) {
+            int part = (p * 5 + (int)round) % PARTS; /* in another order each time */
+            for (int c = 0; c < CHANNELS; c++)
+                for (int i = 0; i < EACH; i++) out[c][part * EACH + i] = word(world_rank, round * 8 + c, part * EACH + i);
+            MPI_Pready(part, sends[0]);
+            if (p == PARTS / 2) pause_ms(pause);
+        }
+        if (round % 2 == 0) MPI_Startall(channels, receives);
+        int list[PARTS - 2] = {5, 0, 2, 4}, flag;
+        MPI_Pready_list(PARTS - 2, list, sends[1]);
+        MPI_Pready(1, sends[1]);
+        MPI_Test(&sends[1], &flag, MPI_STATUS_IGNORE);
+        CHECK(!flag, "complete without its last partition");
+        MPI_Pready(3, sends[1]);
+        MPI_Pready_range(0, 2, sends[2]), MPI_Pready_range(3, PARTS - 1, sends[2]);
+        if (across) MPI_Pready_range(0, PARTS - 1, sends[3]);
+        do MPI_Parrived(receives[0], PARTS - 1, &flag);
+        while (!flag);
+        CHECK(in[0][PARTS * EACH - 1] == word(left, round * 8, PARTS * EACH - 1), "a partition that has arrived");
+        MPI_Waitall(channels, receives, MPI_STATUSES_IGNORE);
+        MPI_Waitall(channels, sends, MPI_STATUSES_IGNORE);
+        for (int c = 0; c < channels; c++) {
+            int from = c < 3 ? left : 1 - world_rank;
+            for (int i = 0; i < PARTS * EACH; i++)
+                CHECK(in[c][i] == word(from, round * 8 + c, i), "channel %d, word %d, round %ld", c, i, round);
+            hash = fold(hash, in[c][0]);
+        }
+    }
+    for (int c = 0; c < channels; c++) MPI_Request_free(&sends[c]), MPI_Request_free(&receives[c]);
+    MPI_Comm_free(&inter), MPI_Comm_free(&local), MPI_Comm_free(&comm);
+    return finish(hash);
+}
