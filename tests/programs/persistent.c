@@ -1,13 +1,24 @@
 /* Persistent collectives of every kind, made once, started in every round, some of them under way from one round to the next,
  * and freed at the end; also the neighbourhood forms, and an operation of the program.
  * MPICH 4.0.2 itself mixes up persistent collectives that are under way together: --single 1 has one at a time.
+ * With -DLARGE by the large-count forms.
  *   persistent [--rounds N] [--pause MS] [--single 1] */
 #include "common.h"
 #ifdef OPEN_MPI
 #include <mpi-ext.h>
 #define INIT(name) MPIX_##name##_init
+#elif defined LARGE
+#define INIT(name) MPI_##name##_init_c
+#define MPI_Barrier_init_c MPI_Barrier_init
 #else
 #define INIT(name) MPI_##name##_init
+#endif
+
+#ifdef LARGE /* counts and displacements of the large-count forms */
+typedef MPI_Count C;
+typedef MPI_Aint D;
+#else
+typedef int C, D;
 #endif
 
 enum { MOST = 8, KINDS = 17, NEAR = 5 };
@@ -92,13 +103,13 @@ int main(int argc, char **argv)
     MPI_Request all[KINDS], near[NEAR], single;
     MPI_Comm_dup(MPI_COMM_WORLD, &comm);
     n = world_size, me = world_rank;
-    int ones[MOST], forward[MOST], back[MOST], eights[MOST], bytes[MOST];
+    C ones[MOST], eights[MOST], counts[MOST];
+    D forward[MOST], back[MOST], bytes[MOST];
     MPI_Datatype types[MOST], pair;
     MPI_Type_contiguous(8, MPI_BYTE, &pair);
     MPI_Type_commit(&pair);
     for (int i = 0; i < MOST; i++) ones[i] = 1, forward[i] = i, back[i] = n - 1 - i, eights[i] = i % 2 ? 8 : 1, bytes[i] = 8 * i, types[i] = i % 2 ? MPI_BYTE : pair;
     MPI_Datatype mine = me % 2 ? MPI_BYTE : pair, sent[MOST];
-    int counts[MOST];
     for (int i = 0; i < MOST; i++) counts[i] = me % 2 ? 8 : 1, sent[i] = mine;
     (void)forward;
 
@@ -131,7 +142,8 @@ int main(int argc, char **argv)
     int dims[1] = {n}, periods[1] = {1};
     MPI_Cart_create(comm, 1, dims, periods, 0, &ring);
     struct buffers *near_b = b + KINDS;
-    int two[2] = {1, 1}, places[2] = {0, 1};
+    C two[2] = {1, 1};
+    D places[2] = {0, 1};
     MPI_Aint far[2] = {0, 8};
     MPI_Datatype both[2] = {U, U};
     INIT(Neighbor_allgather)(near_b[0].out, 1, U, near_b[0].in, 1, U, ring, MPI_INFO_NULL, &near[0]);

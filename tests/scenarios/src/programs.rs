@@ -44,6 +44,8 @@ pub struct Program {
     pub fast: &'static [&'static str],
     /// Arguments of the run that takes some seconds.
     pub slow: &'static [&'static str],
+    /// What the messages of a run with checkpoints must contain.
+    pub says: &'static str,
     /// The MPIs it exists for.
     pub mpis: &'static [Mpi],
 }
@@ -57,6 +59,7 @@ const C: Program = Program {
     native: &[],
     fast: &["--pause", "0"],
     slow: &[],
+    says: "",
     mpis: &Mpi::ALL,
 };
 
@@ -128,6 +131,22 @@ pub const PROGRAMS: &[Program] = &[
         ..C
     },
     Program {
+        name: "persistent_large",
+        source: "persistent.c",
+        flags: &["-DLARGE"],
+        native: &["--single", "1"],
+        fast: &["--rounds", "40", "--pause", "0"],
+        slow: &["--rounds", "40", "--pause", "120"],
+        mpis: &[Mpi::Mpich],
+        ..C
+    },
+    Program {
+        name: "corners",
+        source: "corners.c",
+        flags: &["-Wno-deprecated-declarations", "-Wno-stringop-overread"],
+        ..C
+    },
+    Program {
         name: "large",
         source: "large.c",
         fast: &["--rounds", "25", "--pause", "0"],
@@ -154,6 +173,7 @@ pub const PROGRAMS: &[Program] = &[
         source: "dynamic.c",
         ranks: 2,
         fast: &["--pause", "0", "--connected", "0"],
+        says: "the program is connected to processes outside the job",
         mpis: &[Mpi::OpenMpi],
         ..C
     },

@@ -122,6 +122,12 @@ fn run(
                 "no generation was committed\n{}",
                 ended.report()
             );
+            ensure!(
+                ended.stderr.contains(program.says),
+                "it did not say: {}\n{}",
+                program.says,
+                ended.report()
+            );
             format!("{} generations", seen.len())
         }
         Mode::Resume => {
