@@ -81,13 +81,13 @@ impl Core {
     /// Forgets a request.
     #[inline(always)]
     pub fn remove_request(&mut self, index: u32) {
-        let kept = self
+        if self
             .state
             .requests
-            .get_mut(index)
-            .and_then(|r| r.kept.take());
-        if let Some(kept) = kept {
-            release(&kept.uses);
+            .get(index)
+            .is_some_and(|r| r.kept.is_some())
+        {
+            self.release_kept(index);
         }
         let Some((comm, datatype)) = self.state.requests.remove(index) else {
             return;
@@ -100,6 +100,18 @@ impl Core {
             if c.freed && c.pending == 0 {
                 crate::comms::bury(comm);
             }
+        }
+    }
+
+    #[cold]
+    fn release_kept(&mut self, index: u32) {
+        let kept = self
+            .state
+            .requests
+            .get_mut(index)
+            .and_then(|r| r.kept.take());
+        if let Some(kept) = kept {
+            release(&kept.uses);
         }
     }
 
@@ -175,7 +187,6 @@ impl Core {
 }
 
 /// Lets go of what a request needed.
-#[cold]
 fn release(uses: &[u64]) {
     for &word in uses {
         match kind_of(word) {
