@@ -19,7 +19,8 @@ fn main() -> Result<(), Failure> {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=src");
     println!("cargo:rerun-if-changed=build");
-    let by_hand = by_hand(Path::new("src"))?;
+    let mut by_hand = by_hand_in(Path::new("src"), "")?;
+    by_hand.extend(by_hand_in(Path::new("src/windows"), "windows::")?);
     let all = mpi_table::slots()?;
     let mut entries = String::new();
     let mut table = String::from("pub static TABLE: ProcTable = ProcTable {\n");
@@ -50,18 +51,18 @@ fn main() -> Result<(), Failure> {
 
 /// Procedures written by hand, and the module each is in. Those that a macro writes are recognised by
 /// the macro's list: a line of names inside `sends!`, `blocking_sends!` or `keys!`.
-fn by_hand(src: &Path) -> Result<BTreeMap<String, String>, Failure> {
+fn by_hand_in(src: &Path, inside: &str) -> Result<BTreeMap<String, String>, Failure> {
     let mut found = BTreeMap::new();
     for file in fs::read_dir(src)? {
         let path = file?.path();
         if path.extension().is_none_or(|e| e != "rs") {
             continue;
         }
-        let module = path
+        let stem = path
             .file_stem()
             .and_then(|s| s.to_str())
-            .unwrap_or_default()
-            .to_owned();
+            .unwrap_or_default();
+        let module = format!("{inside}{stem}");
         let text = fs::read_to_string(&path)?;
         let mut listed = "";
         for line in text.lines() {

@@ -68,6 +68,21 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             names.len()
         );
     }
+    c.push_str("const int mana_assertions[][2] = {\n");
+    for name in mpi_table::ASSERTIONS {
+        let value = mpi_std::INTEGER_CONSTANTS
+            .iter()
+            .find(|(n, _)| n == name)
+            .map(|(_, v)| *v)
+            .ok_or_else(|| format!("{name} is no constant of the standard ABI"))?;
+        let _ = writeln!(c, "  {{{value}, {name}}},");
+    }
+    c.push_str("};\n");
+    let _ = writeln!(
+        rust,
+        "pub(crate) static mana_assertions: [[i32; 2]; {}];",
+        mpi_table::ASSERTIONS.len()
+    );
     c.push_str("void *const mana_in_place = (void *)MPI_IN_PLACE;\n");
     c.push_str("void *const mana_bottom = (void *)MPI_BOTTOM;\n");
     c.push_str("void *mana_unweighted(void) { return (void *)MPI_UNWEIGHTED; }\n");

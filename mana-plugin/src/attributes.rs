@@ -1,4 +1,4 @@
-//! Attribute keys and attributes of communicators and datatypes, wholly here; the program's copy and
+//! Attribute keys and attributes of communicators, datatypes and windows, wholly here; the program's copy and
 //! delete functions are called through the stub.
 //!
 //! Lower half. Predefined attributes are answered with the address of a word of this library that
@@ -84,10 +84,10 @@ fn unhold(index: u32) {
 
 /// The attributes of an object.
 fn list(kind: u8, object: u64) -> Outcome<&'static mut Vec<(i32, u64)>> {
-    if kind == kind::COMM {
-        core().comm(object).map(|(_, c)| &mut c.attributes)
-    } else {
-        core().datatype_mut(object).map(|t| &mut t.attributes)
+    match kind {
+        kind::COMM => core().comm(object).map(|(_, c)| &mut c.attributes),
+        kind::WIN => core().window(object).map(|w| &mut w.attributes),
+        _ => core().datatype_mut(object).map(|t| &mut t.attributes),
     }
 }
 
@@ -109,7 +109,8 @@ fn call_delete(object: u64, key: i32, value: u64) -> Outcome {
     check(upcall::delete(&mut call))
 }
 
-fn set(kind: u8, object: u64, key: i32, value: u64) -> Outcome {
+/// Sets an attribute.
+pub fn set(kind: u8, object: u64, key: i32, value: u64) -> Outcome {
     let i = find(key, kind)?;
     let old = list(kind, object)?
         .iter()
@@ -129,7 +130,8 @@ fn set(kind: u8, object: u64, key: i32, value: u64) -> Outcome {
     Ok(())
 }
 
-fn delete(kind: u8, object: u64, key: i32) -> Outcome {
+/// Deletes an attribute.
+pub fn delete(kind: u8, object: u64, key: i32) -> Outcome {
     let i = find(key, kind)?;
     let value = list(kind, object)?
         .iter()
@@ -190,6 +192,11 @@ pub fn delete_comm(comm: u64) -> Outcome {
     delete_all(kind::COMM, comm)
 }
 
+/// Deletes a window's attributes.
+pub fn delete_window(win: u64) -> Outcome {
+    delete_all(kind::WIN, win)
+}
+
 /// Copies a datatype's attributes to its duplicate.
 pub fn copy_type(old: u64, new: u64) -> Outcome {
     if old < PREDEFINED_END {
@@ -203,7 +210,11 @@ pub fn delete_type(datatype: u64) -> Outcome {
     delete_all(kind::DATATYPE, datatype)
 }
 
-unsafe fn get(kind: u8, object: u64, key: i32, value: *mut c_void, flag: *mut i32) -> Outcome {
+/// Looks an attribute of the program up.
+///
+/// # Safety
+/// `value` is the address of a pointer, `flag` is writable.
+pub unsafe fn get(kind: u8, object: u64, key: i32, value: *mut c_void, flag: *mut i32) -> Outcome {
     find(key, kind)?;
     let found = list(kind, object)?
         .iter()

@@ -240,7 +240,8 @@ pub fn create(
     finish(outcome, comm, name)
 }
 
-fn create_inner(
+/// A collective creation on communicator `comm`; the new word. `call` makes the real communicator.
+pub fn create_inner(
     comm: u64,
     name: &'static &'static str,
     call: impl FnOnce(u64, &mut u64) -> i32,

@@ -91,6 +91,14 @@ pub fn unlocked<T>(wait: impl FnOnce() -> T) -> T {
     out
 }
 
+/// One step of the library's progress; it touches nothing of the core.
+pub fn progress() -> impl Fn() {
+    let c = core();
+    let (call, comm) = (c.adapter.extras.progress, c.private);
+    // SAFETY: MPI is active (somebody waits for it), so the private communicator exists.
+    move || unsafe { call(comm) }
+}
+
 /// Polls `ready` while driving progress, until it has something or a stop is requested.
 pub fn poll<T>(mut ready: impl FnMut() -> Option<T>) -> Result<T, i32> {
     let mut turns = 0u32;
@@ -101,10 +109,9 @@ pub fn poll<T>(mut ready: impl FnMut() -> Option<T>) -> Result<T, i32> {
         if stopping() {
             return Err(AGAIN);
         }
-        let progress = core().adapter.extras.progress;
+        let step = progress();
         unlocked(|| {
-            // SAFETY: MPI is active (somebody waits for it).
-            unsafe { progress() };
+            step();
             turns += 1;
             if turns % 16 == 0 {
                 std::thread::yield_now();

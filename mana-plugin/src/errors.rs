@@ -43,33 +43,40 @@ pub fn raise(comm: u64, code: i32, name: &str) -> i32 {
         .comm(word)
         .map(|(_, c)| c.errhandler)
         .unwrap_or(MPI_ERRORS_ARE_FATAL);
+    handle_error(handler, word, code, || {
+        let on = match core().comm(word) {
+            Ok((_, c)) if !c.name.is_empty() => String::from_utf8_lossy(&c.name).into_owned(),
+            _ => format!("communicator 0x{word:x}"),
+        };
+        format!("{name} on {on}")
+    })
+}
+
+/// Does with an error on `object` (a word) what its handler says; `place` tells a human where it was.
+#[cold]
+pub fn handle_error(handler: u64, object: u64, code: i32, place: impl FnOnce() -> String) -> i32 {
     match handler {
         MPI_ERRORS_RETURN => code,
         h if kind_of(h) == kind::ERRHANDLER && h >= PREDEFINED_END => {
-            let function = c
+            let function = core()
                 .state
                 .errhandlers
                 .get(index_of(h))
                 .map_or(0, |e| e.function);
-            upcall::errhandler(function, word, code);
+            upcall::errhandler(function, object, code);
             code
         }
-        _ => fatal(word, code, name),
+        _ => {
+            log::error!(
+                "error in {}: {} (MPI_ERRORS_ARE_FATAL: the job is aborted)",
+                place(),
+                text(code)
+            );
+            // SAFETY: a query of a constant.
+            let native = unsafe { (core().adapter.extras.error_code)(code) };
+            abort(MPI_COMM_WORLD, native)
+        }
     }
-}
-
-fn fatal(comm: u64, code: i32, name: &str) -> i32 {
-    let on = match core().comm(comm) {
-        Ok((_, c)) if !c.name.is_empty() => String::from_utf8_lossy(&c.name).into_owned(),
-        _ => format!("communicator 0x{comm:x}"),
-    };
-    log::error!(
-        "error in {name} on {on}: {} (MPI_ERRORS_ARE_FATAL: the job is aborted)",
-        text(code)
-    );
-    // SAFETY: a query of a constant.
-    let native = unsafe { (core().adapter.extras.error_code)(code) };
-    abort(MPI_COMM_WORLD, native)
 }
 
 /// Ends the job.

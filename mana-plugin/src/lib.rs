@@ -54,6 +54,7 @@ mod slab;
 mod state;
 mod thread;
 mod upcall;
+mod windows;
 mod world;
 
 pub use cache::enable as enable_comm_cache;

@@ -15,6 +15,7 @@ use crate::persistent::Recipe as CollectiveRecipe;
 use crate::pool::Pool;
 use crate::sessions::Session;
 use crate::slab::Slab;
+use crate::windows::Window;
 use mpi_std::{kind, AdapterTable, Status, FIRST_INDEX, PREDEFINED_END};
 use serde::{Deserialize, Serialize};
 use std::cell::UnsafeCell;
@@ -214,6 +215,8 @@ pub enum Work {
     Collective,
     /// A generalised request.
     Generalised,
+    /// A one-sided operation.
+    OneSided,
 }
 
 /// Where a request stands.
@@ -405,6 +408,8 @@ pub struct State {
     pub begun: bool,
     /// The program has called `MPI_Finalize`.
     pub ended: bool,
+    /// Windows.
+    pub windows: Slab<Window>,
     /// Info objects.
     pub infos: Slab<Vec<(Vec<u8>, Vec<u8>)>>,
     /// Error handlers.
@@ -449,6 +454,7 @@ impl State {
             sessions: Slab::starting_at(FIRST_INDEX),
             begun: false,
             ended: false,
+            windows: Slab::starting_at(FIRST_INDEX),
             infos: Slab::starting_at(FIRST_INDEX),
             errhandlers: Slab::starting_at(FIRST_INDEX),
             keyvals: Slab::starting_at(FIRST_INDEX),
@@ -466,7 +472,7 @@ impl State {
 }
 
 /// Version of [`State`].
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// The layer's state in this process.
 pub struct Core {

@@ -257,13 +257,30 @@ impl Parked {
         self.threads.iter().map(|t| t.identity()).collect()
     }
 
+    fn find(&self, thread: ThreadId) -> Result<&'static Thread, RunError> {
+        let found = self.threads.iter().find(|t| t.identity() == thread);
+        found
+            .copied()
+            .ok_or(RunError::NoThread { thread: thread.0 })
+    }
+
     /// Runs `job` on a parked thread, on a 1 MiB stack of its own, with the lower half's FS, and
     /// waits until it has returned.
     pub fn run_on(&self, thread: ThreadId, job: Job) -> Result<(), RunError> {
-        let found = self.threads.iter().find(|t| t.identity() == thread);
-        let Some(target) = found else {
-            return Err(RunError::NoThread { thread: thread.0 });
-        };
+        self.start_on(thread, job)?;
+        self.finish_on(thread)
+    }
+
+    /// Waits until the job of [`Parked::start_on`] has returned.
+    pub fn finish_on(&self, thread: ThreadId) -> Result<(), RunError> {
+        wait_while(&self.find(thread)?.command, RUN);
+        Ok(())
+    }
+
+    /// Starts `job` like [`Parked::run_on`]. The caller waits with [`Parked::finish_on`] before it
+    /// runs another on the same thread, and before it lets the program go.
+    pub fn start_on(&self, thread: ThreadId, job: Job) -> Result<(), RunError> {
+        let target = self.find(thread)?;
         if target.job_stack.load(Ordering::Relaxed) == 0 {
             // SAFETY: fresh anonymous memory, kept for the life of the record.
             let stack = unsafe {
@@ -287,7 +304,6 @@ impl Parked {
         unsafe { *target.job.get() = Some(job) };
         target.command.store(RUN, Ordering::Release);
         wake(&target.command);
-        wait_while(&target.command, RUN);
         Ok(())
     }
 

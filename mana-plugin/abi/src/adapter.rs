@@ -16,7 +16,7 @@ pub const ADAPTER_SYMBOL: &core::ffi::CStr = c"mana_adapter_v1";
 /// "mana-adp" in memory order.
 pub const ADAPTER_MAGIC: u64 = u64::from_le_bytes(*b"mana-adp");
 /// Version of [`AdapterTable`].
-pub const ADAPTER_VERSION: u32 = 2;
+pub const ADAPTER_VERSION: u32 = 3;
 
 /// The libraries an adapter can be built for.
 #[repr(u32)]
@@ -100,8 +100,10 @@ pub struct Extras {
     pub error_string: unsafe extern "C" fn(class: i32, text: *mut c_char, len: usize) -> i32,
     /// The library's number of a standard error class, for an exit code.
     pub error_code: unsafe extern "C" fn(class: i32) -> i32,
-    /// Drives the library's progress engine once.
-    pub progress: unsafe extern "C" fn(),
+    /// Drives the library's progress engine once. `comm` is a communicator with more members than this
+    /// process, if there are others, on which nothing ever arrives with tag [`Extras::PROGRESS_TAG`]:
+    /// a library may know without looking that nothing comes from a process to itself.
+    pub progress: unsafe extern "C" fn(comm: u64),
     /// Makes a real reduction operation whose function is `function(invec, inoutvec, len, datatype)`
     /// with `datatype` as a real word of ours. `slot` (below [`Extras::OP_SLOTS`]) names the
     /// operation: `function` gets it as its last argument.
@@ -129,6 +131,8 @@ impl Extras {
     pub const SEND_READY: i32 = 2;
     /// Mode of `send_watch`: `MPI_Bsend`.
     pub const SEND_BUFFERED: i32 = 3;
+    /// No message has this tag on the communicator that `progress` gets.
+    pub const PROGRESS_TAG: i32 = 12;
     /// How many operations of the program can exist at once.
     pub const OP_SLOTS: u32 = 256;
 }

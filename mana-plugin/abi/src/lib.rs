@@ -19,6 +19,7 @@ mod constants;
 mod datatypes;
 mod handles;
 mod status;
+mod windows;
 
 use core::ffi::{c_char, c_void};
 
@@ -34,6 +35,7 @@ pub use handles::{
     handle, index_of, keyval, keyval_index, kind, kind_of, FIRST_INDEX, KEYVAL_BASE, PREDEFINED_END,
 };
 pub use status::Status;
+pub use windows::{SharedMemory, SharedPart};
 
 include!(concat!(env!("OUT_DIR"), "/procedures.rs"));
 

@@ -33,6 +33,7 @@ impl LibraryHandle for ffi::MPI_Op {}
 impl LibraryHandle for ffi::MPI_Info {}
 impl LibraryHandle for ffi::MPI_Message {}
 impl LibraryHandle for ffi::MPI_Request {}
+impl LibraryHandle for ffi::MPI_Win {}
 
 #[inline(always)]
 fn from_bits<H: LibraryHandle>(bits: usize) -> H {
@@ -102,6 +103,11 @@ pub(crate) fn comm_word(h: ffi::MPI_Comm) -> u64 {
 #[inline(always)]
 pub(crate) fn group_word(h: ffi::MPI_Group) -> u64 {
     word_among(h, [mpi_std::MPI_GROUP_NULL, mpi_std::MPI_GROUP_EMPTY])
+}
+
+#[inline(always)]
+pub(crate) fn win_word(h: ffi::MPI_Win) -> u64 {
+    word_among(h, [mpi_std::MPI_WIN_NULL])
 }
 
 #[inline(always)]
@@ -249,6 +255,17 @@ fn failure(code: i32) -> i32 {
     search(unsafe { &mana_error }, class, 1)
 }
 
+/// Assertions about an epoch, bit by bit.
+#[inline(always)]
+pub(crate) fn assert(value: i32) -> i32 {
+    // SAFETY: read-only data.
+    let pairs = unsafe { &mana_assertions };
+    pairs
+        .iter()
+        .filter(|[standard, _]| value & standard != 0)
+        .fold(0, |bits, [_, library]| bits | library)
+}
+
 /// An element count that is negative only in wrong programs.
 #[inline(always)]
 pub(crate) fn len(count: i32) -> usize {
@@ -289,6 +306,14 @@ pub(crate) fn returns_errors(comm: ffi::MPI_Comm) {
     if bits(comm) != predefined(mpi_std::MPI_COMM_NULL) {
         // SAFETY: a valid communicator.
         unsafe { ffi::MPI_Comm_set_errhandler(comm, handle(mpi_std::MPI_ERRORS_RETURN)) };
+    }
+}
+
+/// Makes a window return its errors.
+pub(crate) fn window_returns_errors(win: ffi::MPI_Win) {
+    if bits(win) != predefined(mpi_std::MPI_WIN_NULL) {
+        // SAFETY: a valid window.
+        unsafe { ffi::MPI_Win_set_errhandler(win, handle(mpi_std::MPI_ERRORS_RETURN)) };
     }
 }
 

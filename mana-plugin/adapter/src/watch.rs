@@ -176,14 +176,14 @@ pub(crate) unsafe extern "C" fn recv(
 }
 
 /// [`Extras::progress`]
-pub(crate) unsafe extern "C" fn progress() {
+pub(crate) unsafe extern "C" fn progress(comm: u64) {
     let mut flag = 0;
-    // SAFETY: a probe on a communicator of this process alone; nothing ever arrives on its tag.
+    // SAFETY: a probe for a tag that nothing ever arrives with.
     unsafe {
         ffi::MPI_Iprobe(
             t::rank(mpi_std::MPI_ANY_SOURCE),
-            t::tag(mpi_std::MPI_ANY_TAG),
-            t::handle(mpi_std::MPI_COMM_SELF),
+            Extras::PROGRESS_TAG,
+            t::handle(comm),
             &mut flag,
             t::constants::mana_status_ignore,
         );

@@ -56,6 +56,8 @@ pub struct Rank {
     incarnation: u32,
     has_mpi: bool,
     parked: Option<Parked>,
+    /// The thread that drives MPI's progress while other ranks are not parked yet.
+    attending: Option<split_process::ThreadId>,
     /// The MPI layer's state after the drain.
     mpi_state: Option<Vec<u8>>,
     taking: Option<Taking>,
@@ -74,6 +76,7 @@ impl Rank {
             incarnation,
             has_mpi: thread_level >= 0,
             parked: None,
+            attending: None,
             mpi_state: None,
             taking: None,
             camera: Camera::default(),
@@ -85,8 +88,31 @@ impl Rank {
         }
     }
 
+    /// All threads are parked: other ranks may still need this one's progress to come out of MPI.
+    fn attend(&mut self) -> Result<(), StepError> {
+        if let (Some(parked), Some(thread)) = (&self.parked, mpi::thread()) {
+            if self.has_mpi && checkpoint::attendance() {
+                parked
+                    .start_on(thread, Box::new(checkpoint::attend))
+                    .map_err(StepError::new)?;
+                self.attending = Some(thread);
+            }
+        }
+        Ok(())
+    }
+
+    fn end_attendance(&mut self) {
+        if let (Some(parked), Some(thread)) = (&self.parked, self.attending.take()) {
+            checkpoint::end_attendance();
+            if let Err(e) = parked.finish_on(thread) {
+                log::error!("{e}");
+            }
+        }
+    }
+
     /// Lets the program run on.
     fn release(&mut self) {
+        self.end_attendance();
         self.mpi_state = None;
         if self.has_mpi {
             checkpoint::resume();
@@ -199,7 +225,7 @@ impl RankHooks for Rank {
             checkpoint::stop();
         }
         self.parked = Some(split_process::park_all(PARK).map_err(StepError::new)?);
-        Ok(())
+        self.attend()
     }
 
     fn drain(&mut self) -> Result<DrainReport, StepError> {
@@ -208,6 +234,7 @@ impl RankHooks for Rank {
         if !self.has_mpi {
             return Ok(DrainReport::default());
         }
+        self.end_attendance();
         let parked = self
             .parked
             .as_ref()

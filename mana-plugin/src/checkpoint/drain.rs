@@ -8,6 +8,9 @@
 //!    it has sent. Non-blocking collectives complete (all members have started them).
 //! 2. Now every message has been received somewhere, so every send completes.
 //!
+//! Before them every rank completes its one-sided operations, on all windows: they are in memory then,
+//! here and there, and the exchange of counts tells that all ranks have come that far.
+//!
 //! Posted receives stay posted: none of them matches anything that was taken in, because the library
 //! matches before a probe can see a message.
 
@@ -17,6 +20,7 @@ use crate::drained::Drained;
 use crate::errors::check;
 use crate::requests::{self, test_index};
 use crate::state::{core, Outcome, Phase, Work};
+use crate::windows;
 use crate::world::{world_collective, WorldCollective};
 use mpi_std::*;
 use std::collections::HashSet;
@@ -28,6 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// See [`super::drain`].
 pub fn run(budget: u64) -> Result<DrainReport, DrainError> {
     let world = world_collective().ok_or(DrainError::NotActive)?;
+    windows::complete_all().map_err(failed("MPI_Win_flush_all"))?;
     let expected = world
         .alltoall_words(&core().state.sent)
         .map_err(|class| DrainError::Mpi {
@@ -299,7 +304,7 @@ pub fn with_bytes(bytes: u64, with: impl FnOnce(i32, u64) -> Outcome) -> Outcome
 fn complete_sends() -> Result<(), DrainError> {
     let mut since = Instant::now();
     loop {
-        let waiting = active(|w| matches!(w, Work::Send(_)));
+        let waiting = active(|w| matches!(w, Work::Send(_) | Work::OneSided));
         if waiting.is_empty() {
             return Ok(());
         }
@@ -307,7 +312,7 @@ fn complete_sends() -> Result<(), DrainError> {
         if done > 0 {
             since = Instant::now();
         } else if since.elapsed() > PATIENCE {
-            let operation = format!("{} sends of the program", waiting.len());
+            let operation = format!("{} sends and transfers of the program", waiting.len());
             return Err(DrainError::Stuck {
                 seconds: PATIENCE.as_secs(),
                 operation,

@@ -9,6 +9,7 @@
 //! | targets | [`gate_targets`], [`gate_raise`] | control |
 //! | poll | [`gate_poll`] | control |
 //! | stop | [`stop`] (then the upper half's threads are parked) | control |
+//! | until all ranks are parked, if [`attendance`] says so | [`attend`] | the parked MPI thread |
 //! | drain | [`drain`], then [`serialize`] | the parked MPI thread |
 //! | resume or abandon, from any step | [`resume`] | control |
 //! | restart | [`start`], then [`rebuild`] | the MPI thread, before the upper half runs |
@@ -20,9 +21,9 @@ mod sabotage;
 pub(crate) use drain::with_bytes;
 
 use crate::state::{self, core};
-use crate::{entry, gate};
+use crate::{entry, gate, windows};
 use serde::{Deserialize, Serialize};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Progress of one communicator's collectives on this rank.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -184,6 +185,31 @@ pub fn gate_poll() -> GatePoll {
 /// upper code. Call it when all ranks have reached the safe point.
 pub fn stop() {
     entry::STOP.store(1, Ordering::SeqCst);
+}
+
+static ATTENDING: AtomicBool = AtomicBool::new(false);
+
+/// Whether this rank, parked, is needed by others: a one-sided operation that another rank completes,
+/// inside the library, may need this rank's progress. If so the caller runs [`attend`] on the parked
+/// MPI thread until [`end_attendance`]. Only while all threads are parked.
+pub fn attendance() -> bool {
+    let needed = state::installed() && core().active && windows::any();
+    ATTENDING.store(needed, Ordering::SeqCst);
+    needed
+}
+
+/// Drives the library's progress until [`end_attendance`] is called, from another thread.
+pub fn attend() {
+    let step = entry::progress();
+    while ATTENDING.load(Ordering::SeqCst) {
+        step();
+        std::thread::yield_now();
+    }
+}
+
+/// Ends [`attend`], or prevents it.
+pub fn end_attendance() {
+    ATTENDING.store(false, Ordering::SeqCst);
 }
 
 /// Brings everything in flight to this rank's memory. Collective over the job: all ranks call it,

@@ -1,7 +1,7 @@
 //! Restart: the real objects are made again from the descriptors.
 //!
 //! Lower half, the MPI thread of every rank. Order: the library itself, then datatypes (in the order
-//! they were made, so that what one is made of exists), operations, communicators, and last the
+//! they were made, so that what one is made of exists), operations, communicators, windows, and last the
 //! receives that were posted, in their order.
 //!
 //! Communicators are made with `MPI_Comm_create_group` over our private world, in ascending order of
@@ -18,7 +18,7 @@ use crate::state::{
     core, Outcome, Phase, SavedStatus, State, Topology, Work, PRIVATE, SELF, VERSION, WORLD,
 };
 use crate::world::world_collective;
-use crate::{attributes, datatypes, gate, life, ops, Initialized};
+use crate::{attributes, datatypes, gate, life, ops, windows, Initialized};
 use mpi_std::*;
 
 /// See [`super::start`].
@@ -68,6 +68,11 @@ pub fn run(bytes: &[u8]) -> Result<(), RebuildError> {
     rebuild_datatypes()?;
     rebuild_ops()?;
     rebuild_comms()?;
+    windows::rebuild().map_err(|(class, id)| RebuildError::Mpi {
+        operation: "MPI_Win_create",
+        object: format!("the window of communicator {id:016x}"),
+        class,
+    })?;
     let gates = std::mem::take(&mut core().state.group_gates);
     for (id, size, seq) in gates {
         core().group_gates.insert(id, gate::create(id, size, seq));

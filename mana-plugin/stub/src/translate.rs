@@ -82,6 +82,27 @@ fn error_back_cold(class: i32) -> i32 {
     failure_back(class)
 }
 
+/// Assertions about an epoch, bit by bit.
+#[inline(always)]
+pub fn assert(value: i32) -> i32 {
+    if value == 0 {
+        return 0;
+    }
+    let mut out = 0;
+    for (program, standard) in [
+        (MPI_MODE_NOCHECK, mpi_std::MPI_MODE_NOCHECK),
+        (MPI_MODE_NOSTORE, mpi_std::MPI_MODE_NOSTORE),
+        (MPI_MODE_NOPUT, mpi_std::MPI_MODE_NOPUT),
+        (MPI_MODE_NOPRECEDE, mpi_std::MPI_MODE_NOPRECEDE),
+        (MPI_MODE_NOSUCCEED, mpi_std::MPI_MODE_NOSUCCEED),
+    ] {
+        if value & program != 0 {
+            out |= standard;
+        }
+    }
+    out
+}
+
 /// An element count that is negative only in wrong programs.
 #[inline(always)]
 pub fn len(count: i32) -> usize {

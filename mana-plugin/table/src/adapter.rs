@@ -87,6 +87,7 @@ fn entry(out: &mut String, p: &Procedure) {
                 call.push(format!("t::address({n})"));
             }
             (Kind::Weight, _, _) => call.push(format!("t::weights({n})")),
+            (Kind::Assert, ..) => call.push(format!("t::assert({n})")),
             (Kind::Status, Direction::In, None) => {
                 let _ = writeln!(before, "    let {n}_l = t::status_in({n});");
                 call.push(format!("&raw const {n}_l"));
@@ -118,6 +119,12 @@ fn entry(out: &mut String, p: &Procedure) {
                     let _ = writeln!(after, "    if rc == 0 {{ *{n} = {word}; }}");
                     if kind == Kind::Comm && p.name != "MPI_Comm_idup" {
                         let _ = writeln!(after, "    if rc == 0 {{ t::returns_errors({n}_l); }}");
+                    }
+                    if kind == Kind::Win {
+                        let _ = writeln!(
+                            after,
+                            "    if rc == 0 {{ t::window_returns_errors({n}_l); }}"
+                        );
                     }
                 }
             }

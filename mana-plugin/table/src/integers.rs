@@ -73,6 +73,11 @@ pub const INTEGERS: &[(Kind, &[&str])] = &[
             "MPI_UNIVERSE_SIZE",
             "MPI_APPNUM",
             "MPI_LASTUSEDCODE",
+            "MPI_WIN_BASE",
+            "MPI_WIN_SIZE",
+            "MPI_WIN_DISP_UNIT",
+            "MPI_WIN_CREATE_FLAVOR",
+            "MPI_WIN_MODEL",
         ],
     ),
     (
@@ -145,3 +150,12 @@ pub const INTEGERS: &[(Kind, &[&str])] = &[
 pub fn integers(kind: Kind) -> Option<&'static [&'static str]> {
     INTEGERS.iter().find(|(k, _)| *k == kind).map(|(_, n)| *n)
 }
+
+/// Assertions about epochs: bits, not numbers.
+pub const ASSERTIONS: &[&str] = &[
+    "MPI_MODE_NOCHECK",
+    "MPI_MODE_NOSTORE",
+    "MPI_MODE_NOPUT",
+    "MPI_MODE_NOPRECEDE",
+    "MPI_MODE_NOSUCCEED",
+];

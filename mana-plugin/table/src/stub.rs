@@ -160,6 +160,7 @@ fn parameter(
         (Kind::Weight, Direction::In, _) => args.push(format!("t::weights({n})")),
         (Kind::Weight, ..) => args.push(format!("t::weights({n}).cast_mut()")),
         (Kind::Function, ..) => args.push(format!("t::function({n})")),
+        (Kind::Assert, ..) => args.push(format!("t::assert({n})")),
         (Kind::Status, Direction::In, None) => {
             let _ = writeln!(before, "        let {n}_s = t::status_in({n});");
             args.push(format!("&raw const {n}_s"));
@@ -309,7 +310,17 @@ fn constants(out: &mut String, abi: Abi) {
             let _ = writeln!(out, "    pub const {}: i32 = {n};", c.name);
         }
     }
-    for name in ["MPI_VERSION", "MPI_SUBVERSION", "MPI_UNDEFINED"] {
+    let plain = [
+        "MPI_VERSION",
+        "MPI_SUBVERSION",
+        "MPI_UNDEFINED",
+        "MPI_WIN_FLAVOR_CREATE",
+        "MPI_WIN_FLAVOR_ALLOCATE",
+        "MPI_WIN_FLAVOR_DYNAMIC",
+        "MPI_WIN_FLAVOR_SHARED",
+        "MPI_WIN_UNIFIED",
+    ];
+    for name in plain.iter().chain(crate::ASSERTIONS) {
         if let Some(n) = number(name) {
             let _ = writeln!(out, "    pub const {name}: i32 = {n};");
         }

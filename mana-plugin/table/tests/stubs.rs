@@ -236,7 +236,16 @@ fn nothing_but_the_programs_libc_is_needed() {
         "memset",
         "posix_memalign",
         "bcmp",
+        "calloc",
         "write",
+        // Shared windows.
+        "close",
+        "getpid",
+        "mmap",
+        "munmap",
+        "open",
+        "posix_fallocate",
+        "unlink",
     ];
     for stub in &STUBS {
         let path = libraries().join(stub.soname);

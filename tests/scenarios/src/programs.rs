@@ -208,6 +208,12 @@ pub const PROGRAMS: &[Program] = &[
         ..C
     },
     Program {
+        name: "windows",
+        source: "windows.c",
+        slow: &["--pause", "150"],
+        ..C
+    },
+    Program {
         name: "inplace",
         source: "inplace.c",
         ..C

@@ -140,6 +140,22 @@ unsafe fn get_attribute(
     kind: i32,
 ) -> i32 {
     let key = t::keyval(c_key(key));
+    let window = match kind {
+        ATTRIBUTE_ADDRESS => crate::windows::attribute(object, key).map(|at| at as i64),
+        _ => crate::windows::number(object, key),
+    };
+    if let Some(number) = window {
+        // SAFETY: the caller's outputs.
+        unsafe {
+            *flag = 1;
+            if kind == ATTRIBUTE_INT {
+                *value.cast::<i32>() = number as i32;
+            } else {
+                *value.cast::<i64>() = number;
+            }
+        }
+        return 0;
+    }
     let mut found: *mut i32 = core::ptr::null_mut();
     let found_p: *mut c_void = (&raw mut found).cast();
     let rc = cross!(slot, fn(u64, i32, *mut c_void, *mut i32) -> i32; object, key, found_p, flag);

@@ -218,6 +218,11 @@ unsafe extern "C" fn ompi_attr_create_keyval_aint(
 unsafe fn attribute(attributes: u64, key: i32, flag: *mut i32) -> (i32, i64) {
     let word = objects::attributes_word(attributes);
     let key = t::keyval(key);
+    if let Some(number) = crate::windows::number(word, key) {
+        // SAFETY: the caller's output.
+        unsafe { *flag = 1 };
+        return (0, number);
+    }
     let mut value: *mut i32 = core::ptr::null_mut();
     let value_p: *mut c_void = (&raw mut value).cast();
     let slot = match mpi_std::kind_of(word) {

@@ -29,6 +29,8 @@ mod queries;
 mod translate;
 #[path = "../../src/unsupported.rs"]
 mod unsupported;
+#[path = "../../src/windows.rs"]
+mod windows;
 
 mod exports {
     //! Generated from the table.

@@ -1,7 +1,7 @@
 //! Objects behind the handles of the program: a word that says what they are.
 //!
 //! Handles of Open MPI are addresses. Predefined ones are data symbols, of which the executable may
-//! hold copies; communicators, datatypes, requests, operations and error handlers that the program makes get an
+//! hold copies; communicators, windows, datatypes, requests, operations and error handlers that the program makes get an
 //! object here, because Open MPI's Fortran and C++ libraries look into theirs; all other handles are
 //! the virtual word itself. Every object starts with `MAGIC << 32 | word`, and is looked up by
 //! content: that survives both the copy and a restart.
@@ -26,12 +26,14 @@ impl<const WORDS: usize> Object<WORDS> {
 }
 
 const COMMS: usize = 8192;
+const WINDOWS: usize = 4096;
 const DATATYPES: usize = 16384;
 const OPS: usize = 1024;
 const ERRHANDLERS: usize = 1024;
 const REQUESTS: usize = 16384;
 
 static COMM_OBJECTS: [Object<48>; COMMS] = [const { Object::EMPTY }; COMMS];
+static WIN_OBJECTS: [Object<32>; WINDOWS] = [const { Object::EMPTY }; WINDOWS];
 static DATATYPE_OBJECTS: [Object<32>; DATATYPES] = [const { Object::EMPTY }; DATATYPES];
 static OP_OBJECTS: [Object<16>; OPS] = [const { Object::EMPTY }; OPS];
 static REQUEST_OBJECTS: [Object<16>; REQUESTS] = [const { Object::EMPTY }; REQUESTS];
@@ -39,6 +41,7 @@ static ERRHANDLER_OBJECTS: [Object<24>; ERRHANDLERS] = [const { Object::EMPTY };
 
 /// Words of the structures that Open MPI's libraries read or write.
 const COMM_ATTRIBUTES: usize = 272 / 8;
+const WIN_ATTRIBUTES: usize = 240 / 8;
 const DATATYPE_ATTRIBUTES: usize = 208 / 8;
 /// The Fortran integer of a request, which Open MPI's Fortran library reads after a completion: that
 /// of a persistent request stays.
@@ -102,6 +105,7 @@ fn address<const WORDS: usize>(
 pub fn handle(word: u64) -> usize {
     match kind_of(word) {
         kind::COMM => address(&COMM_OBJECTS, word, Some(COMM_ATTRIBUTES)),
+        kind::WIN => address(&WIN_OBJECTS, word, Some(WIN_ATTRIBUTES)),
         kind::DATATYPE => address(&DATATYPE_OBJECTS, word, Some(DATATYPE_ATTRIBUTES)),
         kind::REQUEST => address(&REQUEST_OBJECTS, word, Some(REQUEST_INTEGER)),
         kind::OP => address(&OP_OBJECTS, word, None),
