@@ -80,7 +80,7 @@ pub fn run() -> Result<Infallible, Failure> {
     }
 
     let mut restorer = Restorer::begin(&loaded.split)?;
-    let rendezvous = rendezvous(resume.incarnation, resume.session.node())?;
+    let rendezvous = rendezvous(resume.incarnation)?;
     let mut context = RestoreContext::new(TEMPORARY_FD, &loaded.blobs, &rendezvous);
     context.real_tid = &split_process::real_tid;
     for fd in process_state::conflicts(&loaded.state) {
@@ -133,8 +133,9 @@ fn recorded_thread_level() -> Result<i32, Failure> {
     }
 }
 
-/// A directory all ranks of this node find, and nobody else.
-fn rendezvous(incarnation: u32, node: u32) -> Result<PathBuf, Failure> {
+/// A directory all ranks of this machine find, and nobody else. Simulated nodes share it, as they share
+/// the machine's memory: to MPI and to the program they are one node.
+fn rendezvous(incarnation: u32) -> Result<PathBuf, Failure> {
     use std::os::unix::fs::DirBuilderExt as _;
     let base = if Path::new("/dev/shm").is_dir() {
         "/dev/shm"
@@ -144,7 +145,7 @@ fn rendezvous(incarnation: u32, node: u32) -> Result<PathBuf, Failure> {
     // SAFETY: getuid has no preconditions.
     let user = unsafe { libc::getuid() };
     let dir = PathBuf::from(format!(
-        "{base}/mana-{user}-{}-{incarnation}-{node}",
+        "{base}/mana-{user}-{}-{incarnation}",
         job().spec.identity
     ));
     match std::fs::DirBuilder::new().mode(0o700).create(&dir) {
