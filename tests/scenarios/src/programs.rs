@@ -283,6 +283,15 @@ pub const PROGRAMS: &[Program] = &[
         ..C
     },
     Program {
+        name: "windows_f08",
+        source: "windows_f08.f90",
+        language: Language::Fortran,
+        ranks: 2,
+        fast: &["40", "0"],
+        slow: &["40", "60"],
+        ..C
+    },
+    Program {
         name: "train",
         source: "train.py",
         language: Language::Python,
