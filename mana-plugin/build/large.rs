@@ -8,12 +8,22 @@ use std::fmt::Write;
 
 /// Whether a count and the datatype after it describe a buffer.
 fn describes_buffer(p: &Procedure, at: usize) -> bool {
-    let names = ["count", "sendcount", "recvcount", "incount", "outcount"];
+    let names = [
+        "count",
+        "sendcount",
+        "recvcount",
+        "incount",
+        "outcount",
+        "origin_count",
+        "result_count",
+        "target_count",
+    ];
     let q = &p.params()[at];
     let next = p.params().get(at + 1);
     names.contains(&q.name.as_str())
         && next.is_some_and(|d| d.kind == Kind::Datatype && d.length.is_none())
-        && !p.params().iter().any(|q| q.kind == Kind::Op)
+        // Operations of one-sided communication are predefined, and go through any datatype.
+        && (q.name.contains('_') || !p.params().iter().any(|q| q.kind == Kind::Op))
 }
 
 /// Writes the entry of `MPI_X_c`.

@@ -56,6 +56,43 @@ static void attributes(MPI_Win win, void *base, MPI_Aint size, int unit, int fla
     CHECK(flag && *number == MPI_WIN_UNIFIED, "MPI_WIN_MODEL: %d", *number);
 }
 
+#if MPI_VERSION >= 4
+/* The forms with large counts. */
+static void large_counts(int right, int left)
+{
+    MPI_Win first, second, third;
+    uint64_t *memory, *shared, *theirs, *own = calloc(4, 8), mark = 100 + (uint64_t)world_rank, got[4] = {0};
+    MPI_Aint size, unit;
+    MPI_Request requests[4];
+    MPI_Win_allocate_c(64, 8, MPI_INFO_NULL, MPI_COMM_WORLD, &memory, &first);
+    MPI_Win_allocate_shared_c(64, 8, MPI_INFO_NULL, MPI_COMM_WORLD, &shared, &second);
+    MPI_Win_create_c(own, 32, 8, MPI_INFO_NULL, MPI_COMM_WORLD, &third);
+    memset(memory, 0, 64);
+    MPI_Win_shared_query_c(second, right, &size, &unit, &theirs);
+    CHECK(size == 64 && unit == 8, "shared_query_c: %ld, %ld", (long)size, (long)unit);
+    MPI_Win_fence(0, first);
+    MPI_Put_c(&mark, 1, MPI_UINT64_T, right, 0, 1, MPI_UINT64_T, first);
+    MPI_Accumulate_c(&mark, 1, MPI_UINT64_T, right, 1, 1, MPI_UINT64_T, MPI_SUM, first);
+    MPI_Win_fence(0, first);
+    MPI_Get_c(&got[0], 1, MPI_UINT64_T, right, 0, 1, MPI_UINT64_T, first);
+    MPI_Get_accumulate_c(&mark, 1, MPI_UINT64_T, &got[1], 1, MPI_UINT64_T, right, 1, 1, MPI_UINT64_T, MPI_SUM, first);
+    MPI_Win_fence(0, first);
+    CHECK(got[0] == mark && got[1] == mark, "large counts: %lu %lu", (unsigned long)got[0], (unsigned long)got[1]);
+    CHECK(memory[0] == 100 + (uint64_t)left && memory[1] == 2 * memory[0], "large counts, in memory");
+    MPI_Win_lock_all(0, third);
+    MPI_Rput_c(&mark, 1, MPI_UINT64_T, right, 0, 1, MPI_UINT64_T, third, &requests[0]);
+    MPI_Raccumulate_c(&mark, 1, MPI_UINT64_T, right, 1, 1, MPI_UINT64_T, MPI_SUM, third, &requests[1]);
+    MPI_Rget_accumulate_c(&mark, 1, MPI_UINT64_T, &got[2], 1, MPI_UINT64_T, right, 2, 1, MPI_UINT64_T, MPI_SUM, third, &requests[2]);
+    MPI_Rget_c(&got[3], 1, MPI_UINT64_T, right, 3, 1, MPI_UINT64_T, third, &requests[3]);
+    MPI_Waitall(4, requests, MPI_STATUSES_IGNORE);
+    MPI_Win_unlock_all(third);
+    MPI_Barrier(MPI_COMM_WORLD);
+    CHECK(own[0] == 100 + (uint64_t)left && own[1] == own[0] && own[2] == own[0] && got[2] == 0, "large counts, requests");
+    MPI_Win_free(&first), MPI_Win_free(&second), MPI_Win_free(&third);
+    free(own);
+}
+#endif
+
 int main(int argc, char **argv)
 {
     start(&argc, &argv);
@@ -275,6 +312,9 @@ int main(int argc, char **argv)
     hash = fold(hash, hash_bytes(fenced_memory, SLOTS * 8));
     hash = fold(hash, hash_bytes(shared_memory, (size_t)(BLOCK + me) * 8));
 
+#if MPI_VERSION >= 4
+    large_counts(right, left);
+#endif
     MPI_Win_unlock_all(shared);
     MPI_Win_unlock_all(life);
     MPI_Win_detach(dynamic, pieces[rounds % 2]);

@@ -8,12 +8,16 @@ use mpi_table::{abi_constants, stub_source, Abi, StubOptions};
 
 include!("../src/by_hand.rs");
 
-/// Procedures whose body is in this stub's `languages` module.
+/// Procedures whose body is in this stub's `languages` or `large` module.
 const LANGUAGES: &[&str] = &[
     "MPI_Op_create",
     "MPI_File_c2f",
     "MPI_File_f2c",
     "MPI_Session_init",
+    "MPI_Win_create_c",
+    "MPI_Win_allocate_c",
+    "MPI_Win_allocate_shared_c",
+    "MPI_Win_shared_query_c",
 ];
 
 /// Data symbols: name, size, and the symbol whose address they hold.

@@ -141,7 +141,7 @@ unsafe extern "C" fn mana_MPI_Win_get_attr(
 
 /// `MPI_Win_create`
 #[no_mangle]
-unsafe extern "C" fn mana_MPI_Win_create(
+pub unsafe extern "C" fn mana_MPI_Win_create(
     base: *mut c_void,
     size: i64,
     disp_unit: i32,
@@ -188,7 +188,7 @@ fn raise(comm: u64, class: i32) -> i32 {
 
 /// `MPI_Win_allocate`: memory of the program's heap.
 #[no_mangle]
-unsafe extern "C" fn mana_MPI_Win_allocate(
+pub unsafe extern "C" fn mana_MPI_Win_allocate(
     size: i64,
     disp_unit: i32,
     info: t::Handle,
@@ -357,7 +357,7 @@ unsafe fn share(
 
 /// `MPI_Win_allocate_shared`
 #[no_mangle]
-unsafe extern "C" fn mana_MPI_Win_allocate_shared(
+pub unsafe extern "C" fn mana_MPI_Win_allocate_shared(
     size: i64,
     disp_unit: i32,
     info: t::Handle,

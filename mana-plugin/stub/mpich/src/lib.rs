@@ -11,6 +11,7 @@
 
 mod abi;
 mod languages;
+mod large;
 
 #[path = "../../src/attributes.rs"]
 mod attributes;
