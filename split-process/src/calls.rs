@@ -83,6 +83,15 @@ fn call(frame: &mut Frame, thread: &'static Thread) -> Then {
         sys::MREMAP => Then::Result(arena::remap(
             frame.rdi, frame.rsi, frame.rdx, frame.r10, frame.r8,
         )),
+        sys::MADVISE => {
+            if matches!(
+                frame.rdx as i32,
+                libc::MADV_DONTFORK | libc::MADV_WIPEONFORK
+            ) {
+                crate::snapshot::note_unforkable();
+            }
+            Then::Native
+        }
         sys::BRK => Then::Result(arena::set_break(frame.rdi) as isize),
         30 => Then::Result(attach_segment(frame)),
         sys::RT_SIGACTION => {
@@ -166,6 +175,9 @@ fn map(frame: &Frame) -> isize {
         fd: frame.r8,
         offset: frame.r9,
     };
+    if request.flags & libc::MAP_HUGETLB as usize != 0 {
+        crate::snapshot::note_unforkable();
+    }
     let result = arena::map(&request);
     let code = request.prot & libc::PROT_EXEC as usize != 0
         && request.flags & (libc::MAP_ANONYMOUS | libc::MAP_SHARED) as usize == 0;

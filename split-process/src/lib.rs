@@ -51,7 +51,7 @@ pub use mana_raw::upcall::{call_upper, NoUpcall};
 pub use park::{park_all, set_pending, Parked};
 pub use restore::{Restorer, RunBuffer};
 pub use signals::with_signals_blocked;
-pub use snapshot::Snapshot;
+pub use snapshot::{may_be_unforkable, Snapshot};
 pub use start::start;
 pub use threads::Job;
 

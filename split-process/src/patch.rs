@@ -14,6 +14,7 @@ pub const ALWAYS: &[usize] = &[
     sys::BRK,
     sys::RT_SIGACTION,
     sys::MREMAP,
+    sys::MADVISE,
     30, // shmat
     sys::CLONE,
     sys::EXECVE,

@@ -3,10 +3,24 @@
 use crate::park::Parked;
 use crate::signals;
 use mana_raw::sys;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// `__WCLONE`: wait for children that send no signal, which the program's own waits do not see.
 const WCLONE: i32 = i32::MIN;
+
+static UNFORKABLE: AtomicBool = AtomicBool::new(false);
+
+/// The program has asked for memory that a fork does not copy (`MADV_DONTFORK`, `MADV_WIPEONFORK`,
+/// huge pages of the system's pool). A restart brings memory back without that.
+pub fn note_unforkable() {
+    UNFORKABLE.store(true, Ordering::Relaxed);
+}
+
+/// Whether the program's memory may not all be in a snapshot.
+pub fn may_be_unforkable() -> bool {
+    UNFORKABLE.load(Ordering::Relaxed)
+}
 
 /// A child process that holds the memory of the moment it was made.
 #[derive(Debug)]

@@ -1,11 +1,11 @@
 //! An image file laid out for somebody else to fill: the forked child of a fork snapshot.
 //!
 //! The length of every part is known before anything is hashed, so that all that needs an allocation
-//! or a lock is done here, before the fork.
+//! or a lock is done here, before the fork. The program stands still meanwhile: space is reserved by
+//! whoever fills the file.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -18,7 +18,7 @@ use crate::session::Session;
 use crate::store::{create, make_dir, publish, temporary};
 use crate::{Error, GenerationId};
 
-/// An image under a temporary name, as long as it will be, with nothing in it.
+/// An image under a temporary name, with nothing in it.
 pub struct PreparedImage {
     /// The file.
     pub file: File,
@@ -76,20 +76,6 @@ pub fn prepare(
         total: layout.total,
         published: false,
     };
-    // SAFETY: the descriptor is open for the whole call; the call touches nothing else.
-    let reserved = unsafe { libc::fallocate(file.as_raw_fd(), 0, 0, layout.total as libc::off_t) };
-    if reserved != 0 {
-        match io::Error::last_os_error() {
-            e if e.raw_os_error() == Some(libc::EOPNOTSUPP) => {
-                file.set_len(layout.total).map_err(failed)?;
-            }
-            e => {
-                // First, so that the space it took counts as free.
-                drop(pending);
-                return Err(failed(e));
-            }
-        }
-    }
     let direct = OpenOptions::new()
         .write(true)
         .custom_flags(libc::O_DIRECT)

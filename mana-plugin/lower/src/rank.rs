@@ -276,6 +276,7 @@ impl RankHooks for Rank {
             .as_ref()
             .ok_or_else(|| StepError::new("capture before stop"))?;
         let taken = image::take(parked, state).map_err(StepError::new)?;
+        log::debug!("stock taken after {:?}", since.elapsed());
         let runs = || taken.regions.iter().flat_map(|r| &r.runs);
         let content = ImageContent {
             sections: taken.sections,

@@ -3,6 +3,7 @@
 
 use std::os::fd::AsFd as _;
 use std::task::Poll;
+use std::time::Instant;
 
 use libckpt::config::Snapshot;
 use libckpt::image_file::{ImageContent, ImageReport, PendingImage};
@@ -44,7 +45,10 @@ impl Camera {
         generation: GenerationId,
         mut content: ImageContent,
     ) -> Result<Image, Error> {
-        match self.copies(session, &content.regions) {
+        let since = Instant::now();
+        let copies = self.copies(session, &content.regions);
+        log::debug!("memory examined after {:?}", since.elapsed());
+        match copies {
             Ok(copies) => match fork(session, generation, &mut content, &copies) {
                 Ok(image) => return Ok(image),
                 Err(Unable::Store(e)) => return Err(e),
@@ -79,6 +83,9 @@ impl Camera {
         }
         if mappings::rdma_in_use() {
             return Err(Some("the program uses an RDMA device".into()));
+        }
+        if !split_process::may_be_unforkable() && !mappings::pool_files_mapped() {
+            return Ok(Vec::new());
         }
         let unforkable = mappings::unforkable()
             .map_err(|e| Some(format!("/proc/self/smaps cannot be read: {e}")))?;
@@ -157,6 +164,7 @@ fn fork(
     let prepared = session
         .prepare_image(generation, content)
         .map_err(Unable::Store)?;
+    let since = Instant::now();
     // The child has its own view of the copies, so that they can go at once.
     let copied: Vec<(usize, Vec<u8>)> = copies
         .iter()
@@ -179,6 +187,7 @@ fn fork(
         pieces,
     };
     let child = mana_snapshot::start(plan).map_err(|e| Unable::Fork(e.to_string()))?;
+    log::debug!("forked after {:?}", since.elapsed());
     Ok(Image::Background {
         child,
         pending: prepared.pending,

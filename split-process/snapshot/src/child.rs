@@ -12,6 +12,8 @@ use mana_raw::sys;
 use crate::page::Report;
 
 const PWRITE64: usize = libc::SYS_pwrite64 as usize;
+const FALLOCATE: usize = libc::SYS_fallocate as usize;
+const FTRUNCATE: usize = libc::SYS_ftruncate as usize;
 const FSYNC: usize = libc::SYS_fsync as usize;
 const OPEN: usize = libc::SYS_open as usize;
 const WRITE: usize = libc::SYS_write as usize;
@@ -138,6 +140,7 @@ fn close_all_but(file: i32, direct: i32, limit: i32) {
 /// The root hash, or an errno.
 fn write_image(work: &mut Work, report: &Report) -> Result<Hash, i32> {
     let layout = work.layout;
+    reserve(work.file, layout.total)?;
     let mut direct = work.direct;
     let mut at = 0;
     let mut hashes = work.index.chunks_exact_mut(16);
@@ -175,6 +178,21 @@ fn write_image(work: &mut Work, report: &Report) -> Result<Hash, i32> {
         e if e < 0 => Err(-e as i32),
         _ => Ok(root),
     }
+}
+
+/// Space for the whole file, so that a full disk shows at once.
+fn reserve(file: i32, total: u64) -> Result<(), i32> {
+    let done = call(FALLOCATE, [file as usize, 0, 0, total as usize]);
+    if done == -(libc::EOPNOTSUPP as isize) || done == -(libc::ENOSYS as isize) {
+        return match call(FTRUNCATE, [file as usize, total as usize, 0, 0]) {
+            e if e < 0 => Err(-e as i32),
+            _ => Ok(()),
+        };
+    }
+    if done < 0 {
+        return Err(-done as i32);
+    }
+    Ok(())
 }
 
 fn put(fd: i32, mut bytes: &[u8], mut at: u64, report: &Report) -> Result<(), i32> {

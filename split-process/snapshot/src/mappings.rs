@@ -21,6 +21,35 @@ const FLAGS: [(&str, &str); 3] = [
     ("ht", "on huge pages of the system's pool"),
 ];
 
+/// Whether a file of the system's pool of huge pages is mapped, by `maps` and `mounts` of this
+/// process (proc(5)), which cost little: the kernel looks at every page for `smaps`.
+pub fn pool_files_mapped() -> bool {
+    let (Ok(maps), Ok(mounts)) = (fs::read("/proc/self/maps"), fs::read("/proc/self/mounts"))
+    else {
+        return true; // who knows
+    };
+    on_pool(&maps, &mounts)
+}
+
+fn on_pool(maps: &[u8], mounts: &[u8]) -> bool {
+    let points: Vec<&[u8]> = mounts
+        .split(|b| *b == b'\n')
+        .filter_map(|line| {
+            let mut words = line.split(|b| *b == b' ');
+            let (_, point, kind) = (words.next()?, words.next()?, words.next()?);
+            (kind == b"hugetlbfs").then_some(point)
+        })
+        .chain([b"/anon_hugepage".as_slice()])
+        .collect();
+    maps.split(|b| *b == b'\n').any(|line| {
+        let path = line
+            .iter()
+            .position(|b| *b == b'/')
+            .and_then(|at| line.get(at..));
+        path.is_some_and(|path| points.iter().any(|point| path.starts_with(point)))
+    })
+}
+
 /// The mappings of this process that do not go through a fork. Shared ones are not among them: their
 /// content is not this process's.
 ///
@@ -84,6 +113,19 @@ mod tests {
             b000-c000 rw-p 00000000 00:00 0 [anon]\nVmFlags: rd wr wf\n";
         let found: Vec<_> = parse(text).into_iter().map(|u| u.range).collect();
         assert_eq!(found, [0x9000..0xa000, 0xb000..0xc000]);
+    }
+
+    #[test]
+    fn files_of_the_pool_are_found() {
+        let mounts = b"hugetlbfs /dev/hugepages hugetlbfs rw 0 0\ntmpfs /dev/shm tmpfs rw 0 0\n";
+        let on = |maps: &str| on_pool(maps.as_bytes(), mounts);
+        assert!(on("7f00-8f00 rw-p 00000000 00:0f 12 /dev/hugepages/x\n"));
+        assert!(on(
+            "7f00-8f00 rw-p 00000000 00:0f 12 /anon_hugepage (deleted)\n"
+        ));
+        assert!(!on(
+            "7f00-8f00 rw-p 00000000 00:1a 12 /dev/shm/x\n7000-8000 rw-p 0 00:00 0\n"
+        ));
     }
 
     #[test]
