@@ -17,8 +17,6 @@ pub enum Then {
     Result(isize),
     /// The kernel does it, in the arena, with the thread parkable.
     Native,
-    /// The same with other arguments (only registers are changed).
-    Changed,
 }
 
 const EPERM: isize = -(libc::EPERM as isize);
@@ -72,7 +70,7 @@ fn dispatch(frame: &mut Frame, thread: &'static Thread) {
     frame.target = tail + 2;
     match call(frame, thread) {
         Then::Result(result) => frame.rax = result as usize,
-        Then::Native | Then::Changed => frame.target = tail,
+        Then::Native => frame.target = tail,
     }
 }
 
@@ -128,26 +126,26 @@ fn call(frame: &mut Frame, thread: &'static Thread) -> Then {
             Then::Result(unsafe { book() }.pid.load(Ordering::Relaxed) as isize)
         }
         sys::GETTID if is_process() => Then::Result(thread.id.load(Ordering::Relaxed) as isize),
-        sys::KILL | 129 => {
-            frame.rdi = real_pid(frame.rdi);
-            Then::Changed
-        }
-        sys::TKILL => {
-            frame.rdi = real_tid(frame.rdi);
-            Then::Changed
-        }
+        sys::KILL | 129 => translated(frame, [real_pid(frame.rdi), frame.rsi]),
+        sys::TKILL => translated(frame, [real_tid(frame.rdi), frame.rsi]),
         sys::TGKILL | sys::RT_TGSIGQUEUEINFO => {
-            frame.rdi = real_pid(frame.rdi);
-            frame.rsi = real_tid(frame.rsi);
-            Then::Changed
+            translated(frame, [real_pid(frame.rdi), real_tid(frame.rsi)])
         }
-        142..=145 | 203 | 204 => {
-            frame.rdi = real_tid(frame.rdi);
-            Then::Changed
-        }
+        142..=145 | 203 | 204 => translated(frame, [real_tid(frame.rdi), frame.rsi]),
         sys::TIMER_CREATE => timer_create(frame),
         _ => Then::Native,
     }
+}
+
+/// Makes a call here with the kernel's numbers in place of the program's, its first two arguments: a
+/// park between the translation and the call would keep numbers that mean nothing after a restart. None of
+/// these calls waits; a signal it sends to this thread is delivered on the way out.
+fn translated(frame: &Frame, first: [usize; 2]) -> Then {
+    let [a, b] = first;
+    // SAFETY: the program's call; only numbers of processes and threads differ.
+    Then::Result(unsafe {
+        sys::syscall(frame.rax, [a, b, frame.rdx, frame.r10, frame.r8, frame.r9])
+    })
 }
 
 /// The kernel's number for a process the program names.

@@ -7,14 +7,14 @@ use crate::book::book;
 use crate::park::Parked;
 use crate::processor::Processor;
 use crate::threads::Thread;
-use mana_raw::layout::{ARENA_START, CONTROL_VERSION, SHIM_CODE, SHIM_DATA, VDSO};
+use mana_raw::layout::{ARENA_START, CONTROL_VERSION, PARK_SIGNAL, SHIM_CODE, SHIM_DATA, VDSO};
 use mana_raw::{shim, sys};
 use serde::{Deserialize, Serialize};
 use std::io::{Read, Seek, SeekFrom};
 use std::sync::atomic::Ordering;
 
 /// Version of [`State`].
-pub const STATE_VERSION: u32 = 1;
+pub const STATE_VERSION: u32 = 2;
 
 /// A thread, apart from its memory.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -37,6 +37,8 @@ pub struct ThreadState {
     pub wait_nr: u64,
     /// Robust futex list: head and length.
     pub robust: (u64, u64),
+    /// Signals pending for this thread alone (bit n-1 is signal n).
+    pub pending: u64,
     /// Index of the time value in the book.
     pub slot: usize,
     /// Name.
@@ -60,6 +62,15 @@ pub struct State {
     pub exe: Vec<u8>,
     /// All threads.
     pub threads: Vec<ThreadState>,
+}
+
+/// `SigPnd` of proc(5): what is pending for one thread, as long as it blocks it.
+fn pending_for(tid: i32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/self/task/{tid}/status"));
+    let status = status.unwrap_or_default();
+    let mask = status.lines().find_map(|l| l.strip_prefix("SigPnd:"));
+    mask.and_then(|m| u64::from_str_radix(m.trim(), 16).ok())
+        .unwrap_or(0)
 }
 
 fn thread_state(thread: &Thread) -> ThreadState {
@@ -94,6 +105,7 @@ fn thread_state(thread: &Thread) -> ThreadState {
         rewound: thread.block.rewound,
         wait_nr: thread.block.wait_nr,
         robust: (head, len),
+        pending: pending_for(tid) & !(1 << (PARK_SIGNAL - 1)),
         slot: thread.slot,
         name,
     }

@@ -47,6 +47,7 @@ pub use api::*;
 pub use book::in_upper_range;
 pub use control::{membarrier, membarrier_register, publish_comm, publish_slots};
 pub use descriptors::{with_reserved_descriptors, LOWER_FD_BASE};
+pub use mana_raw::layout::PARK_SIGNAL;
 pub use mana_raw::upcall::{call_upper, NoUpcall};
 pub use park::{park_all, set_pending, Parked};
 pub use restore::{Restorer, RunBuffer};

@@ -53,6 +53,9 @@ pub unsafe extern "C" fn park_handler(signal: i32, info: *const usize, context: 
         return;
     }
     if PARKING.load(Ordering::SeqCst) == 0 {
+        if thread.depth() == 0 {
+            wait::undisturbed(thread, context);
+        }
         thread.park.store(IDLE, Ordering::SeqCst);
         return;
     }

@@ -222,7 +222,8 @@ impl Restorer {
     pub fn finish(self, hooks: Hooks, last: impl FnOnce()) -> Result<Infallible, RestoreError> {
         start::set_hooks(hooks);
         crate::children::all_are_lower();
-        let mask = signals::set_mask(!0);
+        // For good: what is pending for the program is not for this code.
+        signals::set_mask(!0);
         std::thread::spawn(|| {}).join().ok(); // see `start::start`
         signals::install_saved();
         signals::install_park();
@@ -243,16 +244,12 @@ impl Restorer {
         }
         if let (Some(main), Some(saved)) = (self.main, self.state.threads.iter().find(|t| t.main)) {
             bring_back(main, saved);
-            signals::set_mask(mask);
             last();
-            signals::set_mask(!0);
             others.into_iter().for_each(threads::release);
             // SAFETY: the context was saved with the memory; this thread's record.
             unsafe { threads::enter_main(main, &begin_at(saved)) }
         }
-        signals::set_mask(mask);
         last();
-        signals::set_mask(!0);
         others.into_iter().for_each(threads::release);
         // The program's first thread had ended before the checkpoint.
         // SAFETY: ends this thread only.
@@ -282,8 +279,23 @@ fn bring_back(thread: &Thread, saved: &ThreadState) {
     thread.robust[1].store(saved.robust.1 as usize, Ordering::Relaxed);
     thread.robust[0].store(saved.robust.0 as usize, Ordering::Relaxed);
     wait::restamp(thread);
+    raise_again(thread, saved.pending);
     let tid = thread.tid.load(Ordering::Relaxed);
     if let Err(error) = std::fs::write(format!("/proc/self/task/{tid}/comm"), &saved.name) {
         log::debug!("name of thread {}: {error}", saved.id);
+    }
+}
+
+/// Makes signals pending again for a thread that blocks them all until it enters the program.
+fn raise_again(thread: &Thread, pending: u64) {
+    let tid = thread.tid.load(Ordering::Relaxed) as usize;
+    for signal in (1..=64usize).filter(|n| pending >> (n - 1) & 1 != 0) {
+        // SAFETY: a signal to a thread of this process, blocked there.
+        unsafe {
+            sys::syscall(
+                sys::TGKILL,
+                [std::process::id() as usize, tid, signal, 0, 0, 0],
+            )
+        };
     }
 }

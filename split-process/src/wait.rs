@@ -21,6 +21,7 @@ const RDX: usize = 136;
 const R10: usize = 56;
 const R8: usize = 40;
 const RAX: usize = 144;
+const RCX: usize = 152;
 /// Instruction pointer.
 pub const RIP: usize = 168;
 
@@ -94,6 +95,55 @@ fn number(thread: &Thread, rip: usize) -> Option<u32> {
     crate::sites::number_at(code, rip - start - 2)
 }
 
+/// What became of an interrupted wait.
+enum Rewound {
+    /// The thread was in none, or the kernel restarts it.
+    No,
+    /// Its call is not known: it ends with EINTR.
+    Unknown,
+    /// This call is made again.
+    Yes(u32),
+}
+
+/// Takes an interrupted thread back to before the wait it was in. Also called in the handler of the
+/// park signal: memory only.
+fn rewind(thread: &Thread, context: &Context) -> Rewound {
+    let rip = context.get(RIP);
+    // SAFETY: two bytes of upper code that the thread is about to run.
+    let at_call =
+        crate::in_upper_range(rip + 1) && unsafe { *(rip as *const [u8; 2]) } == [0x0f, 5];
+    if at_call && slow(context.get(RAX)) {
+        thread.with_block(|block| block.rewound = rip as u64 | 1 << REWOUND_BY_KERNEL);
+        return Rewound::No;
+    }
+    // SAFETY: two bytes of upper code before the place a system call returned to.
+    let after_call =
+        crate::in_upper_range(rip - 2) && unsafe { *((rip - 2) as *const [u8; 2]) } == [0x0f, 5];
+    // Where a handler of the program has run since, the shim has cleared rcx: its EINTR stays.
+    let fresh = context.get(RCX) == rip;
+    if context.get(RAX) as isize != EINTR || !after_call || !fresh {
+        return Rewound::No;
+    }
+    let Some(number) = number(thread, rip) else {
+        return Rewound::Unknown;
+    };
+    if number == 3 {
+        return Rewound::No; // close: the descriptor is gone
+    }
+    context.set(RAX, number as usize);
+    context.set(RIP, rip - 2);
+    thread.with_block(|block| block.rewound = (rip - 2) as u64);
+    Rewound::Yes(number)
+}
+
+/// A park signal that came too late has interrupted this thread, at `context`: nobody may notice.
+pub fn undisturbed(thread: &Thread, context: usize) {
+    let context = Context(context);
+    if crate::in_upper_range(context.get(RIP)) {
+        rewind(thread, &context);
+    }
+}
+
 /// Brings every parked thread to a state that can go on later, here or in another process.
 pub fn settle(threads: &[&'static Thread]) {
     let mut timed = TIMED
@@ -103,32 +153,17 @@ pub fn settle(threads: &[&'static Thread]) {
     for thread in threads {
         let context = context(thread);
         let rip = context.get(RIP);
-        // SAFETY: two bytes of upper code that the thread is about to run.
-        let at_call =
-            crate::in_upper_range(rip + 1) && unsafe { *(rip as *const [u8; 2]) } == [0x0f, 5];
-        if at_call && slow(context.get(RAX)) {
-            thread.with_block(|block| block.rewound = rip as u64 | 1 << REWOUND_BY_KERNEL);
-            continue;
-        }
-        // SAFETY: two bytes of upper code before the place a system call returned to.
-        let after_call = crate::in_upper_range(rip - 2)
-            && unsafe { *((rip - 2) as *const [u8; 2]) } == [0x0f, 5];
-        if context.get(RAX) as isize != EINTR || !after_call {
-            continue;
-        }
-        let Some(number) = number(thread, rip) else {
-            log::debug!(
-                "thread {}: interrupted call at {rip:#x} is not known",
-                thread.identity().0
-            );
-            continue;
+        let number = match rewind(thread, &context) {
+            Rewound::No => continue,
+            Rewound::Unknown => {
+                log::debug!(
+                    "thread {}: interrupted call at {rip:#x} is not known",
+                    thread.identity().0
+                );
+                continue;
+            }
+            Rewound::Yes(number) => number,
         };
-        if number == 3 {
-            continue; // close: the descriptor is gone
-        }
-        context.set(RAX, number as usize);
-        context.set(RIP, rip - 2);
-        thread.with_block(|block| block.rewound = (rip - 2) as u64);
         if crate::sites::is_timed(number) && (TRAMPOLINES..SHIM_CODE_END).contains(&rip) {
             let now = stamp();
             if !kernel_counts(number) {

@@ -253,6 +253,19 @@ fn interrupted() {
 }
 
 #[test]
+fn a_handler_s_interruption_is_not_taken_for_ours() {
+    let place = place();
+    let program = place.compile("owed", &[]);
+    let rounds = if short() { "60000" } else { "200000" };
+    let native = run(Command::new(&program).arg(rounds));
+    let often: Vec<&str> = ["--checkpoint-after", "3"].repeat(400);
+    let continued = run(split(&place, &often).arg(&program).arg(rounds));
+    same("checkpointed and continued", &native, &continued);
+    // What is pending for the process as a whole is not this crate's to save.
+    killed_and_resumed(&place, &program, &[rounds, "raise"], &native);
+}
+
+#[test]
 fn children() {
     let place = place();
     let program = place.compile("children", &[]);

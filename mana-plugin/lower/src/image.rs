@@ -75,6 +75,7 @@ fn process_part() -> Part {
     let mut context = CaptureContext::new(&job.inherited, &ranges);
     context.lower_descriptor = &lower_descriptor;
     context.virtual_tid = &split_process::virtual_tid;
+    context.pending_signals = !(1 << (split_process::PARK_SIGNAL - 1));
     context.files = match job.spec.config.files {
         libckpt::config::Files::Reflink => FilePolicy::Reflink,
         libckpt::config::Files::Copy => FilePolicy::Copy,

@@ -32,8 +32,9 @@ global_asm!(
     "mana_shim_signal:",
     "push rbx",
     "push r12",
-    "sub rsp, 8", // aligned to 16 for the call
+    "push r13", // aligned to 16 for the call
     "xor r12d, r12d",
+    "mov r13, rdx",
     // A wait that a park has rewound, and that this handler interrupts, is owed an EINTR.
     "mov rax, gs:[{rewound}]",
     "test rax, rax",
@@ -49,6 +50,7 @@ global_asm!(
     "mov qword ptr gs:[{rewound}], 0",
     "add rax, 2",
     "mov [rdx + 168], rax",
+    "mov [rdx + 152], rax", // rcx, as after a system call
     "mov qword ptr [rdx + 144], -4", // ucontext: rax = -EINTR
     "1:",
     // Which half was interrupted? Without the instructions, ask the kernel.
@@ -65,16 +67,28 @@ global_asm!(
     "movsxd rdi, edi",
     "call [rax + rdi*8]",
     "test r12d, r12d",
-    "jz 3f",
+    "jz 4f",
     "cmp qword ptr gs:[{nofs}], 0",
     "jne 6f",
     "mov rax, gs:[{lower}]",
     "wrfsbase rax",
     "3:",
-    "add rsp, 8",
+    "pop r13",
     "pop r12",
     "pop rbx",
     "ret",
+    // The handler is done. Did it interrupt a wait, which is to return -EINTR now? A park that finds
+    // the thread where the wait returns would take this EINTR for its own doing and rewind the wait,
+    // which nothing might ever end again. Fresh out of a system call rcx holds the address it has
+    // returned to (the instruction puts it there); the 0 says that a handler has run since.
+    "4:",
+    "cmp qword ptr [r13 + 144], -4", // ucontext: rax = -EINTR
+    "jne 3b",
+    "mov rax, [r13 + 168]", // ucontext: rip
+    "cmp rax, [r13 + 152]", // ucontext: rcx
+    "jne 3b",
+    "mov qword ptr [r13 + 152], 0",
+    "jmp 3b",
     "5:", // slow: FS by arch_prctl
     "push rdi",
     "push rsi",
