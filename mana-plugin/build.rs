@@ -6,6 +6,8 @@
 mod large;
 #[path = "build/persistent.rs"]
 mod persistent;
+#[path = "build/tool.rs"]
+mod tool;
 
 use mpi_table::{rust_type, Kind, Length, Param, Policy, Procedure};
 use std::collections::BTreeMap;
@@ -37,6 +39,7 @@ fn main() -> Result<(), Failure> {
                 "collective" | "icollective" => collective(&mut entries, p)?,
                 "pcollective" => persistent::entry(&mut entries, p)?,
                 "large" => large::entry(&mut entries, p, &all, &by_hand)?,
+                "tool" => tool::entry(&mut entries, p)?,
                 _ => unsupported(&mut entries, p)?,
             },
             _ => unsupported(&mut entries, p)?,

@@ -83,6 +83,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "pub(crate) static mana_assertions: [[i32; 2]; {}];",
         mpi_table::ASSERTIONS.len()
     );
+    c.push_str(
+        "const int mana_tool_errors[2] = {MPI_T_ERR_INVALID_HANDLE, MPI_T_ERR_INVALID_SESSION};\n",
+    );
     c.push_str("void *const mana_in_place = (void *)MPI_IN_PLACE;\n");
     c.push_str("void *const mana_bottom = (void *)MPI_BOTTOM;\n");
     c.push_str("void *mana_unweighted(void) { return (void *)MPI_UNWEIGHTED; }\n");

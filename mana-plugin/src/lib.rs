@@ -53,6 +53,7 @@ mod several;
 mod slab;
 mod state;
 mod thread;
+mod tool;
 mod upcall;
 mod windows;
 mod world;

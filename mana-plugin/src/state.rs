@@ -404,6 +404,8 @@ pub struct State {
     pub messages: Slab<Message>,
     /// Sessions.
     pub sessions: Slab<Session>,
+    /// Thread levels of the calls of `MPI_T_init_thread` without their `MPI_T_finalize`.
+    pub tools: Vec<i32>,
     /// The program has called `MPI_Init`, and not `MPI_Finalize` yet.
     pub begun: bool,
     /// The program has called `MPI_Finalize`.
@@ -452,6 +454,7 @@ impl State {
             requests: Pool::starting_at(FIRST_INDEX),
             messages: Slab::starting_at(FIRST_INDEX),
             sessions: Slab::starting_at(FIRST_INDEX),
+            tools: Vec::new(),
             begun: false,
             ended: false,
             windows: Slab::starting_at(FIRST_INDEX),
@@ -472,7 +475,7 @@ impl State {
 }
 
 /// Version of [`State`].
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 /// The layer's state in this process.
 pub struct Core {

@@ -16,7 +16,7 @@ pub const ADAPTER_SYMBOL: &core::ffi::CStr = c"mana_adapter_v1";
 /// "mana-adp" in memory order.
 pub const ADAPTER_MAGIC: u64 = u64::from_le_bytes(*b"mana-adp");
 /// Version of [`AdapterTable`].
-pub const ADAPTER_VERSION: u32 = 3;
+pub const ADAPTER_VERSION: u32 = 4;
 
 /// The libraries an adapter can be built for.
 #[repr(u32)]
@@ -100,6 +100,8 @@ pub struct Extras {
     pub error_string: unsafe extern "C" fn(class: i32, text: *mut c_char, len: usize) -> i32,
     /// The library's number of a standard error class, for an exit code.
     pub error_code: unsafe extern "C" fn(class: i32) -> i32,
+    /// The library's code for an invalid handle of the tool interface, or session.
+    pub tool_error: unsafe extern "C" fn(session: bool) -> i32,
     /// Drives the library's progress engine once. `comm` is a communicator with more members than this
     /// process, if there are others, on which nothing ever arrives with tag [`Extras::PROGRESS_TAG`]:
     /// a library may know without looking that nothing comes from a process to itself.

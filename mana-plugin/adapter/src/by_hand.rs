@@ -118,6 +118,16 @@ pub(crate) unsafe extern "C" fn error_code(class: i32) -> i32 {
     t::class(class)
 }
 
+extern "C" {
+    static mana_tool_errors: [i32; 2];
+}
+
+/// [`mpi_std::Extras::tool_error`]
+pub(crate) unsafe extern "C" fn tool_error(session: bool) -> i32 {
+    // SAFETY: read-only data of `constants.c`.
+    unsafe { mana_tool_errors[usize::from(session)] }
+}
+
 /// [`mpi_std::Extras::error_string`]
 pub(crate) unsafe extern "C" fn error_text(class: i32, text: *mut c_char, len: usize) -> i32 {
     let mut buffer = [0 as c_char; 1024];

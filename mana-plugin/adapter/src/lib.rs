@@ -45,6 +45,7 @@ static TABLE: AdapterTable = AdapterTable {
         recv_watch: watch::recv,
         error_string: by_hand::error_text,
         error_code: by_hand::error_code,
+        tool_error: by_hand::tool_error,
         progress: watch::progress,
         op_create: operations::create,
     },

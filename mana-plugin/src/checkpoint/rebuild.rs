@@ -65,6 +65,7 @@ pub fn run(bytes: &[u8]) -> Result<(), RebuildError> {
     // SAFETY: gettid has no preconditions.
     c.main_thread = unsafe { libc::gettid() };
     attributes::learn_predefined();
+    crate::tool::begin_again();
     rebuild_datatypes()?;
     rebuild_ops()?;
     rebuild_comms()?;

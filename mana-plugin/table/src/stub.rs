@@ -206,9 +206,14 @@ fn parameter(
             if direction == Direction::InOut {
                 let _ = writeln!(after, "        *{n} = t::{word}_back({n}_w);");
             } else {
+                // The tool interface allows null for what is not wanted.
+                let wanted = match p.name.starts_with("MPI_T_") {
+                    true => format!("{n}_w != 0 && !{n}.is_null()"),
+                    false => format!("{n}_w != 0"),
+                };
                 let _ = writeln!(
                     after,
-                    "        if {n}_w != 0 {{ *{n} = t::{word}_back({n}_w); }}"
+                    "        if {wanted} {{ *{n} = t::{word}_back({n}_w); }}"
                 );
             }
         }

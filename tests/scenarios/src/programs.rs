@@ -141,6 +141,12 @@ pub const PROGRAMS: &[Program] = &[
         ..C
     },
     Program {
+        name: "tool",
+        source: "tool.c",
+        ranks: 2,
+        ..C
+    },
+    Program {
         name: "corners",
         source: "corners.c",
         flags: &["-Wno-deprecated-declarations", "-Wno-stringop-overread"],
