@@ -10,6 +10,8 @@
 //! | threads, signals, timers | main thread | nothing of the program runs before |
 
 use std::convert::Infallible;
+use std::hash::{Hash as _, Hasher as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -144,8 +146,12 @@ fn rendezvous(incarnation: u32) -> Result<PathBuf, Failure> {
     };
     // SAFETY: getuid has no preconditions.
     let user = unsafe { libc::getuid() };
+    // Jobs of one name may have stores of their own.
+    let mut hasher = std::hash::DefaultHasher::new();
+    job().spec.config.global_ckpt_dir.hash(&mut hasher);
+    let store = hasher.finish() as u32;
     let dir = PathBuf::from(format!(
-        "{base}/mana-{user}-{}-{incarnation}",
+        "{base}/mana-{user}-{}-{store:08x}-{incarnation}",
         job().spec.identity
     ));
     match std::fs::DirBuilder::new().mode(0o700).create(&dir) {
@@ -153,6 +159,14 @@ fn rendezvous(incarnation: u32) -> Result<PathBuf, Failure> {
             return Err(format!("cannot create {}: {e}", dir.display()).into());
         }
         _ => {}
+    }
+    let found = std::fs::symlink_metadata(&dir)?;
+    if !found.is_dir() || found.uid() != user || found.mode() & 0o077 != 0 {
+        return Err(format!(
+            "{}: not a private directory of this user; remove it",
+            dir.display()
+        )
+        .into());
     }
     *RENDEZVOUS.lock().unwrap_or_else(PoisonError::into_inner) = Some(dir.clone());
     Ok(dir)

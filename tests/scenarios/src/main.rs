@@ -19,10 +19,13 @@ mod scenarios;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::Mutex;
 
 use clap::{Args, Parser, Subcommand};
 
 use context::{Context, Verdict};
+use scenarios::Scenario;
 
 /// End-to-end tests of checkpoint and restart on real MPI programs.
 #[derive(Parser)]
@@ -54,6 +57,9 @@ struct Run {
     /// Seed of every random choice; printed, so that a failure can be run again.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// How many of the small jobs run at a time; jobs that want the machine for themselves follow.
+    #[arg(long, default_value_t = 2)]
+    lanes: u32,
     /// Print the names and what each shows, and end.
     #[arg(long)]
     list: bool,
@@ -80,18 +86,17 @@ fn main() -> ExitCode {
 
 /// Run what was asked for; true if nothing failed.
 fn run(arguments: &Run) -> anyhow::Result<bool> {
-    let chosen: Vec<_> = scenarios::all()
-        .into_iter()
-        .filter(|s| {
-            arguments.only.is_empty()
-                || arguments
-                    .only
-                    .iter()
-                    .any(|text| s.name.contains(text.as_str()))
-        })
-        .collect();
+    let chosen = |all: Vec<Scenario>| -> Vec<Scenario> {
+        let wanted = |name: &str| {
+            let mut texts = arguments.only.iter();
+            arguments.only.is_empty() || texts.any(|text| name.contains(text.as_str()))
+        };
+        all.into_iter().filter(|s| wanted(&s.name)).collect()
+    };
+    let beside_others = chosen(scenarios::beside_others());
+    let alone = chosen(scenarios::alone());
     if arguments.list {
-        for scenario in &chosen {
+        for scenario in beside_others.iter().chain(&alone) {
             println!("{:44} {}", scenario.name, scenario.shows);
         }
         return Ok(true);
@@ -107,31 +112,68 @@ fn run(arguments: &Run) -> anyhow::Result<bool> {
         arguments.seed,
         if arguments.full { "full" } else { "short" }
     );
-    let (mut passed, mut failed, mut skipped) = (0, 0, 0);
-    for scenario in &chosen {
+    let tally = Tally::default();
+    // Cheap ones first, so that a broken build shows early.
+    let queue = Mutex::new(beside_others.iter());
+    std::thread::scope(|scope| {
+        for _ in 0..arguments.lanes.max(1) {
+            scope.spawn(|| {
+                let next = || queue.lock().ok()?.next();
+                while let Some(scenario) = next() {
+                    tally.count(scenario, &context);
+                }
+            });
+        }
+    });
+    for scenario in &alone {
+        tally.count(scenario, &context);
+    }
+    println!("{tally}");
+    Ok(tally.failed.load(Ordering::Relaxed) == 0)
+}
+
+/// How scenarios ended.
+#[derive(Default)]
+struct Tally {
+    passed: AtomicU32,
+    failed: AtomicU32,
+    skipped: AtomicU32,
+}
+
+impl Tally {
+    /// Runs one and prints its line.
+    fn count(&self, scenario: &Scenario, context: &Context) {
         let started = std::time::Instant::now();
-        let outcome = (scenario.run)(&context);
+        let outcome = (scenario.run)(context);
         let seconds = started.elapsed().as_secs_f64();
-        match outcome {
+        let (number, line) = match outcome {
             Ok(Verdict::Passed(note)) => {
-                passed += 1;
-                let note = if note.is_empty() {
-                    note
-                } else {
-                    format!(": {note}")
-                };
-                println!("ok {} ({seconds:.1} s){note}", scenario.name);
+                let colon = if note.is_empty() { "" } else { ": " };
+                let line = format!("ok {} ({seconds:.1} s){colon}{note}", scenario.name);
+                (&self.passed, line)
             }
             Ok(Verdict::Skipped(why)) => {
-                skipped += 1;
-                println!("skipped: {}: {why}", scenario.name);
+                (&self.skipped, format!("skipped: {}: {why}", scenario.name))
             }
             Err(error) => {
-                failed += 1;
-                println!("FAILED {} ({seconds:.1} s): {error:#}", scenario.name);
+                let line = format!("FAILED {} ({seconds:.1} s): {error:#}", scenario.name);
+                (&self.failed, line)
             }
-        }
+        };
+        number.fetch_add(1, Ordering::Relaxed);
+        println!("{line}");
     }
-    println!("{passed} passed, {failed} failed, {skipped} skipped");
-    Ok(failed == 0)
+}
+
+impl std::fmt::Display for Tally {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let number = |n: &AtomicU32| n.load(Ordering::Relaxed);
+        write!(
+            f,
+            "{} passed, {} failed, {} skipped",
+            number(&self.passed),
+            number(&self.failed),
+            number(&self.skipped)
+        )
+    }
 }

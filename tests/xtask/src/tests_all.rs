@@ -28,7 +28,7 @@ const LINKED_BY_THE_BUILD: &[&str] = &["mana-adapter", "mana-stub-openmpi", "man
 const CRATES_LIMIT: Duration = Duration::from_secs(20 * 60);
 
 /// Longest time for the scenarios of the short run.
-const SHORT_LIMIT: Duration = Duration::from_secs(38 * 60);
+const SHORT_LIMIT: Duration = Duration::from_secs(60 * 60);
 
 /// Longest time for those of the full one.
 const FULL_LIMIT: Duration = Duration::from_secs(12 * 3600);

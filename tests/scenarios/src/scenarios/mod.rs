@@ -16,7 +16,7 @@ use anyhow::Result;
 use crate::context::{Context, Verdict};
 
 /// What a scenario does.
-pub type Test = Box<dyn Fn(&Context) -> Result<Verdict>>;
+pub type Test = Box<dyn Fn(&Context) -> Result<Verdict> + Send + Sync>;
 
 /// A named test.
 pub struct Scenario {
@@ -32,7 +32,7 @@ impl Scenario {
     fn new(
         name: impl Into<String>,
         shows: &'static str,
-        run: impl Fn(&Context) -> Result<Verdict> + 'static,
+        run: impl Fn(&Context) -> Result<Verdict> + Send + Sync + 'static,
     ) -> Self {
         Self {
             name: name.into(),
@@ -42,12 +42,17 @@ impl Scenario {
     }
 }
 
-/// Cheap ones first, so that a broken build shows early.
-pub fn all() -> Vec<Scenario> {
+/// Those that may run beside another one: small jobs that mostly wait, none of which measures time.
+pub fn beside_others() -> Vec<Scenario> {
+    [modes::all(), requeue::all(), wrapper::all()]
+        .into_iter()
+        .flatten()
+        .collect()
+}
+
+/// Those that want the machine for themselves.
+pub fn alone() -> Vec<Scenario> {
     [
-        modes::all(),
-        requeue::all(),
-        wrapper::all(),
         commands::all(),
         lammps::all(),
         corruption::all(),
