@@ -322,6 +322,8 @@ pub fn any() -> bool {
 /// Drain: completes all operations of this process, on all windows. All ranks call it; what is left
 /// of a request is then a matter of a test.
 pub fn complete_all() -> Outcome {
+    // The flushes let go of the layer, so it must be held.
+    let _guard = entry::enter();
     for (_, index) in in_order() {
         let Some(w) = core().state.windows.get(index) else {
             continue;
