@@ -54,6 +54,7 @@ mod slab;
 mod state;
 mod thread;
 mod tool;
+mod topologies;
 mod upcall;
 mod windows;
 mod world;
