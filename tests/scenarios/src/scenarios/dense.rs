@@ -25,7 +25,7 @@ const MISTREATED: &str = "one drained message was mistreated";
 
 /// How long a job whose message was mistreated may go on before it counts as hanging; undisturbed it
 /// ends within ten seconds.
-const CAUGHT_WITHIN: Duration = Duration::from_secs(25);
+const CAUGHT_WITHIN: Duration = Duration::from_secs(15);
 
 /// What a damaged drain must be caught at.
 const SABOTAGE: [&str; 4] = ["drop", "duplicate", "reorder", "corrupt"];
