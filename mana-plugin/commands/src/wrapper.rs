@@ -119,8 +119,15 @@ fn outer(options: &Launch, config: &Config) -> Vec<OsString> {
         words.push(name.into());
         words.push(value.into());
     };
-    if let Some(file) = &start.settings.config {
-        let file = std::path::absolute(file).unwrap_or_else(|_| file.clone());
+    // In the order of the search; a script that changes its directory must not lose the file.
+    let file = start.settings.config.clone();
+    let file = file.or_else(|| std::env::var_os("MANA_CONF").map(Into::into));
+    let file = file.or_else(|| {
+        let here = Path::new("mana.conf");
+        here.is_file().then(|| here.to_owned())
+    });
+    if let Some(file) = file {
+        let file = std::path::absolute(&file).unwrap_or(file);
         put("--config", file.as_os_str());
     }
     for (key, value) in &start.settings.set {
