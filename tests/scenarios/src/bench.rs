@@ -35,12 +35,21 @@ pub struct Arguments {
     /// Sizes in MiB per rank for the cost of a checkpoint
     #[arg(long, value_delimiter = ',', default_value = "64,512,2048")]
     sizes: Vec<u64>,
-    /// Checkpoints and restarts for each size
+    /// Restarts for each size
     #[arg(long, default_value_t = 3)]
     repeats: u32,
+    /// Checkpoints before each restart
+    #[arg(long, default_value_t = 3)]
+    checkpoints: u32,
+    /// How a checkpoint is taken, as `snapshot` in mana.conf
+    #[arg(long, default_value = "auto")]
+    snapshot: String,
     /// Only microbenchmarks
     #[arg(long)]
     micro_only: bool,
+    /// Only the cost of checkpoints
+    #[arg(long, conflicts_with = "micro_only")]
+    checkpoints_only: bool,
     /// Directory of the stores for the cost of checkpoints [default: the system's temporary one]
     #[arg(long, value_name = "DIR")]
     store: Option<PathBuf>,
@@ -54,7 +63,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         .prefix("mana-bench.")
         .tempdir()
         .context("creating a working directory")?;
-    for mpi in Mpi::ALL {
+    let micros = Mpi::ALL.iter().filter(|_| !arguments.checkpoints_only);
+    for &mpi in micros {
         if let Some(why) = MICRO.missing(mpi) {
             println!("{}: skipped, {why}\n", mpi.name());
             continue;
@@ -155,94 +165,131 @@ fn read(table: &mut Table, output: &str) {
     }
 }
 
+/// What the checkpoints of one size cost.
+#[derive(Default)]
+struct Cost {
+    /// Milliseconds that the program was stopped, by the product's own lines.
+    stopped: Sample,
+    /// The longest step that the program itself saw, in milliseconds.
+    step: Sample,
+    /// Seconds from the request to the commit.
+    total: Sample,
+    /// Seconds of an O_DIRECT write of as many bytes.
+    direct: Sample,
+    /// Seconds from the launcher's start to the resumed program.
+    restart: Sample,
+    /// All images of a generation.
+    bytes: u64,
+}
+
 /// Pause, total time, bytes and restart time, against an O_DIRECT write of the same bytes.
 fn checkpoints(arguments: &Arguments, product: &Product, mpi: Mpi, work: &Path) -> Result<()> {
     let program: &Program = &MEMORY;
     let executable = program.build(mpi, &work.join(mpi.name()))?;
     println!(
-        "### Cost of a checkpoint, {}, {} ranks, local level\n",
+        "### Cost of a checkpoint, {}, {} ranks, local level, snapshot = {}\n",
         mpi.name(),
-        program.ranks
+        program.ranks,
+        arguments.snapshot
     );
-    println!("| MiB per rank | longest stop (ms) | asked to committed (s) | bytes of all images | O_DIRECT write of as many (s) | restart to running (s) |");
-    println!("|---|---|---|---|---|---|");
+    println!("| MiB per rank | program stopped (ms) | longest step it saw (ms) | asked to committed (s) | bytes of all images | O_DIRECT write of as many (s) | restart to running (s) |");
+    println!("|---|---|---|---|---|---|---|");
     for &mib in &arguments.sizes {
-        let (mut pause, mut total, mut direct, mut restart) = (
-            Sample::default(),
-            Sample::default(),
-            Sample::default(),
-            Sample::default(),
-        );
-        let mut bytes = 0;
+        let mut cost = Cost::default();
         for _ in 0..arguments.repeats {
-            let parent = arguments.store.as_deref().unwrap_or(work);
-            let place = tempfile::Builder::new()
-                .prefix("mana-bench-job.")
-                .tempdir_in(parent)
-                .context("creating a store")?;
-            let setup = product.setup(place.path(), mpi, program.ranks, Intervals::default())?;
-            let seconds = (6 + mib / 100).to_string();
-            let line = program.line(
-                &executable,
-                &["--mib", &mib.to_string(), "--seconds", &seconds],
-            );
-            let mut job = setup.launch(&[], &line)?;
-            // The memory is full when the resident size says so.
-            job.until("memory to be filled", LIMIT, |job| {
-                let ranks = job.ranks();
-                let full = ranks
-                    .iter()
-                    .filter(|rank| resident(rank.pid) > (mib << 20))
-                    .count();
-                (full >= program.ranks as usize).then_some(())
-            })?;
-            let asked = Instant::now();
-            setup
-                .mana(
-                    "status",
-                    &["--checkpoint", "--level", "local", "--wait"],
-                    LIMIT,
-                )?
-                .expect(0)?;
-            total.push(asked.elapsed().as_secs_f64());
-            let stores = setup.stores();
-            let newest = stores
-                .generations()
-                .into_values()
-                .next_back()
-                .context("no generation on the disk")?;
-            bytes = newest
-                .images()
-                .iter()
-                .filter_map(|image| image.metadata().ok())
-                .map(|data| data.len())
-                .sum::<u64>();
-            direct.push(write_directly(place.path(), bytes)?);
-            job.kill_ranks();
-            job.wait(LIMIT)?;
-            let begun = Instant::now();
-            let mut job = setup.launch(&["--restart"], &line)?;
-            job.until("the resumed program", LIMIT, |job| {
-                job.messages().contains("resumed generation").then_some(())
-            })?;
-            restart.push(begun.elapsed().as_secs_f64());
-            let ended = job.wait(LIMIT)?;
-            let longest = ended
-                .expect(0)?
-                .stdout
-                .lines()
-                .find_map(|line| line.strip_prefix("PAUSE ")?.parse().ok());
-            pause.push(longest.context("no PAUSE line")?);
+            life(arguments, product, mpi, work, &executable, mib, &mut cost)?;
         }
         println!(
-            "| {mib} | {} | {} | {bytes} | {} | {} |",
-            pause.text(1),
-            total.text(2),
-            direct.text(2),
-            restart.text(2)
+            "| {mib} | {} | {} | {} | {} | {} | {} |",
+            cost.stopped.text(0),
+            cost.step.text(0),
+            cost.total.text(2),
+            cost.bytes,
+            cost.direct.text(2),
+            cost.restart.text(2)
         );
     }
     println!();
+    Ok(())
+}
+
+/// One job: its checkpoints, a kill, a restart, its end.
+fn life(
+    arguments: &Arguments,
+    product: &Product,
+    mpi: Mpi,
+    work: &Path,
+    executable: &Path,
+    mib: u64,
+    cost: &mut Cost,
+) -> Result<()> {
+    let program: &Program = &MEMORY;
+    let parent = arguments.store.as_deref().unwrap_or(work);
+    let place = tempfile::Builder::new()
+        .prefix("mana-bench-job.")
+        .tempdir_in(parent)
+        .context("creating a store")?;
+    let setup = product.setup(place.path(), mpi, program.ranks, Intervals::default())?;
+    let mode = format!("snapshot={}\n", arguments.snapshot);
+    setup.configure(Intervals::default(), &mode)?;
+    let seconds = (4 + u64::from(arguments.checkpoints) * (2 + mib / 300)).to_string();
+    let line = program.line(
+        executable,
+        &["--mib", &mib.to_string(), "--seconds", &seconds],
+    );
+    let mut job = setup.launch(&[], &line)?;
+    // The memory is full when the resident size says so.
+    job.until("memory to be filled", LIMIT, |job| {
+        let ranks = job.ranks();
+        let full = ranks
+            .iter()
+            .filter(|rank| resident(rank.pid) > (mib << 20))
+            .count();
+        (full >= program.ranks as usize).then_some(())
+    })?;
+    for _ in 0..arguments.checkpoints {
+        let asked = Instant::now();
+        setup
+            .mana(
+                "status",
+                &["--checkpoint", "--level", "local", "--wait"],
+                LIMIT,
+            )?
+            .expect(0)?;
+        cost.total.push(asked.elapsed().as_secs_f64());
+        let newest = setup
+            .stores()
+            .generations()
+            .into_values()
+            .next_back()
+            .context("no generation on the disk")?;
+        cost.bytes = newest
+            .images()
+            .iter()
+            .filter_map(|image| image.metadata().ok())
+            .map(|data| data.len())
+            .sum();
+        cost.direct.push(write_directly(place.path(), cost.bytes)?);
+    }
+    for line in job.messages().lines() {
+        let stopped = line.split_once("program stopped ");
+        if let Some((ms, _)) = stopped.and_then(|(_, rest)| rest.split_once(" ms")) {
+            cost.stopped.push(ms.parse().context("milliseconds")?);
+        }
+    }
+    let printed = job.printed();
+    let steps = printed.lines().filter_map(|l| l.strip_prefix("STEP "));
+    let longest = steps.filter_map(|ms| ms.parse().ok()).reduce(f64::max);
+    cost.step.push(longest.context("no STEP line")?);
+    job.kill_ranks();
+    job.wait(LIMIT)?;
+    let begun = Instant::now();
+    let mut job = setup.launch(&["--restart"], &line)?;
+    job.until("the resumed program", LIMIT, |job| {
+        job.messages().contains("resumed generation").then_some(())
+    })?;
+    cost.restart.push(begun.elapsed().as_secs_f64());
+    job.wait(LIMIT)?.expect(0)?;
     Ok(())
 }
 

@@ -237,6 +237,11 @@ impl Job {
         read(&self.stderr)
     }
 
+    /// What it wrote on stdout so far.
+    pub fn printed(&self) -> String {
+        read(&self.stdout)
+    }
+
     /// Kill what is left, and wait until it is gone.
     pub fn destroy(&mut self) {
         let deadline = Instant::now() + Duration::from_secs(10);

@@ -94,9 +94,10 @@ fn run(arguments: &Run) -> anyhow::Result<bool> {
         all.into_iter().filter(|s| wanted(&s.name)).collect()
     };
     let beside_others = chosen(scenarios::beside_others());
+    let one_at_a_time = chosen(scenarios::one_at_a_time());
     let alone = chosen(scenarios::alone());
     if arguments.list {
-        for scenario in beside_others.iter().chain(&alone) {
+        for scenario in beside_others.iter().chain(&one_at_a_time).chain(&alone) {
             println!("{:44} {}", scenario.name, scenario.shows);
         }
         return Ok(true);
@@ -116,6 +117,11 @@ fn run(arguments: &Run) -> anyhow::Result<bool> {
     // Cheap ones first, so that a broken build shows early.
     let queue = Mutex::new(beside_others.iter());
     std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for scenario in &one_at_a_time {
+                tally.count(scenario, &context);
+            }
+        });
         for _ in 0..arguments.lanes.max(1) {
             scope.spawn(|| {
                 let next = || queue.lock().ok()?.next();

@@ -1,6 +1,8 @@
 //! A Slurm cluster of namespaces (tests/cluster): several nodes, Open MPI by PMIx, MPICH by PMI-2,
 //! requeue, a node that loses power.
 
+mod steps;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -46,6 +48,11 @@ pub fn all() -> Vec<Scenario> {
             name("power-loss"),
             "a node loses power: it resumes on those left, from partner copies",
             move |c| product(c, mpi, Event::PowerLoss),
+        ));
+        scenarios.push(Scenario::new(
+            name("steps"),
+            "a job with an ended step and two parallel ones, requeued: each resumes its own images",
+            move |c| steps::run(c, mpi),
         ));
     }
     scenarios
@@ -181,11 +188,28 @@ fn cure(mpi: Mpi, directory: &Path) -> Result<Option<PathBuf>> {
     Ok(Some(library))
 }
 
-fn native_result(context: &Context, mpi: Mpi, directory: &Path) -> Result<String> {
+/// A configuration in `directory` whose local store is the node's own; its path.
+fn configure(mpi: Mpi, directory: &Path) -> Result<PathBuf> {
+    let global = directory.join("global");
+    std::fs::create_dir_all(&global).context("creating the global store")?;
+    let configuration = directory.join("mana.conf");
+    let preload = cure(mpi, directory)?.map_or(String::new(), |library| {
+        format!("lower_preload={}\n", library.display())
+    });
+    let text = format!(
+        "{preload}global_ckpt_dir={}\nlocal_ckpt_dir=/local\nlocal_ckpt_interval=2\npartner_ckpt_interval=4\nglobal_ckpt_interval=0\ngroup_size=4\n",
+        global.display()
+    );
+    std::fs::write(&configuration, text).context("writing mana.conf")?;
+    Ok(configuration)
+}
+
+/// The result of the program on `ranks` ranks.
+fn native_result(context: &Context, mpi: Mpi, ranks: u32, directory: &Path) -> Result<String> {
     let program = program()?;
     let executable = context.build(program, mpi)?;
-    context.native(&format!("{} on {NODES}", program.name), || {
-        let mut command = mpi.launcher(NODES, false);
+    context.native(&format!("{} on {ranks}", program.name), || {
+        let mut command = mpi.launcher(ranks, false);
         command
             .args(program.line(&executable, program.fast))
             .current_dir(directory);
@@ -202,7 +226,7 @@ fn native(context: &Context, mpi: Mpi) -> Result<Verdict> {
         return skipped(why);
     }
     let mut place = context.directory("cluster-native")?;
-    let expected = native_result(context, mpi, place.path())?;
+    let expected = native_result(context, mpi, NODES, place.path())?;
     let executable = context.build(program, mpi)?;
     let cluster = match Cluster::up()? {
         Ok(cluster) => cluster,
@@ -238,23 +262,13 @@ fn product(context: &Context, mpi: Mpi, event: Event) -> Result<Verdict> {
         return skipped("no installed tree was named with --mana");
     };
     let mut place = context.directory("cluster")?;
-    let expected = native_result(context, mpi, place.path())?;
+    let expected = native_result(context, mpi, NODES, place.path())?;
     let executable = context.build(program, mpi)?;
     let cluster = match Cluster::up()? {
         Ok(cluster) => cluster,
         Err(why) => return skipped(why),
     };
-    let global = place.path().join("global");
-    std::fs::create_dir_all(&global).context("creating the global store")?;
-    let configuration = place.path().join("mana.conf");
-    let preload = cure(mpi, place.path())?.map_or(String::new(), |library| {
-        format!("lower_preload={}\n", library.display())
-    });
-    let text = format!(
-        "{preload}global_ckpt_dir={}\nlocal_ckpt_dir=/local\nlocal_ckpt_interval=2\npartner_ckpt_interval=4\nglobal_ckpt_interval=0\ngroup_size=4\n",
-        global.display()
-    );
-    std::fs::write(&configuration, text).context("writing mana.conf")?;
+    let configuration = configure(mpi, place.path())?;
     let template = Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
         .context("no parent")?

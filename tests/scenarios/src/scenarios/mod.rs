@@ -44,22 +44,28 @@ impl Scenario {
 
 /// Those that may run beside another one: small jobs that mostly wait, none of which measures time.
 pub fn beside_others() -> Vec<Scenario> {
-    [modes::all(), requeue::all(), wrapper::all()]
-        .into_iter()
-        .flatten()
-        .collect()
+    let small = [
+        modes::all(),
+        requeue::all(),
+        wrapper::all(),
+        commands::all(),
+    ];
+    small.into_iter().flatten().collect()
+}
+
+/// Those that may run beside all others, but not beside each other.
+pub fn one_at_a_time() -> Vec<Scenario> {
+    cluster::all()
 }
 
 /// Those that want the machine for themselves.
 pub fn alone() -> Vec<Scenario> {
     [
-        commands::all(),
         lammps::all(),
         corruption::all(),
         hpcc::all(),
         faults::all(),
         dense::all(),
-        cluster::all(),
     ]
     .into_iter()
     .flatten()

@@ -1,0 +1,119 @@
+//! Several steps in one Slurm job: one that has ended and two that run side by side, requeued.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{ensure, Context as _, Result};
+
+use super::{configure, interface, native_result, program, Cluster, LIMIT};
+use crate::context::{skipped, Context, Verdict};
+use crate::mpi::Mpi;
+
+/// Microseconds of pause in each round, by which the two parallel steps differ.
+const PAUSES: [&str; 2] = ["120", "121"];
+
+pub fn run(context: &Context, mpi: Mpi) -> Result<Verdict> {
+    let program = program()?;
+    if let Some(why) = program.missing(mpi) {
+        return skipped(why);
+    }
+    let Some(product) = context.product() else {
+        return skipped("no installed tree was named with --mana");
+    };
+    let mut place = context.directory("cluster-steps")?;
+    let expected = native_result(context, mpi, 2, place.path())?;
+    let executable = context.build(program, mpi)?;
+    let cluster = match Cluster::up()? {
+        Ok(cluster) => cluster,
+        Err(why) => return skipped(why),
+    };
+    let configuration = configure(mpi, place.path())?;
+    let step = |pause: &str| program.line(&executable, &["--pause", pause]).join(" ");
+    let launch = product.command("mana_launch");
+    let srun = format!("srun {} -K1 -N2 -n2 --exact -r", interface(mpi));
+    let launch = format!("{} --config {}", launch.display(), configuration.display());
+    let script = place.path().join("steps.sbatch");
+    let text = format!(
+        "#!/bin/bash\n#SBATCH --requeue\n#SBATCH --open-mode=append\n\
+         {srun} 0 {launch} {}\n\
+         {srun} 0 {launch} {} &\n{srun} 2 {launch} {} &\nwait\n",
+        step("0"),
+        step(PAUSES[0]),
+        step(PAUSES[1])
+    );
+    std::fs::write(&script, text).context("writing the job's script")?;
+    let output = place.path().join("output");
+    let (output_name, script) = (output.to_string_lossy(), script.to_string_lossy());
+    let submitted = cluster.run(
+        &[
+            "sbatch",
+            "--parsable",
+            "-n4",
+            "-N4",
+            "-o",
+            &output_name,
+            &script,
+        ],
+        Duration::from_secs(60),
+    )?;
+    let job = submitted.expect(0)?.stdout.trim().to_owned();
+    let deadline = Instant::now() + LIMIT;
+    let mut steps = Vec::new();
+    let text = loop {
+        let text = std::fs::read_to_string(&output).unwrap_or_default();
+        let complete = identities(&text, "complete on level partner");
+        if steps.is_empty() && complete.len() >= 2 {
+            steps = complete;
+            cluster
+                .run(&["scontrol", "requeue", &job], Duration::from_secs(30))?
+                .expect(0)?;
+        }
+        let state = cluster.run(
+            &["squeue", "-h", "-j", &job, "-o", "%T"],
+            Duration::from_secs(30),
+        )?;
+        if state.stdout.trim().is_empty() {
+            break text;
+        }
+        ensure!(
+            Instant::now() < deadline,
+            "the job did not end: {}\n{text}",
+            state.stdout.trim()
+        );
+        std::thread::sleep(Duration::from_millis(300));
+    };
+    ensure!(
+        steps.len() == 2,
+        "not two steps with a copy: {steps:?}\n{text}"
+    );
+    let results: Vec<_> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("RESULT "))
+        .collect();
+    ensure!(
+        results == [expected.as_str(); 4],
+        "results {results:?}, four times {expected} expected\n{text}"
+    );
+    let resumed = identities(&text, "resumed generation ");
+    ensure!(
+        resumed == steps,
+        "{resumed:?} resumed, {steps:?} expected\n{text}"
+    );
+    ensure!(
+        text.contains("has ended normally before"),
+        "the ended step did not begin anew\n{text}"
+    );
+    place.done();
+    Ok(Verdict::Passed(steps.join(", ")))
+}
+
+/// The names of the jobs in whose lines `word` stands, each once and in order.
+fn identities(text: &str, word: &str) -> Vec<String> {
+    let lines = text.lines().filter(|line| line.contains(word));
+    let mut names: Vec<_> = lines
+        .filter_map(|line| line.split_once("mana[job ")?.1.split_whitespace().next())
+        .map(str::to_owned)
+        .collect();
+    names.sort();
+    names.dedup();
+    names
+}
