@@ -89,6 +89,7 @@ pub fn describe(
         pending: 0,
         freed: false,
         drained: Default::default(),
+        synchronous: None,
         id,
         seq: 0,
         topology: Topology::Plain,

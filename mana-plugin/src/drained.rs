@@ -5,6 +5,7 @@
 //! no message in a queue matches a receive that is posted in the library, because the library had
 //! matched them before a probe could see the message.
 
+use crate::synchronous::Sender;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 
@@ -17,6 +18,8 @@ pub struct Drained {
     pub tag: i32,
     /// The packed content.
     pub data: Vec<u8>,
+    /// Who waits for its receive: it was sent synchronously.
+    pub sender: Option<Sender>,
 }
 
 /// What a receive or probe asks for; wildcards are `None`.
@@ -61,6 +64,13 @@ impl Queue {
     pub fn take(&mut self, pattern: Pattern) -> Option<Drained> {
         let at = self.messages.iter().position(|m| pattern.matches(m))?;
         self.messages.remove(at)
+    }
+
+    /// The message of one sender and tag after which `later` more of the same came.
+    pub fn newest(&mut self, source: i32, tag: i32, later: u64) -> Option<&mut Drained> {
+        let same = |m: &&mut Drained| (m.source, m.tag) == (source, tag);
+        let mut newest_first = self.messages.iter_mut().rev().filter(same);
+        newest_first.nth(usize::try_from(later).ok()?)
     }
 
     /// Loses the oldest message. For tests of tests, like the following ones: false if none fits.
@@ -112,6 +122,7 @@ mod tests {
             source,
             tag,
             data: vec![id],
+            sender: None,
         }
     }
 

@@ -52,6 +52,7 @@ mod sessions;
 mod several;
 mod slab;
 mod state;
+mod synchronous;
 mod thread;
 mod tool;
 mod topologies;

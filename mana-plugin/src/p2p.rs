@@ -11,7 +11,7 @@ use crate::drained::{Drained, Pattern};
 use crate::errors::{check, finish};
 use crate::requests::{self, put_status, wait_index, wait_real};
 use crate::state::{core, Core, Kept, Outcome, Phase, Request, SavedStatus, Work};
-use crate::{entry, thread};
+use crate::{entry, synchronous, thread};
 use mana_raw::layout::AGAIN;
 use mpi_std::*;
 use std::ffi::c_void;
@@ -66,13 +66,14 @@ pub fn pattern(source: i32, tag: i32) -> Pattern {
 impl Core {
     /// One more message sent to rank `dest` of communicator `comm`.
     #[inline(always)]
-    fn count_sent(&mut self, comm: u32, dest: i32) {
-        if let Some(world) = self
-            .state
-            .comms
-            .get(comm)
-            .and_then(|c| c.members.get(dest as usize).copied())
-        {
+    fn count_sent(&mut self, comm: u32, dest: i32, tag: i32) {
+        let Some(c) = self.state.comms.get_mut(comm) else {
+            return;
+        };
+        if let Some(log) = &mut c.synchronous {
+            log.count(dest, tag);
+        }
+        if let Some(world) = c.members.get(dest as usize).copied() {
             if let Some(n) = self.state.sent.get_mut(world as usize) {
                 *n += 1;
             }
@@ -126,8 +127,20 @@ pub unsafe fn start_send(mode: u8, comm: u32, real_comm: u64, e: &Envelope) -> O
             &mut real,
         )
     })?;
-    c.count_sent(comm, e.peer);
+    c.count_sent(comm, e.peer, e.tag);
     Ok(real)
+}
+
+/// Starts a synchronous send.
+#[cold]
+unsafe fn start_synchronous(comm: u32, real_comm: u64, e: &Envelope) -> Outcome<u64> {
+    synchronous::begin(comm);
+    // SAFETY: the program's arguments.
+    let outcome = unsafe { start_send(SYNCHRONOUS, comm, real_comm, e) };
+    if outcome.is_err() {
+        synchronous::end(comm);
+    }
+    outcome
 }
 
 /// Starts a receive in the library.
@@ -192,14 +205,17 @@ pub unsafe fn deliver(message: &Drained, buf: u64, count: i32, datatype: u64) ->
     (status, if rc != MPI_SUCCESS { rc } else { sent })
 }
 
-/// Takes a drained message for a receive.
-#[inline(always)]
-fn take_drained(comm: u32, source: i32, tag: i32) -> Option<Drained> {
+/// Receives a drained message, if there is one that matches: its status, and the error class.
+///
+/// # Safety
+/// The envelope is that of a receive of the program.
+unsafe fn receive_drained(comm: u32, e: &Envelope) -> Option<(Status, i32)> {
     let queue = &mut core().state.comms.get_mut(comm)?.drained;
-    if queue.is_empty() {
-        return None;
-    }
-    queue.take(pattern(source, tag))
+    let m = queue.take(pattern(e.peer, e.tag))?;
+    // SAFETY: the program's buffer.
+    let outcome = unsafe { deliver(&m, e.buf, e.count, e.datatype) };
+    synchronous::acknowledge(m.sender);
+    Some(outcome)
 }
 
 /// Goes on with the operation that a stop interrupted, if there is one: `None` if there is none.
@@ -258,9 +274,16 @@ unsafe fn send(mode: u8, e: Envelope) -> Outcome {
         return Err(MPI_ERR_RANK);
     }
     let datatype = c.real_type(e.datatype)?;
-    c.count_sent(comm, e.peer);
+    let mut progress = None;
+    if mode == SYNCHRONOUS {
+        synchronous::begin(comm);
+        core().count_sent(comm, e.peer, e.tag);
+        progress = Some(synchronous::number(comm, e.peer, e.tag));
+    } else {
+        c.count_sent(comm, e.peer, e.tag);
+    }
     let mut real = MPI_REQUEST_NULL;
-    let watch = c.adapter.extras.send_watch;
+    let watch = core().adapter.extras.send_watch;
     // SAFETY: the program's arguments, with real handles.
     let go = || unsafe {
         watch(
@@ -276,13 +299,35 @@ unsafe fn send(mode: u8, e: Envelope) -> Outcome {
         )
     };
     match entry::unlocked(go) {
-        MPI_SUCCESS => Ok(()),
-        AGAIN => Err(leave_for_later(request(Work::Send(mode), comm, &e, real))),
+        MPI_SUCCESS => {
+            if mode == SYNCHRONOUS {
+                synchronous::end(comm);
+            }
+            Ok(())
+        }
+        AGAIN => {
+            let mut r = request(Work::Send(mode), comm, &e, real);
+            if mode == SYNCHRONOUS {
+                r.kept = Some(kept_for(progress));
+            }
+            Err(leave_for_later(r))
+        }
         rc => {
+            if mode == SYNCHRONOUS {
+                synchronous::end(comm);
+            }
             uncount_sent(comm, e.peer);
             Err(rc)
         }
     }
+}
+
+#[cold]
+fn kept_for(synchronous: Option<synchronous::Progress>) -> Box<Kept> {
+    Box::new(Kept {
+        synchronous,
+        ..Kept::default()
+    })
 }
 
 #[cold]
@@ -310,9 +355,8 @@ unsafe fn recv(e: Envelope, status: *mut Status) -> Outcome {
         return Ok(());
     }
     if !info.drained.is_empty() {
-        if let Some(m) = take_drained(comm, e.peer, e.tag) {
-            // SAFETY: the program's buffer.
-            let (s, rc) = unsafe { deliver(&m, e.buf, e.count, e.datatype) };
+        // SAFETY: the program's receive.
+        if let Some((s, rc)) = unsafe { receive_drained(comm, &e) } {
             // SAFETY: as above.
             unsafe { put_status(status, &s) };
             return check(rc);
@@ -375,6 +419,13 @@ pub unsafe fn isend(mode: u8, e: Envelope) -> Outcome<u32> {
         crate::buffers::send(comm, &e)?;
         return c.insert_request(done(Work::Send(mode), comm, &e, Status::EMPTY, MPI_SUCCESS));
     }
+    if mode == SYNCHRONOUS {
+        // SAFETY: the program's arguments.
+        let real = unsafe { start_synchronous(comm, real_comm, &e) }?;
+        let mut r = request(Work::Send(mode), comm, &e, real);
+        r.kept = Some(kept_for(Some(synchronous::number(comm, e.peer, e.tag))));
+        return core().insert_request(r);
+    }
     // SAFETY: the program's arguments.
     let real = unsafe { start_send(mode, comm, real_comm, &e) }?;
     core().active_request(Work::Send(mode), comm, &e, real, 0)
@@ -418,9 +469,8 @@ pub unsafe fn irecv(e: Envelope) -> Outcome<u32> {
         return c.insert_request(done(Work::Recv, comm, &e, NOBODY, MPI_SUCCESS));
     }
     if !info.drained.is_empty() {
-        if let Some(m) = take_drained(comm, e.peer, e.tag) {
-            // SAFETY: the program's buffer.
-            let (s, rc) = unsafe { deliver(&m, e.buf, e.count, e.datatype) };
+        // SAFETY: the program's receive.
+        if let Some((s, rc)) = unsafe { receive_drained(comm, &e) } {
             return core().insert_request(done(Work::Recv, comm, &e, s, rc));
         }
     }
@@ -454,16 +504,21 @@ pub fn start(index: u32) -> Outcome {
             }
         }
         Work::Send(BUFFERED) => crate::buffers::send(comm, &e)?,
+        Work::Send(SYNCHRONOUS) => {
+            // SAFETY: the program's arguments.
+            real = unsafe { start_synchronous(comm, real_comm, &e) }?;
+            phase = Phase::Active;
+            let kept = core().request(index)?.kept.get_or_insert_default();
+            kept.synchronous = Some(synchronous::number(comm, e.peer, e.tag));
+        }
         Work::Send(mode) => {
             // SAFETY: the program's arguments.
             real = unsafe { start_send(mode, comm, real_comm, &e) }?;
             phase = Phase::Active;
         }
-        _ => match take_drained(comm, e.peer, e.tag) {
-            Some(m) => {
-                // SAFETY: the program's buffer.
-                (status, error) = unsafe { deliver(&m, e.buf, e.count, e.datatype) };
-            }
+        // SAFETY: the program's receive.
+        _ => match unsafe { receive_drained(comm, &e) } {
+            Some(outcome) => (status, error) = outcome,
             None => {
                 // SAFETY: the program's arguments.
                 real = unsafe { start_recv(real_comm, &e) }?;

@@ -7,7 +7,7 @@ use crate::errors::{check, finish};
 use crate::p2p::{self, pattern, Envelope, NOBODY};
 use crate::requests::{self, put_status};
 use crate::state::{core, Message, Outcome, Phase, SavedStatus, Work};
-use crate::{drained::Drained, entry};
+use crate::{drained::Drained, entry, synchronous};
 use mana_raw::layout::AGAIN;
 use mpi_std::*;
 use std::ffi::c_void;
@@ -90,8 +90,8 @@ fn extract(source: i32, tag: i32, comm: u64) -> Outcome<Option<(u64, Status)>> {
         return Ok(Some((MPI_MESSAGE_NO_PROC, NOBODY)));
     }
     let taken = info.drained.take(pattern(source, tag));
-    let (status, real, data) = match taken {
-        Some(m) => (status_of(&m), MPI_MESSAGE_NULL, Some(m.data)),
+    let (status, real, data, sender) = match taken {
+        Some(m) => (status_of(&m), MPI_MESSAGE_NULL, Some(m.data), m.sender),
         None => {
             let real_comm = info.real;
             let (mut flag, mut real, mut status) = (0, MPI_MESSAGE_NULL, Status::EMPTY);
@@ -102,7 +102,7 @@ fn extract(source: i32, tag: i32, comm: u64) -> Outcome<Option<(u64, Status)>> {
             if flag == 0 {
                 return Ok(None);
             }
-            (status, real, None)
+            (status, real, None, None)
         }
     };
     let message = Message {
@@ -112,6 +112,7 @@ fn extract(source: i32, tag: i32, comm: u64) -> Outcome<Option<(u64, Status)>> {
         bytes: status.bytes(),
         real,
         data,
+        sender,
     };
     let i = core().state.messages.insert(message).ok_or(MPI_ERR_OTHER)?;
     if let Some(c) = core().state.comms.get_mut(index) {
@@ -189,9 +190,11 @@ unsafe fn start(m: Message, buf: *mut c_void, count: i32, datatype: u64) -> Outc
             source: m.source,
             tag: m.tag,
             data,
+            sender: m.sender,
         };
         // SAFETY: the program's buffer.
         let (s, rc) = unsafe { p2p::deliver(&d, buf as u64, count, datatype) };
+        synchronous::acknowledge(d.sender);
         return Ok(Started::Done(s, rc));
     }
     let datatype = c.real_type(datatype)?;

@@ -156,7 +156,9 @@ impl Core {
         let Some(r) = self.state.requests.get_mut(index) else {
             return;
         };
+        let comm = r.comm;
         let Some(kept) = r.kept.as_mut() else { return };
+        let synchronous = kept.synchronous.take();
         kept.bytes = Vec::new();
         kept.words = Vec::new();
         if let Some(p) = &kept.partitions {
@@ -167,6 +169,9 @@ impl Core {
             if let Some(b) = self.state.buffer.as_mut() {
                 b.used = b.used.saturating_sub(charged);
             }
+        }
+        if let Some(progress) = synchronous {
+            self.complete_synchronous(comm, progress);
         }
     }
 

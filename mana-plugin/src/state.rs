@@ -15,6 +15,7 @@ use crate::persistent::Recipe as CollectiveRecipe;
 use crate::pool::Pool;
 use crate::sessions::Session;
 use crate::slab::Slab;
+use crate::synchronous::{Log, Progress, Sender};
 use crate::windows::Window;
 use mpi_std::{kind, AdapterTable, Status, FIRST_INDEX, PREDEFINED_END};
 use serde::{Deserialize, Serialize};
@@ -88,6 +89,8 @@ pub struct Comm {
     pub freed: bool,
     /// Messages taken in by a drain.
     pub drained: Queue,
+    /// Sends, counted while a synchronous one is under way.
+    pub synchronous: Option<Box<Log>>,
     /// Same on all members, different from all others.
     pub id: u64,
     /// Number of collectives, filled when the state is saved.
@@ -200,6 +203,8 @@ pub struct Message {
     pub real: u64,
     /// Its content, if a drain took it in.
     pub data: Option<Vec<u8>>,
+    /// Who waits for its receive.
+    pub sender: Option<Sender>,
 }
 
 /// What a request does.
@@ -289,6 +294,8 @@ pub struct Kept {
     pub recipe: Option<Arc<CollectiveRecipe>>,
     /// What a partitioned communication has more than another one.
     pub partitions: Option<Partitions>,
+    /// How far a synchronous send is.
+    pub synchronous: Option<Progress>,
 }
 
 /// A request, of the program or our own.
@@ -341,6 +348,14 @@ impl Request {
     #[inline(always)]
     pub fn apart(&self) -> bool {
         self.unposted() || self.kept.as_ref().is_some_and(|k| k.partner.is_some())
+    }
+
+    /// World rank and tag of the acknowledgement that a drained synchronous send waits for.
+    pub fn acknowledgement(&self) -> Option<(u32, i32)> {
+        match self.kept.as_ref()?.synchronous? {
+            Progress::Drained(world, tag) => Some((world, tag)),
+            Progress::Sent(_) => None,
+        }
     }
 
     /// A request that is none: room for one.
@@ -475,7 +490,7 @@ impl State {
 }
 
 /// Version of [`State`].
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
 
 /// The layer's state in this process.
 pub struct Core {

@@ -19,7 +19,8 @@ use crate::comms;
 use crate::drained::Drained;
 use crate::errors::check;
 use crate::requests::{self, test_index};
-use crate::state::{core, Outcome, Phase, Work};
+use crate::state::{core, Outcome, Phase, Request, Work};
+use crate::synchronous;
 use crate::windows;
 use crate::world::{world_collective, WorldCollective};
 use mpi_std::*;
@@ -42,14 +43,19 @@ pub fn run(budget: u64) -> Result<DrainReport, DrainError> {
     let mut report = DrainReport::default();
     // It may have connected since the intent.
     let refusal = super::refusal().map_or(Ok(()), |why| Err(DrainError::Connected(why)));
-    agree(&world, refusal)?;
-    agree(&world, receive(budget, &expected, &mut report))?;
-    agree(&world, complete_sends())?;
+    agree(&world, refusal, 0)?;
+    let synchronous = synchronous::under_way();
+    let received = receive(budget, &expected, &mut report);
+    let some = agree(&world, received, synchronous.len())?;
+    agree(&world, complete_sends(), 0)?;
+    if some {
+        synchronous::settle(&world, &synchronous)?;
+    }
     super::sabotage::apply(core().state.comms.iter_mut().map(|(_, c)| &mut c.drained));
     requests::reap();
     forget_freed(&world).map_err(failed("MPI_Allgather"))?;
     report.bytes = held();
-    report.posted = active(|w| w == Work::Recv).len() as u64;
+    report.posted = active(|r| r.work == Work::Recv).len() as u64;
     Ok(report)
 }
 
@@ -78,10 +84,14 @@ fn forget_freed(world: &WorldCollective) -> Outcome {
     Ok(())
 }
 
-/// All ranks learn whether all have succeeded.
-fn agree(world: &WorldCollective, mine: Result<(), DrainError>) -> Result<(), DrainError> {
+/// All ranks learn whether all have succeeded, and whether any has something more to exchange.
+fn agree(
+    world: &WorldCollective,
+    mine: Result<(), DrainError>,
+    more: usize,
+) -> Result<bool, DrainError> {
     let votes = world
-        .allgather_word(mine.is_ok() as u64)
+        .allgather_word(if mine.is_ok() { 1 + more as u64 } else { 0 })
         .map_err(|class| DrainError::Mpi {
             operation: "MPI_Allgather",
             class,
@@ -90,7 +100,7 @@ fn agree(world: &WorldCollective, mine: Result<(), DrainError>) -> Result<(), Dr
     if votes.contains(&0) {
         return Err(DrainError::Peer);
     }
-    Ok(())
+    Ok(votes.iter().any(|vote| *vote > 1))
 }
 
 /// Bytes of drained messages held.
@@ -106,12 +116,12 @@ fn held() -> u64 {
     queued + extracted
 }
 
-fn active(which: impl Fn(Work) -> bool) -> Vec<u32> {
+fn active(which: impl Fn(&Request) -> bool) -> Vec<u32> {
     core()
         .state
         .requests
         .iter()
-        .filter(|(_, r)| r.phase == Phase::Active && which(r.work) && !r.unposted())
+        .filter(|(_, r)| r.phase == Phase::Active && which(r) && !r.unposted())
         .map(|(i, _)| i)
         .collect()
 }
@@ -125,7 +135,7 @@ fn receive(budget: u64, expected: &[u64], report: &mut DrainReport) -> Result<()
     let mut since = Instant::now();
     loop {
         let mut moved = 0u64;
-        for i in active(|w| w != Work::Generalised) {
+        for i in active(|r| r.work != Work::Generalised) {
             moved += test_index(i) as u64;
         }
         moved += receive_matched(budget, &mut held)?;
@@ -152,7 +162,7 @@ fn receive(budget: u64, expected: &[u64], report: &mut DrainReport) -> Result<()
             .filter(|(_, (got, sent))| got < sent)
             .map(|(rank, (got, sent))| (rank, sent - got))
             .collect();
-        let collectives = active(|w| w == Work::Collective);
+        let collectives = active(|r| r.work == Work::Collective);
         if missing.is_empty() && collectives.is_empty() {
             return Ok(());
         }
@@ -240,6 +250,7 @@ fn take_one(index: u32, real: u64, budget: u64, held: u64) -> Result<Option<u64>
             source: status.source,
             tag: status.tag,
             data,
+            sender: None,
         });
     }
     Ok(Some(bytes))
@@ -304,7 +315,9 @@ pub fn with_bytes(bytes: u64, with: impl FnOnce(i32, u64) -> Outcome) -> Outcome
 fn complete_sends() -> Result<(), DrainError> {
     let mut since = Instant::now();
     loop {
-        let waiting = active(|w| matches!(w, Work::Send(_) | Work::OneSided));
+        let waiting = active(|r| {
+            matches!(r.work, Work::Send(_) | Work::OneSided) && r.acknowledgement().is_none()
+        });
         if waiting.is_empty() {
             return Ok(());
         }

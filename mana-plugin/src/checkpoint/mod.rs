@@ -100,6 +100,9 @@ pub enum DrainError {
         /// Standard error class.
         class: i32,
     },
+    /// What ranks tell each other about synchronous sends could not be written or read.
+    #[error("the exchange about synchronous sends failed")]
+    Encode(#[source] postcard::Error),
     /// Another rank gave up; its own error tells why.
     #[error("the drain failed on another rank")]
     Peer,

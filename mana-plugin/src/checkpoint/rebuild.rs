@@ -18,7 +18,7 @@ use crate::state::{
     core, Outcome, Phase, SavedStatus, State, Topology, Work, PRIVATE, SELF, VERSION, WORLD,
 };
 use crate::world::world_collective;
-use crate::{attributes, datatypes, gate, life, ops, windows, Initialized};
+use crate::{attributes, datatypes, gate, life, ops, synchronous, windows, Initialized};
 use mpi_std::*;
 
 /// See [`super::start`].
@@ -275,6 +275,20 @@ fn attach(plain: u64, topology: &Topology) -> Outcome<u64> {
 /// Posts again what was posted, in its order. A drained message cannot match one of these (see
 /// `drain`); should a library have broken its own matching order, the message is delivered here.
 fn repost() -> Result<(), RebuildError> {
+    let awaited: Vec<(u32, u32, i32)> = core()
+        .state
+        .requests
+        .iter()
+        .filter(|(_, r)| r.phase == Phase::Active)
+        .filter_map(|(i, r)| r.acknowledgement().map(|(world, tag)| (i, world, tag)))
+        .collect();
+    for (index, world, tag) in awaited {
+        let real = synchronous::await_acknowledgement(world, tag)
+            .map_err(failed("MPI_Irecv", "an acknowledgement"))?;
+        if let Some(r) = core().state.requests.get_mut(index) {
+            r.real = real;
+        }
+    }
     let mut order: Vec<(u64, u32)> = core()
         .state
         .requests
@@ -304,6 +318,7 @@ fn repost() -> Result<(), RebuildError> {
         if let Some(m) = info.drained.take(pattern(e.peer, e.tag)) {
             // SAFETY: the program's buffer, mapped again.
             let (status, error) = unsafe { p2p::deliver(&m, e.buf, e.count, e.datatype) };
+            synchronous::acknowledge(m.sender);
             if let Some(r) = core().state.requests.get_mut(index) {
                 r.phase = Phase::Done;
                 r.status = SavedStatus::from(status);

@@ -109,6 +109,12 @@ pub const PROGRAMS: &[Program] = &[
         slow: &["--rounds", "2", "--hold", "300"],
         ..C
     },
+    Program {
+        name: "synchronous",
+        source: "synchronous.c",
+        slow: &["--pause", "110"],
+        ..C
+    },
     COMPUTE,
     Program {
         name: "objects",
