@@ -53,7 +53,7 @@ fn main() -> Result<(), Failure> {
 }
 
 /// Procedures written by hand, and the module each is in. Those that a macro writes are recognised by
-/// the macro's list: a line of names inside `sends!`, `blocking_sends!` or `keys!`.
+/// the macro's list: a line of names inside `sends!`, `blocking_sends!`, `keys!`, `transfers!` or `both_forms!`.
 fn by_hand_in(src: &Path, inside: &str) -> Result<BTreeMap<String, String>, Failure> {
     let mut found = BTreeMap::new();
     for file in fs::read_dir(src)? {
@@ -79,7 +79,7 @@ fn by_hand_in(src: &Path, inside: &str) -> Result<BTreeMap<String, String>, Fail
             match line.trim_end() {
                 "sends! {" => listed = "sends",
                 "blocking_sends! {" => listed = "blocking_sends",
-                "keys! {" => listed = "keys",
+                "keys! {" | "transfers! {" | "both_forms! {" => listed = "names",
                 "}" => listed = "",
                 _ => {}
             }
@@ -89,7 +89,7 @@ fn by_hand_in(src: &Path, inside: &str) -> Result<BTreeMap<String, String>, Fail
                 .collect();
             let defined = match listed {
                 "sends" => words.get(1..).unwrap_or_default(),
-                "blocking_sends" | "keys" => words.as_slice(),
+                "blocking_sends" | "names" => words.as_slice(),
                 _ => &[],
             };
             for name in defined {

@@ -1,13 +1,61 @@
 //! Any number of ranks and nodes in one process: each rank is a thread, a [`Collective`] is a meeting
 //! of all of them. For tests of placement, commit and recovery without MPI.
 
+use std::fs;
+use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::{Collective, Error};
+use mana_image::{RegionRecord, RegionTable, RunRecord, SectionKind, Sections};
+
+use crate::image_file::ImageContent;
+use crate::{Collective, Config, Error};
 
 /// Longest wait for the other ranks.
 const LIMIT: Duration = Duration::from_secs(60);
+
+/// The configuration of a job in test mode with its stores below `dir`, and `more` options.
+///
+/// # Errors
+/// When the file cannot be written or an option is wrong.
+pub fn configuration(dir: &Path, more: &[(&str, &str)]) -> Result<Config, Error> {
+    let (global, local) = (dir.join("global"), dir.join("local"));
+    let stores = [("global_ckpt_dir", global), ("local_ckpt_dir", local)];
+    let stores = stores.map(|(key, path)| (key.to_owned(), path.display().to_string()));
+    let more = [("test_mode", "1")].iter().chain(more);
+    let more = more.map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+    let file = dir.join("mana.conf");
+    fs::write(&file, "").map_err(Error::io("write", &file))?;
+    Config::load(
+        Some(&file),
+        &stores.into_iter().chain(more).collect(),
+        &|_| None,
+    )
+}
+
+/// What an image of `rank` may hold: one region, whole pages long, and a section.
+pub fn content(rank: u32, memory: &[u8]) -> ImageContent<'_> {
+    let run = RunRecord {
+        start: 0x3000_0000_0000,
+        len: memory.len() as u64,
+        offset: 0,
+    };
+    let region = RegionRecord {
+        start: run.start,
+        len: run.len,
+        prot: 3,
+        kind: 0,
+        name: Vec::new(),
+        runs: vec![run],
+    };
+    let mut sections = Sections::default();
+    sections.push(SectionKind::MPI, vec![rank as u8; 100]);
+    ImageContent {
+        sections,
+        regions: RegionTable(vec![region]),
+        memory: vec![memory],
+    }
+}
 
 struct Meeting {
     round: u64,

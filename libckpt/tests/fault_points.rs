@@ -1,7 +1,6 @@
 //! `MANA_FAULT`: the process kills itself at the point named, and what it leaves is what the step was
 //! worth. This program runs itself again as the one that dies.
 
-use std::fs;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -11,6 +10,7 @@ use libckpt::image_file::ImageContent;
 use libckpt::records::End;
 use libckpt::recovery::{recover, Outcome, Wish};
 use libckpt::session::{Beginning, Session};
+use libckpt::simulation::configuration;
 use libckpt::{Config, GenerationId, Level};
 use mana_image::{RegionTable, Sections};
 
@@ -18,16 +18,7 @@ use mana_image::{RegionTable, Sections};
 const DIRECTORY: &str = "LIBCKPT_TEST_DIRECTORY";
 
 fn config(dir: &Path) -> Config {
-    let options = [
-        ("global_ckpt_dir", dir.join("global").display().to_string()),
-        ("local_ckpt_dir", dir.join("local").display().to_string()),
-        ("test_mode", "1".into()),
-        ("keep", "1".into()),
-    ];
-    let options = options.map(|(k, v)| (k.to_owned(), v)).into();
-    let file = dir.join("mana.conf");
-    fs::write(&file, "").expect("configuration");
-    Config::load(Some(&file), &options, &|_| None).expect("configuration")
+    configuration(dir, &[("keep", "1")]).expect("configuration")
 }
 
 fn open(dir: &Path) -> Session {

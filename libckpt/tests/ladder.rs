@@ -7,26 +7,16 @@ use libckpt::collective::gather;
 use libckpt::image_file::{ImageContent, ImageReport};
 use libckpt::recovery::{recover, Outcome, Source, Wish};
 use libckpt::session::{Beginning, Session};
-use libckpt::simulation::{run, SimulatedRank};
+use libckpt::simulation::{configuration, content, run, SimulatedRank};
 use libckpt::store::{Copy, Store};
 use libckpt::{Collective as _, Config, Error, GenerationId, Level};
-use mana_image::{RegionRecord, RegionTable, RunRecord, SectionKind, Sections};
+use mana_image::{RegionTable, Sections};
 
 const RANKS: u32 = 4;
 
 fn config(dir: &Path) -> Config {
-    let options = [
-        ("global_ckpt_dir", dir.join("global").display().to_string()),
-        ("local_ckpt_dir", dir.join("local").display().to_string()),
-        ("test_mode", "1".into()),
-        ("keep", "2".into()),
-        // Two ranks on each of two nodes.
-        ("node_size", "2".into()),
-    ];
-    let options = options.map(|(k, v)| (k.to_owned(), v)).into();
-    let file = dir.join("mana.conf");
-    fs::write(&file, "").expect("configuration");
-    Config::load(Some(&file), &options, &|_| None).expect("configuration")
+    // Two ranks on each of two nodes.
+    configuration(dir, &[("keep", "2"), ("node_size", "2")]).expect("configuration")
 }
 
 fn id(number: u64) -> GenerationId {
@@ -38,27 +28,9 @@ fn id(number: u64) -> GenerationId {
 
 fn write(session: &Session, id: GenerationId) -> ImageReport {
     let memory = vec![session.rank() as u8 + id.number as u8; 1 << 20];
-    let run = RunRecord {
-        start: 0x3000_0000_0000,
-        len: 1 << 20,
-        offset: 0,
-    };
-    let region = RegionRecord {
-        start: run.start,
-        len: run.len,
-        prot: 3,
-        kind: 0,
-        name: Vec::new(),
-        runs: vec![run],
-    };
-    let mut sections = Sections::default();
-    sections.push(SectionKind::MPI, vec![session.rank() as u8; 100]);
-    let content = ImageContent {
-        sections,
-        regions: RegionTable(vec![region]),
-        memory: vec![&memory],
-    };
-    session.write_image(id, content).expect("image")
+    session
+        .write_image(id, content(session.rank(), &memory))
+        .expect("image")
 }
 
 fn checkpoint(session: &Session, all: &SimulatedRank, id: GenerationId) {

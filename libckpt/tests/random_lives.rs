@@ -8,13 +8,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use libckpt::collective::gather;
-use libckpt::image_file::{ImageContent, ImageFile, ImageReport};
+use libckpt::image_file::{ImageFile, ImageReport};
 use libckpt::recovery::{protect_again, recover, Outcome, Wish};
 use libckpt::session::{Beginning, Session};
-use libckpt::simulation::{run, SimulatedRank};
+use libckpt::simulation::{configuration, content, run, SimulatedRank};
 use libckpt::store::{Copy, Store};
 use libckpt::{Collective as _, Config, GenerationId, Level};
-use mana_image::{RegionRecord, RegionTable, RunRecord, SectionKind, Sections};
+
 use proptest::prelude::*;
 
 const RANKS: u32 = 4;
@@ -104,17 +104,8 @@ fn lives() -> impl Strategy<Value = (u32, Vec<Life>)> {
 }
 
 fn config(dir: &Path, keep: u32, node_size: u32) -> Config {
-    let options = [
-        ("global_ckpt_dir", dir.join("global").display().to_string()),
-        ("local_ckpt_dir", dir.join("local").display().to_string()),
-        ("test_mode", "1".into()),
-        ("node_size", node_size.to_string()),
-        ("keep", keep.to_string()),
-    ];
-    let options = options.map(|(k, v)| (k.to_owned(), v)).into();
-    let file = dir.join("mana.conf");
-    fs::write(&file, "").expect("configuration");
-    Config::load(Some(&file), &options, &|_| None).expect("configuration")
+    let (keep, node_size) = (keep.to_string(), node_size.to_string());
+    configuration(dir, &[("keep", &keep), ("node_size", &node_size)]).expect("configuration")
 }
 
 fn pattern(id: GenerationId, rank: u32) -> Vec<u8> {
@@ -125,27 +116,9 @@ fn pattern(id: GenerationId, rank: u32) -> Vec<u8> {
 
 fn write(session: &Session, id: GenerationId) -> ImageReport {
     let memory = pattern(id, session.rank());
-    let run = RunRecord {
-        start: 0x3000_0000_0000,
-        len: 8192,
-        offset: 0,
-    };
-    let region = RegionRecord {
-        start: run.start,
-        len: run.len,
-        prot: 3,
-        kind: 0,
-        name: Vec::new(),
-        runs: vec![run],
-    };
-    let mut sections = Sections::default();
-    sections.push(SectionKind::MPI, vec![session.rank() as u8; 100]);
-    let content = ImageContent {
-        sections,
-        regions: RegionTable(vec![region]),
-        memory: vec![&memory],
-    };
-    session.write_image(id, content).expect("image")
+    session
+        .write_image(id, content(session.rank(), &memory))
+        .expect("image")
 }
 
 /// What the test remembers of the job, and nothing else decides what it expects.

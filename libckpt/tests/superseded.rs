@@ -10,7 +10,7 @@ use libckpt::image_file::{ImageContent, ImageReport};
 use libckpt::records::{End, JobState};
 use libckpt::recovery::{recover, Outcome, Wish};
 use libckpt::session::{Beginning, Session};
-use libckpt::simulation::{run, SimulatedRank};
+use libckpt::simulation::{configuration, run, SimulatedRank};
 use libckpt::store::{Copy, Store};
 use libckpt::{Collective as _, Config, Error, GenerationId, Level};
 use mana_image::{RegionTable, SectionKind, Sections};
@@ -18,16 +18,7 @@ use mana_image::{RegionTable, SectionKind, Sections};
 const RANKS: u32 = 3;
 
 fn config(dir: &Path) -> Config {
-    let options = [
-        ("global_ckpt_dir", dir.join("global").display().to_string()),
-        ("local_ckpt_dir", dir.join("local").display().to_string()),
-        ("test_mode", "1".into()),
-        ("keep", "1".into()),
-    ];
-    let options = options.map(|(k, v)| (k.to_owned(), v)).into();
-    let file = dir.join("mana.conf");
-    fs::write(&file, "").expect("configuration");
-    Config::load(Some(&file), &options, &|_| None).expect("configuration")
+    configuration(dir, &[("keep", "1")]).expect("configuration")
 }
 
 fn id(incarnation: u32, number: u64) -> GenerationId {

@@ -159,6 +159,12 @@ impl Core {
         let comm = r.comm;
         let Some(kept) = r.kept.as_mut() else { return };
         let synchronous = kept.synchronous.take();
+        if let Some((status, error)) = kept.received.take() {
+            r.status = status;
+            if r.error == MPI_SUCCESS {
+                r.error = error;
+            }
+        }
         kept.bytes = Vec::new();
         kept.words = Vec::new();
         if let Some(p) = &kept.partitions {

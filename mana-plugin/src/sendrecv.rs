@@ -32,6 +32,31 @@ unsafe fn finish_pair(receive: u32, send: u32, status: *mut Status) -> Outcome {
     check(if e != MPI_SUCCESS { e } else { error })
 }
 
+/// The envelopes of what is sent and of what is received.
+macro_rules! envelopes {
+    ($to:expr, $out:expr, $out_type:expr, $dest:expr, $out_tag:expr;
+     $from:expr, $in:expr, $in_type:expr, $source:expr, $in_tag:expr; $comm:expr) => {
+        (
+            Envelope {
+                buf: $to as u64,
+                count: $out,
+                datatype: $out_type,
+                peer: $dest,
+                tag: $out_tag,
+                comm: $comm,
+            },
+            Envelope {
+                buf: $from as u64,
+                count: $in,
+                datatype: $in_type,
+                peer: $source,
+                tag: $in_tag,
+                comm: $comm,
+            },
+        )
+    };
+}
+
 pub unsafe extern "C" fn MPI_Sendrecv(
     sendbuf: *const c_void,
     sendcount: i32,
@@ -52,36 +77,37 @@ pub unsafe extern "C" fn MPI_Sendrecv(
         if let Some(outcome) = unsafe { resumed(status) } {
             return outcome;
         }
+        let (to, from) = envelopes!(sendbuf, sendcount, sendtype, dest, sendtag;
+            recvbuf, recvcount, recvtype, source, recvtag; comm);
         // SAFETY: the program's arguments.
-        let r = unsafe {
-            irecv(Envelope {
-                buf: recvbuf as u64,
-                count: recvcount,
-                datatype: recvtype,
-                peer: source,
-                tag: recvtag,
-                comm,
-            })
-        }?;
-        // SAFETY: as above.
-        let s = unsafe {
-            isend(
-                STANDARD,
-                Envelope {
-                    buf: sendbuf as u64,
-                    count: sendcount,
-                    datatype: sendtype,
-                    peer: dest,
-                    tag: sendtag,
-                    comm,
-                },
-            )
-        };
-        let s = s.inspect_err(|_| abandon(r))?;
+        let (r, s) = unsafe { exchange(to, from) }?;
         // SAFETY: as above.
         unsafe { finish_pair(r, s, status) }
     })();
     finish(outcome, comm, "MPI_Sendrecv")
+}
+
+/// Starts a receive and a send: their requests.
+///
+/// # Safety
+/// The envelopes are the program's.
+unsafe fn exchange(send: Envelope, receive: Envelope) -> Outcome<(u32, u32)> {
+    // SAFETY: passed on.
+    let r = unsafe { irecv(receive) }?;
+    // SAFETY: passed on.
+    let s = unsafe { isend(STANDARD, send) }.inspect_err(|_| abandon(r))?;
+    Ok((r, s))
+}
+
+/// Starts a receive into the buffer that is sent.
+///
+/// # Safety
+/// The envelopes are the program's.
+unsafe fn replace(send: Envelope, receive: Envelope) -> Outcome<(u32, u32)> {
+    let s = isend_packed(&send)?;
+    // SAFETY: passed on; the data to send has been copied.
+    let r = unsafe { irecv(receive) }?;
+    Ok((r, s))
 }
 
 /// Gives up a receive whose partner could not start.
@@ -151,25 +177,10 @@ pub unsafe extern "C" fn MPI_Sendrecv_replace(
         if let Some(outcome) = unsafe { resumed(status) } {
             return outcome;
         }
-        let s = isend_packed(&Envelope {
-            buf: buf as u64,
-            count,
-            datatype,
-            peer: dest,
-            tag: sendtag,
-            comm,
-        })?;
-        // SAFETY: the program's arguments; the data to send has been copied.
-        let r = unsafe {
-            irecv(Envelope {
-                buf: buf as u64,
-                count,
-                datatype,
-                peer: source,
-                tag: recvtag,
-                comm,
-            })
-        }?;
+        let (to, from) = envelopes!(buf, count, datatype, dest, sendtag;
+            buf, count, datatype, source, recvtag; comm);
+        // SAFETY: the program's arguments.
+        let (r, s) = unsafe { replace(to, from) }?;
         // SAFETY: as above.
         unsafe { finish_pair(r, s, status) }
     })();
@@ -185,12 +196,10 @@ fn pair(receive: u32, send: u32) -> Outcome<u64> {
         c.remove_request(send);
     } else if r.phase == Phase::Done {
         // The receive is over already: the send's end is what the program waits for.
-        let (status, error) = (r.status, r.error);
+        let received = (r.status, r.error);
         c.remove_request(receive);
         let s = c.request(send)?;
-        s.status = status;
-        s.error = error;
-        s.work = Work::Send(STANDARD);
+        s.kept.get_or_insert_default().received = Some(received);
         return Ok(requests::word(send));
     } else {
         r.kept.get_or_insert_with(Default::default).partner = Some(send);
@@ -214,32 +223,10 @@ pub unsafe extern "C" fn MPI_Isendrecv(
 ) -> i32 {
     let _guard = entry::enter();
     let outcome = (|| {
+        let (to, from) = envelopes!(sendbuf, sendcount, sendtype, dest, sendtag;
+            recvbuf, recvcount, recvtype, source, recvtag; comm);
         // SAFETY: the program's arguments.
-        let r = unsafe {
-            irecv(Envelope {
-                buf: recvbuf as u64,
-                count: recvcount,
-                datatype: recvtype,
-                peer: source,
-                tag: recvtag,
-                comm,
-            })
-        }?;
-        // SAFETY: as above.
-        let s = unsafe {
-            isend(
-                STANDARD,
-                Envelope {
-                    buf: sendbuf as u64,
-                    count: sendcount,
-                    datatype: sendtype,
-                    peer: dest,
-                    tag: sendtag,
-                    comm,
-                },
-            )
-        };
-        let s = s.inspect_err(|_| abandon(r))?;
+        let (r, s) = unsafe { exchange(to, from) }?;
         // SAFETY: an output argument.
         unsafe { *request = pair(r, s)? };
         Ok(())
@@ -260,25 +247,10 @@ pub unsafe extern "C" fn MPI_Isendrecv_replace(
 ) -> i32 {
     let _guard = entry::enter();
     let outcome = (|| {
-        let s = isend_packed(&Envelope {
-            buf: buf as u64,
-            count,
-            datatype,
-            peer: dest,
-            tag: sendtag,
-            comm,
-        })?;
-        // SAFETY: the program's arguments; the data to send has been copied.
-        let r = unsafe {
-            irecv(Envelope {
-                buf: buf as u64,
-                count,
-                datatype,
-                peer: source,
-                tag: recvtag,
-                comm,
-            })
-        }?;
+        let (to, from) = envelopes!(buf, count, datatype, dest, sendtag;
+            buf, count, datatype, source, recvtag; comm);
+        // SAFETY: the program's arguments.
+        let (r, s) = unsafe { replace(to, from) }?;
         // SAFETY: an output argument.
         unsafe { *request = pair(r, s)? };
         Ok(())

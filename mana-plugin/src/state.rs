@@ -296,6 +296,8 @@ pub struct Kept {
     pub partitions: Option<Partitions>,
     /// How far a synchronous send is.
     pub synchronous: Option<Progress>,
+    /// What a send tells that stands for a receive which is over.
+    pub received: Option<(SavedStatus, i32)>,
 }
 
 /// A request, of the program or our own.

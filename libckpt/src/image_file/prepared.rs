@@ -4,14 +4,13 @@
 //! or a lock is done here, before the fork. The program stands still meanwhile: space is reserved by
 //! whoever fills the file.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use mana_image::{Hash, Header, HeaderDraft, Layout, SectionKind, PAGE};
+use mana_image::{Hash, HeaderDraft, Layout, SectionKind, PAGE};
 
-use super::writer::explain;
+use super::writer::{direct, explain, header};
 use super::{ImageContent, ImageName, ImageReport};
 use crate::fault::point;
 use crate::session::Session;
@@ -76,28 +75,8 @@ pub fn prepare(
         total: layout.total,
         published: false,
     };
-    let direct = OpenOptions::new()
-        .write(true)
-        .custom_flags(libc::O_DIRECT)
-        .open(&pending.temporary)
-        .ok();
-    let created = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0, |d| d.as_secs());
-    let header = Header {
-        job: name.job.clone(),
-        rank: name.rank,
-        size: name.size,
-        incarnation: name.generation.incarnation,
-        generation: name.generation.number,
-        created,
-        meta: layout.meta,
-        data: layout.data,
-        index: layout.index.0,
-        total: layout.total,
-        meta_hash: Hash::default(),
-        index_hash: Hash::default(),
-    };
+    let direct = direct(&pending.temporary);
+    let header = header(name, &layout);
     Ok(PreparedImage {
         file,
         direct,

@@ -77,6 +77,34 @@ pub(super) fn explain(e: io::Error, path: &Path, total: u64) -> Error {
     }
 }
 
+/// The file once more, opened with O_DIRECT, where the storage can.
+pub(super) fn direct(path: &Path) -> Option<File> {
+    let mut options = OpenOptions::new();
+    options.write(true).custom_flags(libc::O_DIRECT);
+    options.open(path).ok()
+}
+
+/// The header of an image made now, without its hashes.
+pub(super) fn header(name: &ImageName, layout: &Layout) -> Header {
+    let created = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |d| d.as_secs());
+    Header {
+        job: name.job.clone(),
+        rank: name.rank,
+        size: name.size,
+        incarnation: name.generation.incarnation,
+        generation: name.generation.number,
+        created,
+        meta: layout.meta,
+        data: layout.data,
+        index: layout.index.0,
+        total: layout.total,
+        meta_hash: Hash::default(),
+        index_hash: Hash::default(),
+    }
+}
+
 fn fill(
     tmp: &Path,
     name: &ImageName,
@@ -93,33 +121,15 @@ fn fill(
             e => return Err(e),
         }
     }
-    let direct = OpenOptions::new()
-        .write(true)
-        .custom_flags(libc::O_DIRECT)
-        .open(tmp)
-        .ok();
+    let direct = direct(tmp);
     let plan = Plan::new(content, layout.data.1);
     let hashes = write_data(&plan, &file, direct.as_ref(), layout)?;
     let index = hashes.concat();
     file.write_all_at(meta, layout.meta.0)?;
     file.write_all_at(&index, layout.index.0)?;
-    let created = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0, |d| d.as_secs());
-    let header = Header {
-        job: name.job.clone(),
-        rank: name.rank,
-        size: name.size,
-        incarnation: name.generation.incarnation,
-        generation: name.generation.number,
-        created,
-        meta: layout.meta,
-        data: layout.data,
-        index: layout.index.0,
-        total: layout.total,
-        meta_hash: hash(meta),
-        index_hash: hash(&index),
-    };
+    let mut header = header(name, &layout);
+    header.meta_hash = hash(meta);
+    header.index_hash = hash(&index);
     operation("store.write", tmp)?;
     file.write_all_at(&header.encode(), 0)?;
     operation("store.sync", tmp)?;

@@ -3,29 +3,18 @@
 use std::fs;
 use std::path::Path;
 
-use mana_image::{RegionRecord, RegionTable, RunRecord, SectionKind, Sections};
-
 use super::*;
-use crate::image_file::{ImageContent, ImageFile, ImageReport};
+use crate::image_file::{ImageFile, ImageReport};
 use crate::records::{Commits, Incarnation, Records};
 use crate::session::Beginning;
-use crate::simulation::{run, SimulatedRank};
+use crate::simulation::{configuration, content, run, SimulatedRank};
 use crate::{Config, Topology};
 
 const RANKS: u32 = 4;
 const SECRET: crate::transport::Secret = [5; 32];
 
 fn config(dir: &Path, keep: u32) -> Config {
-    let options = [
-        ("global_ckpt_dir", dir.join("global").display().to_string()),
-        ("local_ckpt_dir", dir.join("local").display().to_string()),
-        ("test_mode", "1".into()),
-        ("keep", keep.to_string()),
-    ];
-    let options = options.map(|(k, v)| (k.to_owned(), v)).into();
-    let file = dir.join("mana.conf");
-    fs::write(&file, "").expect("configuration");
-    Config::load(Some(&file), &options, &|_| None).expect("configuration")
+    configuration(dir, &[("keep", &keep.to_string())]).expect("configuration")
 }
 
 fn pattern(id: GenerationId, rank: u32) -> Vec<u8> {
@@ -40,27 +29,7 @@ fn write(session: &Session, id: GenerationId) -> ImageReport {
 
 fn try_write(session: &Session, id: GenerationId) -> Result<ImageReport, Error> {
     let memory = pattern(id, session.rank());
-    let run = RunRecord {
-        start: 0x3000_0000_0000,
-        len: 8192,
-        offset: 0,
-    };
-    let region = RegionRecord {
-        start: run.start,
-        len: run.len,
-        prot: 3,
-        kind: 0,
-        name: Vec::new(),
-        runs: vec![run],
-    };
-    let mut sections = Sections::default();
-    sections.push(SectionKind::MPI, vec![session.rank() as u8; 100]);
-    let content = ImageContent {
-        sections,
-        regions: RegionTable(vec![region]),
-        memory: vec![&memory],
-    };
-    session.write_image(id, content)
+    session.write_image(id, content(session.rank(), &memory))
 }
 
 /// Takes a generation as the coordinator would; the levels in `broken` are not reached.

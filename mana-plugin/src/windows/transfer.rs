@@ -113,157 +113,6 @@ fn predefined(op: u64) -> Outcome<u64> {
     }
 }
 
-pub unsafe extern "C" fn MPI_Put(
-    origin_addr: *const c_void,
-    origin_count: i32,
-    origin_datatype: u64,
-    target_rank: i32,
-    target_disp: i64,
-    target_count: i32,
-    target_datatype: u64,
-    win: u64,
-) -> i32 {
-    transfer(
-        win,
-        target_rank,
-        target_disp,
-        "MPI_Put",
-        |procs, window, disp| {
-            let (from, to) = (real(origin_datatype)?, real(target_datatype)?);
-            // SAFETY: the program's arguments, with real handles.
-            Ok(unsafe {
-                (procs.MPI_Put)(
-                    origin_addr,
-                    origin_count,
-                    from,
-                    target_rank,
-                    disp,
-                    target_count,
-                    to,
-                    window,
-                )
-            })
-        },
-    )
-}
-
-pub unsafe extern "C" fn MPI_Get(
-    origin_addr: *mut c_void,
-    origin_count: i32,
-    origin_datatype: u64,
-    target_rank: i32,
-    target_disp: i64,
-    target_count: i32,
-    target_datatype: u64,
-    win: u64,
-) -> i32 {
-    transfer(
-        win,
-        target_rank,
-        target_disp,
-        "MPI_Get",
-        |procs, window, disp| {
-            let (from, to) = (real(origin_datatype)?, real(target_datatype)?);
-            // SAFETY: as above.
-            Ok(unsafe {
-                (procs.MPI_Get)(
-                    origin_addr,
-                    origin_count,
-                    from,
-                    target_rank,
-                    disp,
-                    target_count,
-                    to,
-                    window,
-                )
-            })
-        },
-    )
-}
-
-pub unsafe extern "C" fn MPI_Accumulate(
-    origin_addr: *const c_void,
-    origin_count: i32,
-    origin_datatype: u64,
-    target_rank: i32,
-    target_disp: i64,
-    target_count: i32,
-    target_datatype: u64,
-    op: u64,
-    win: u64,
-) -> i32 {
-    transfer(
-        win,
-        target_rank,
-        target_disp,
-        "MPI_Accumulate",
-        |procs, window, disp| {
-            let (from, to, op) = (
-                real(origin_datatype)?,
-                real(target_datatype)?,
-                predefined(op)?,
-            );
-            // SAFETY: as above.
-            Ok(unsafe {
-                (procs.MPI_Accumulate)(
-                    origin_addr,
-                    origin_count,
-                    from,
-                    target_rank,
-                    disp,
-                    target_count,
-                    to,
-                    op,
-                    window,
-                )
-            })
-        },
-    )
-}
-
-pub unsafe extern "C" fn MPI_Get_accumulate(
-    origin_addr: *const c_void,
-    origin_count: i32,
-    origin_datatype: u64,
-    result_addr: *mut c_void,
-    result_count: i32,
-    result_datatype: u64,
-    target_rank: i32,
-    target_disp: i64,
-    target_count: i32,
-    target_datatype: u64,
-    op: u64,
-    win: u64,
-) -> i32 {
-    transfer(
-        win,
-        target_rank,
-        target_disp,
-        "MPI_Get_accumulate",
-        |procs, window, disp| {
-            let (from, into) = (origin(origin_datatype, op)?, real(result_datatype)?);
-            let (to, op) = (real(target_datatype)?, predefined(op)?);
-            // SAFETY: as above.
-            Ok(unsafe {
-                (procs.MPI_Get_accumulate)(
-                    origin_addr,
-                    origin_count,
-                    from,
-                    result_addr,
-                    result_count,
-                    into,
-                    target_rank,
-                    disp,
-                    target_count,
-                    to,
-                    op,
-                    window,
-                )
-            })
-        },
-    )
-}
-
 /// The origin's datatype, which means nothing where nothing is sent.
 fn origin(datatype: u64, op: u64) -> Outcome<u64> {
     if op == MPI_NO_OP {
@@ -276,229 +125,102 @@ fn origin(datatype: u64, op: u64) -> Outcome<u64> {
     real(datatype)
 }
 
-pub unsafe extern "C" fn MPI_Fetch_and_op(
-    origin_addr: *const c_void,
-    result_addr: *mut c_void,
-    datatype: u64,
-    target_rank: i32,
-    target_disp: i64,
-    op: u64,
-    win: u64,
-) -> i32 {
-    transfer(
-        win,
-        target_rank,
-        target_disp,
-        "MPI_Fetch_and_op",
-        |procs, window, disp| {
-            let (datatype, op) = (real(datatype)?, predefined(op)?);
-            // SAFETY: as above.
-            Ok(unsafe {
-                (procs.MPI_Fetch_and_op)(
-                    origin_addr,
-                    result_addr,
-                    datatype,
-                    target_rank,
-                    disp,
-                    op,
-                    window,
-                )
+/// A transfer: the arguments before the target's rank and displacement, those after them, and what
+/// becomes of handles among them.
+macro_rules! transfers {
+    ($($name:ident ($($before:ident: $before_type:ty),*; $($after:ident: $after_type:ty),*)
+        { $($handle:ident = $real:expr),* })*) => {$(
+        pub unsafe extern "C" fn $name(
+            $($before: $before_type,)*
+            target_rank: i32,
+            target_disp: i64,
+            $($after: $after_type,)*
+            win: u64,
+        ) -> i32 {
+            transfer(win, target_rank, target_disp, stringify!($name), |procs, window, disp| {
+                $(let $handle = $real;)*
+                // SAFETY: the program's arguments, with real handles.
+                Ok(unsafe { (procs.$name)($($before,)* target_rank, disp, $($after,)* window) })
             })
-        },
-    )
+        }
+    )*};
 }
 
-pub unsafe extern "C" fn MPI_Compare_and_swap(
-    origin_addr: *const c_void,
-    compare_addr: *const c_void,
-    result_addr: *mut c_void,
-    datatype: u64,
-    target_rank: i32,
-    target_disp: i64,
-    win: u64,
-) -> i32 {
-    transfer(
-        win,
-        target_rank,
-        target_disp,
-        "MPI_Compare_and_swap",
-        |procs, window, disp| {
-            let datatype = real(datatype)?;
-            // SAFETY: as above.
-            Ok(unsafe {
-                (procs.MPI_Compare_and_swap)(
-                    origin_addr,
-                    compare_addr,
-                    result_addr,
-                    datatype,
-                    target_rank,
-                    disp,
-                    window,
-                )
+/// As `transfers`, of the forms with a request.
+macro_rules! requested_transfers {
+    ($($name:ident ($($before:ident: $before_type:ty),*; $($after:ident: $after_type:ty),*)
+        { $($handle:ident = $real:expr),* })*) => {$(
+        pub unsafe extern "C" fn $name(
+            $($before: $before_type,)*
+            target_rank: i32,
+            target_disp: i64,
+            $($after: $after_type,)*
+            win: u64,
+            request: *mut u64,
+        ) -> i32 {
+            requested(win, target_rank, target_disp, stringify!($name), request, |procs, window, disp, out| {
+                $(let $handle = $real;)*
+                // SAFETY: the program's arguments, with real handles.
+                Ok(unsafe { (procs.$name)($($before,)* target_rank, disp, $($after,)* window, out) })
             })
-        },
-    )
+        }
+    )*};
 }
 
-pub unsafe extern "C" fn MPI_Rput(
-    origin_addr: *const c_void,
-    origin_count: i32,
-    origin_datatype: u64,
-    target_rank: i32,
-    target_disp: i64,
-    target_count: i32,
-    target_datatype: u64,
-    win: u64,
-    request: *mut u64,
-) -> i32 {
-    requested(
-        win,
-        target_rank,
-        target_disp,
-        "MPI_Rput",
-        request,
-        |procs, window, disp, out| {
-            let (from, to) = (real(origin_datatype)?, real(target_datatype)?);
-            // SAFETY: as above.
-            Ok(unsafe {
-                (procs.MPI_Rput)(
-                    origin_addr,
-                    origin_count,
-                    from,
-                    target_rank,
-                    disp,
-                    target_count,
-                    to,
-                    window,
-                    out,
-                )
-            })
-        },
-    )
+/// Those that exist in both forms.
+macro_rules! both_forms {
+    ($($blocking:ident $requested:ident $arguments:tt $handles:tt)*) => {
+        transfers! { $($blocking $arguments $handles)* }
+        requested_transfers! { $($requested $arguments $handles)* }
+    };
 }
 
-pub unsafe extern "C" fn MPI_Rget(
-    origin_addr: *mut c_void,
-    origin_count: i32,
-    origin_datatype: u64,
-    target_rank: i32,
-    target_disp: i64,
-    target_count: i32,
-    target_datatype: u64,
-    win: u64,
-    request: *mut u64,
-) -> i32 {
-    requested(
-        win,
-        target_rank,
-        target_disp,
-        "MPI_Rget",
-        request,
-        |procs, window, disp, out| {
-            let (from, to) = (real(origin_datatype)?, real(target_datatype)?);
-            // SAFETY: as above.
-            Ok(unsafe {
-                (procs.MPI_Rget)(
-                    origin_addr,
-                    origin_count,
-                    from,
-                    target_rank,
-                    disp,
-                    target_count,
-                    to,
-                    window,
-                    out,
-                )
-            })
-        },
-    )
+both_forms! {
+    MPI_Put MPI_Rput (
+        origin_addr: *const c_void, origin_count: i32, origin_datatype: u64;
+        target_count: i32, target_datatype: u64
+    ) {
+        origin_datatype = real(origin_datatype)?,
+        target_datatype = real(target_datatype)?
+    }
+    MPI_Get MPI_Rget (
+        origin_addr: *mut c_void, origin_count: i32, origin_datatype: u64;
+        target_count: i32, target_datatype: u64
+    ) {
+        origin_datatype = real(origin_datatype)?,
+        target_datatype = real(target_datatype)?
+    }
+    MPI_Accumulate MPI_Raccumulate (
+        origin_addr: *const c_void, origin_count: i32, origin_datatype: u64;
+        target_count: i32, target_datatype: u64, op: u64
+    ) {
+        origin_datatype = real(origin_datatype)?,
+        target_datatype = real(target_datatype)?,
+        op = predefined(op)?
+    }
+    MPI_Get_accumulate MPI_Rget_accumulate (
+        origin_addr: *const c_void, origin_count: i32, origin_datatype: u64,
+        result_addr: *mut c_void, result_count: i32, result_datatype: u64;
+        target_count: i32, target_datatype: u64, op: u64
+    ) {
+        origin_datatype = origin(origin_datatype, op)?,
+        result_datatype = real(result_datatype)?,
+        target_datatype = real(target_datatype)?,
+        op = predefined(op)?
+    }
 }
 
-pub unsafe extern "C" fn MPI_Raccumulate(
-    origin_addr: *const c_void,
-    origin_count: i32,
-    origin_datatype: u64,
-    target_rank: i32,
-    target_disp: i64,
-    target_count: i32,
-    target_datatype: u64,
-    op: u64,
-    win: u64,
-    request: *mut u64,
-) -> i32 {
-    requested(
-        win,
-        target_rank,
-        target_disp,
-        "MPI_Raccumulate",
-        request,
-        |procs, window, disp, out| {
-            let (from, to, op) = (
-                real(origin_datatype)?,
-                real(target_datatype)?,
-                predefined(op)?,
-            );
-            // SAFETY: as above.
-            Ok(unsafe {
-                (procs.MPI_Raccumulate)(
-                    origin_addr,
-                    origin_count,
-                    from,
-                    target_rank,
-                    disp,
-                    target_count,
-                    to,
-                    op,
-                    window,
-                    out,
-                )
-            })
-        },
-    )
-}
-
-pub unsafe extern "C" fn MPI_Rget_accumulate(
-    origin_addr: *const c_void,
-    origin_count: i32,
-    origin_datatype: u64,
-    result_addr: *mut c_void,
-    result_count: i32,
-    result_datatype: u64,
-    target_rank: i32,
-    target_disp: i64,
-    target_count: i32,
-    target_datatype: u64,
-    op: u64,
-    win: u64,
-    request: *mut u64,
-) -> i32 {
-    requested(
-        win,
-        target_rank,
-        target_disp,
-        "MPI_Rget_accumulate",
-        request,
-        |procs, window, disp, out| {
-            let (from, into) = (origin(origin_datatype, op)?, real(result_datatype)?);
-            let (to, op) = (real(target_datatype)?, predefined(op)?);
-            // SAFETY: as above.
-            Ok(unsafe {
-                (procs.MPI_Rget_accumulate)(
-                    origin_addr,
-                    origin_count,
-                    from,
-                    result_addr,
-                    result_count,
-                    into,
-                    target_rank,
-                    disp,
-                    target_count,
-                    to,
-                    op,
-                    window,
-                    out,
-                )
-            })
-        },
-    )
+transfers! {
+    MPI_Fetch_and_op (
+        origin_addr: *const c_void, result_addr: *mut c_void, datatype: u64;
+        op: u64
+    ) {
+        datatype = real(datatype)?,
+        op = predefined(op)?
+    }
+    MPI_Compare_and_swap (
+        origin_addr: *const c_void, compare_addr: *const c_void, result_addr: *mut c_void, datatype: u64;
+    ) {
+        datatype = real(datatype)?
+    }
 }
