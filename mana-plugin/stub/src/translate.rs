@@ -232,6 +232,32 @@ impl Words {
             i += 1;
         }
     }
+
+    /// Hands back the words that are not those of the handles any more. A handle that stays is not
+    /// written: the program may compare it.
+    ///
+    /// # Safety
+    /// `handles` is what was given to `new`.
+    #[inline(always)]
+    pub unsafe fn give_changed(
+        &mut self,
+        handles: *mut Handle,
+        word: fn(Handle) -> u64,
+        back: fn(u64) -> Handle,
+    ) {
+        let from = self.space.pointer();
+        let mut i = 0;
+        while i < self.len {
+            // SAFETY: within `len`.
+            unsafe {
+                let now = *from.add(i);
+                if now != word(*handles.add(i)) {
+                    *handles.add(i) = back(now);
+                }
+            }
+            i += 1;
+        }
+    }
 }
 
 /// An array of translated integers.

@@ -204,7 +204,12 @@ fn parameter(
             let _ = writeln!(before, "        let mut {n}_w: u64 = {value};");
             args.push(format!("&raw mut {n}_w"));
             if direction == Direction::InOut {
-                let _ = writeln!(after, "        *{n} = t::{word}_back({n}_w);");
+                // A handle that stays is not written: the program may compare it.
+                let _ = writeln!(before, "        let {n}_b = {n}_w;");
+                let _ = writeln!(
+                    after,
+                    "        if {n}_w != {n}_b {{ *{n} = t::{word}_back({n}_w); }}"
+                );
             } else {
                 // The tool interface allows null for what is not wanted.
                 let wanted = match p.name.starts_with("MPI_T_") {
@@ -229,8 +234,17 @@ fn parameter(
                 "        let mut {n}_w = t::Words::{new}({n}, {len}, t::{word});"
             );
             args.push(format!("{n}_w.pointer()"));
-            if direction != Direction::In {
-                let _ = writeln!(after, "        {n}_w.give({n}, t::{word}_back);");
+            match direction {
+                Direction::In => {}
+                Direction::InOut => {
+                    let _ = writeln!(
+                        after,
+                        "        {n}_w.give_changed({n}, t::{word}, t::{word}_back);"
+                    );
+                }
+                Direction::Out => {
+                    let _ = writeln!(after, "        {n}_w.give({n}, t::{word}_back);");
+                }
             }
         }
         (kind, Direction::In, None) if crate::integers(kind).is_some() => {
