@@ -1,12 +1,13 @@
 //! Windows of one member, where the library refuses them.
 //!
-//! Lower half. Open MPI 4.1.4 makes no window over given memory on a communicator of one process, but
-//! allocates one there, so programs have such windows. Every transfer in one is of this process with
+//! Lower half. On a communicator of one process Open MPI 4.1.4 makes no window over given memory, but
+//! allocates memory with a window, or a shared one, so programs have those there. Every transfer in one is of this process with
 //! itself: a message to itself on the window's own communicator, which has no other messages, and for
 //! accumulates a local reduction. All is complete at once, so there is nothing to flush. The
 //! procedures here take the library's places in a table, so that the rest does not see a difference;
 //! the word of such a window is the address of an [`Alone`], marked.
 
+use super::Window;
 use crate::errors::check;
 use crate::state::{core, Outcome};
 use mpi_std::*;
@@ -21,6 +22,12 @@ struct Alone {
     base: u64,
     unit: i64,
     comm: u64,
+}
+
+/// Whether the library makes a window of this kind by other means than given memory.
+pub fn possible(window: &Window) -> bool {
+    let allocated = [MPI_WIN_FLAVOR_ALLOCATE, MPI_WIN_FLAVOR_SHARED];
+    window.board.members() == 1 && allocated.contains(&window.flavor)
 }
 
 /// A window over `base`; `comm` is the library's handle of a communicator with this process alone.
@@ -57,8 +64,6 @@ fn procs() -> &'static ProcTable {
         MPI_Rget: rget,
         MPI_Raccumulate: raccumulate,
         MPI_Rget_accumulate: rget_accumulate,
-        MPI_Win_attach: attach,
-        MPI_Win_detach: detach,
         MPI_Win_flush: flush,
         MPI_Win_flush_local: flush,
         MPI_Win_flush_all: nothing,
@@ -341,14 +346,6 @@ requested! {
     rget_accumulate = get_accumulate(from: *const c_void, count: i32, datatype: u64,
         result: *mut c_void, result_count: i32, result_datatype: u64, rank: i32, disp: i64,
         target_count: i32, target_datatype: u64, op: u64, win: u64);
-}
-
-unsafe extern "C" fn attach(_win: u64, _base: *const c_void, _size: i64) -> i32 {
-    MPI_SUCCESS
-}
-
-unsafe extern "C" fn detach(_win: u64, _base: *const c_void) -> i32 {
-    MPI_SUCCESS
 }
 
 unsafe extern "C" fn flush(_rank: i32, _win: u64) -> i32 {

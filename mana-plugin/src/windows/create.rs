@@ -205,7 +205,7 @@ pub unsafe extern "C" fn MPI_Win_detach(win: u64, base: *const c_void) -> i32 {
         let at = at.ok_or(MPI_ERR_RMA_ATTACH)?;
         let real = w.real;
         // SAFETY: memory that was attached to this window.
-        check(unsafe { (library(real).MPI_Win_detach)(real, base) })?;
+        check(unsafe { (core().procs().MPI_Win_detach)(real, base) })?;
         core().window(win)?.attached.swap_remove(at);
         Ok(())
     })();

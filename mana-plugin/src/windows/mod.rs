@@ -254,7 +254,10 @@ fn flush_all(real: u64) -> Outcome {
 pub fn realise(comm: u64, window: &Window) -> Outcome<(u64, u64)> {
     let procs = core().procs();
     let real = match over_memory(comm, window) {
-        Err(_) if window.board.members() == 1 => alone_over_memory(comm, window),
+        Err(_) if alone::possible(window) => {
+            let (base, _, unit) = memory(window);
+            alone::make(base, unit, comm)
+        }
         made => made?,
     };
     let board = &window.board;
@@ -272,7 +275,7 @@ pub fn realise(comm: u64, window: &Window) -> Outcome<(u64, u64)> {
         )
     });
     match made {
-        Err(_) if board.members() == 1 => control = alone::make(base as u64, 8, comm),
+        Err(_) if alone::possible(window) => control = alone::make(base as u64, 8, comm),
         made => made?,
     }
     for win in [real, control] {
@@ -318,19 +321,9 @@ fn over_memory(comm: u64, window: &Window) -> Outcome<u64> {
     Ok(real)
 }
 
-fn alone_over_memory(comm: u64, window: &Window) -> u64 {
-    match window.flavor {
-        MPI_WIN_FLAVOR_DYNAMIC => alone::make(0, 1, comm),
-        _ => {
-            let (base, _, unit) = memory(window);
-            alone::make(base, unit, comm)
-        }
-    }
-}
-
 fn attach(real: u64, address: u64, size: i64) -> Outcome {
     // SAFETY: memory of the program, as it says.
-    check(unsafe { (library(real).MPI_Win_attach)(real, address as *const _, size) })
+    check(unsafe { (core().procs().MPI_Win_attach)(real, address as *const _, size) })
 }
 
 /// Every window's library handles and index, in the order that all members have in common.
