@@ -1,4 +1,4 @@
-//! Exports the functions of `src/raised.rs` from the executable.
+//! Exports the functions of `src/raised.rs` and `src/addresses.rs` from the executable.
 
 fn main() {
     for name in [
@@ -13,6 +13,8 @@ fn main() {
         "pipe",
         "pipe2",
         "shm_open",
+        "mmap",
+        "mmap64",
     ] {
         println!("cargo:rustc-link-arg-bins=-Wl,--export-dynamic-symbol={name}");
     }

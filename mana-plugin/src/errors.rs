@@ -33,6 +33,7 @@ pub fn check(rc: i32) -> Outcome {
 /// Hands an error to the handler of `comm`, of the world if that is no communicator.
 #[cold]
 pub fn raise(comm: u64, code: i32, name: &str) -> i32 {
+    crate::library::explain(code);
     let c = core();
     let word = if c.comm(comm).is_ok() {
         comm

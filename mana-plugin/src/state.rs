@@ -10,6 +10,7 @@ use crate::drained::Queue;
 use crate::gate::Gate;
 use crate::group::Members;
 use crate::hooks::MpiHooks;
+use crate::library::Library;
 use crate::partitioned::Partitions;
 use crate::persistent::Recipe as CollectiveRecipe;
 use crate::pool::Pool;
@@ -453,6 +454,8 @@ pub struct State {
     pub predefined: Vec<(i32, i32)>,
     /// Memory from `MPI_Alloc_mem`: address and length.
     pub memory: Vec<(u64, u64)>,
+    /// The library below, as far as the program may know it.
+    pub library: Library,
 }
 
 impl State {
@@ -487,12 +490,13 @@ impl State {
             channels: Vec::new(),
             predefined: Vec::new(),
             memory: Vec::new(),
+            library: Library::default(),
         }
     }
 }
 
 /// Version of [`State`].
-pub const VERSION: u32 = 6;
+pub const VERSION: u32 = 7;
 
 /// The layer's state in this process.
 pub struct Core {

@@ -402,6 +402,12 @@ fn exit(code: i32, limit: Duration) {
 /// The program ends with this code: called before it really does.
 pub fn exiting(code: i32) {
     exit(code, END);
+    if mana_plugin::finalised() {
+        // Some MPIs take leave of their launcher in a handler of exit: it takes a process that ends
+        // without for a failed one, and ends the others.
+        // SAFETY: on a thread of this C library's; the handlers are those of the MPI and its libraries.
+        unsafe { libc::exit(code) };
+    }
 }
 
 /// The program executes another one in its place, which nobody controls.

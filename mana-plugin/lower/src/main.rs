@@ -12,6 +12,7 @@
 //! | `meeting` | collectives of the control thread, done by the MPI thread |
 //! | `mpi` | what the MPI layer asks of its surroundings |
 //! | `raised` | high numbers for descriptors the MPI library opens |
+//! | `addresses` | keeps mappings of the MPI library out of the program's addresses |
 //! | `rank` | this rank's steps of a checkpoint |
 //! | `snapshot` | who writes the image: a forked child, or this process |
 //! | `image` | what goes into an image beside memory |
@@ -23,6 +24,7 @@
 #![no_main] // the standard library's start would change the dispositions of SIGPIPE and SIGSEGV
 
 mod adapter;
+mod addresses;
 mod agreement;
 mod control;
 mod coordinator;

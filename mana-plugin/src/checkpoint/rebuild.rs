@@ -18,7 +18,7 @@ use crate::state::{
     core, Outcome, Phase, SavedStatus, State, Topology, Work, PRIVATE, SELF, VERSION, WORLD,
 };
 use crate::world::world_collective;
-use crate::{attributes, datatypes, gate, life, ops, synchronous, windows, Initialized};
+use crate::{attributes, datatypes, gate, library, life, ops, synchronous, windows, Initialized};
 use mpi_std::*;
 
 /// See [`super::start`].
@@ -65,6 +65,7 @@ pub fn run(bytes: &[u8]) -> Result<(), RebuildError> {
     // SAFETY: gettid has no preconditions.
     c.main_thread = unsafe { libc::gettid() };
     attributes::learn_predefined();
+    library::compare()?;
     crate::tool::begin_again();
     rebuild_datatypes()?;
     rebuild_ops()?;
