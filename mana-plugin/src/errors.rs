@@ -33,6 +33,7 @@ pub fn check(rc: i32) -> Outcome {
 /// Hands an error to the handler of `comm`, of the world if that is no communicator.
 #[cold]
 pub fn raise(comm: u64, code: i32, name: &str) -> i32 {
+    crate::library::explain(code);
     let c = core();
     let word = if c.comm(comm).is_ok() {
         comm
@@ -93,7 +94,6 @@ pub fn abort(comm: u64, code: i32) -> i32 {
 
 /// An entry for a procedure that this layer does not support.
 #[cold]
-#[allow(dead_code, reason = "the table may hold none")]
 pub fn unsupported(name: &'static str) -> i32 {
     let _guard = entry::enter();
     log::error!("{name} is not supported under checkpointing");
@@ -103,10 +103,8 @@ pub fn unsupported(name: &'static str) -> i32 {
 /// The text of an error class or code.
 pub fn text(code: i32) -> String {
     let c = core();
-    if let Some((_, class, text)) = c.state.codes.iter().find(|(k, _, _)| *k == code) {
-        if !text.is_empty() || *class == code {
-            return String::from_utf8_lossy(text).into_owned();
-        }
+    if let Some((_, _, text)) = c.state.codes.iter().find(|(k, _, _)| *k == code) {
+        return String::from_utf8_lossy(text).into_owned();
     }
     let mut buf = [0 as c_char; MPI_MAX_ERROR_STRING as usize];
     // SAFETY: the buffer has the length that is passed.
@@ -222,6 +220,19 @@ pub unsafe extern "C" fn MPI_Error_string(
     MPI_SUCCESS
 }
 
+/// A handler that may be attached or freed.
+pub fn handler(word: u64) -> Outcome<u64> {
+    let known = match word {
+        MPI_ERRHANDLER_NULL => false,
+        word if word < PREDEFINED_END => true,
+        word => {
+            kind_of(word) == kind::ERRHANDLER
+                && core().state.errhandlers.get(index_of(word)).is_some()
+        }
+    };
+    known.then_some(word).ok_or(MPI_ERR_ARG)
+}
+
 /// One more reference to a handler of the program.
 pub fn hold(handler: u64) {
     if handler >= PREDEFINED_END {
@@ -287,25 +298,24 @@ pub unsafe extern "C" fn MPI_Errhandler_free(errhandler: *mut u64) -> i32 {
     let _guard = entry::enter();
     // SAFETY: an argument both in and out.
     let word = unsafe { *errhandler };
-    release(word);
-    // SAFETY: as above.
-    unsafe { *errhandler = MPI_ERRHANDLER_NULL };
-    MPI_SUCCESS
+    let outcome = handler(word).map(|word| {
+        release(word);
+        // SAFETY: as above.
+        unsafe { *errhandler = MPI_ERRHANDLER_NULL };
+    });
+    finish(outcome, MPI_COMM_WORLD, "MPI_Errhandler_free")
 }
 
 pub unsafe extern "C" fn MPI_Comm_set_errhandler(comm: u64, errhandler: u64) -> i32 {
     let _guard = entry::enter();
-    let outcome = core()
-        .comm(comm)
-        .map(|(_, c)| std::mem::replace(&mut c.errhandler, errhandler));
-    finish(
-        outcome.map(|old| {
-            hold(errhandler);
-            release(old);
-        }),
-        comm,
-        "MPI_Comm_set_errhandler",
-    )
+    let outcome = (|| {
+        let (_, c) = core().comm(comm)?;
+        let old = std::mem::replace(&mut c.errhandler, handler(errhandler)?);
+        hold(errhandler);
+        release(old);
+        Ok(())
+    })();
+    finish(outcome, comm, "MPI_Comm_set_errhandler")
 }
 
 pub unsafe extern "C" fn MPI_Comm_get_errhandler(comm: u64, errhandler: *mut u64) -> i32 {

@@ -29,7 +29,6 @@ mod drained;
 mod dynamic;
 mod entry;
 mod errors;
-mod files;
 mod gate;
 mod generated;
 mod grequest;
@@ -39,6 +38,7 @@ mod hooks;
 mod info;
 mod inter;
 mod large;
+mod library;
 mod life;
 mod memory;
 mod ops;
@@ -108,4 +108,9 @@ pub fn install(adapter: &'static AdapterTable, hooks: &'static dyn MpiHooks) -> 
 /// The layer's procedures, as the slots have them: for a test that calls them without a stub.
 pub fn procedures() -> &'static mpi_std::ProcTable {
     &generated::TABLE
+}
+
+/// Whether MPI has been active in this process and has ended.
+pub fn finalised() -> bool {
+    state::installed() && state::core().finalised
 }

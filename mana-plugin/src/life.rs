@@ -5,7 +5,7 @@
 
 use crate::errors::{self, check, finish, raise};
 use crate::state::{core, Outcome, SELF, WORLD};
-use crate::{attributes, comms, entry, requests, Go, Initialized};
+use crate::{attributes, comms, entry, library, requests, Go, Initialized};
 use mpi_std::*;
 use std::ffi::c_void;
 
@@ -108,6 +108,7 @@ fn begin_once(required: i32) -> Outcome {
     let c = core();
     comms::begin(c.state.rank, c.state.size);
     attributes::learn_predefined();
+    library::learn();
     c.hooks.initialized(Initialized {
         rank: c.state.rank,
         size: c.state.size,

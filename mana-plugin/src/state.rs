@@ -7,10 +7,10 @@
 //! reference from [`core`] is held across a call into the program or into another entry of this crate.
 
 use crate::drained::Queue;
-use crate::files::{Datarep, File};
 use crate::gate::Gate;
 use crate::group::Members;
 use crate::hooks::MpiHooks;
+use crate::library::Library;
 use crate::partitioned::Partitions;
 use crate::persistent::Recipe as CollectiveRecipe;
 use crate::pool::Pool;
@@ -223,8 +223,6 @@ pub enum Work {
     Generalised,
     /// A one-sided operation.
     OneSided,
-    /// An operation on a file.
-    File,
 }
 
 /// Where a request stands.
@@ -432,12 +430,6 @@ pub struct State {
     pub ended: bool,
     /// Windows.
     pub windows: Slab<Window>,
-    /// Files.
-    pub files: Slab<File>,
-    /// Error handler of the null file, which new files get.
-    pub file_errhandler: u64,
-    /// Data representations of the program.
-    pub datareps: Vec<Datarep>,
     /// Info objects.
     pub infos: Slab<Vec<(Vec<u8>, Vec<u8>)>>,
     /// Error handlers.
@@ -462,6 +454,8 @@ pub struct State {
     pub predefined: Vec<(i32, i32)>,
     /// Memory from `MPI_Alloc_mem`: address and length.
     pub memory: Vec<(u64, u64)>,
+    /// The library below, as far as the program may know it.
+    pub library: Library,
 }
 
 impl State {
@@ -484,9 +478,6 @@ impl State {
             begun: false,
             ended: false,
             windows: Slab::starting_at(FIRST_INDEX),
-            files: Slab::starting_at(FIRST_INDEX),
-            file_errhandler: mpi_std::MPI_ERRORS_RETURN,
-            datareps: Vec::new(),
             infos: Slab::starting_at(FIRST_INDEX),
             errhandlers: Slab::starting_at(FIRST_INDEX),
             keyvals: Slab::starting_at(FIRST_INDEX),
@@ -499,6 +490,7 @@ impl State {
             channels: Vec::new(),
             predefined: Vec::new(),
             memory: Vec::new(),
+            library: Library::default(),
         }
     }
 }

@@ -8,9 +8,9 @@ use std::process::{Command, Stdio};
 
 use mana::spec::Family;
 
-use crate::cli;
 use crate::installation::{AdapterFacts, Installation};
 use crate::message::Failure;
+use crate::{bare, cli};
 
 /// What a compiler wrapper says about its MPI.
 #[derive(Debug)]
@@ -24,14 +24,7 @@ struct Mpi {
 /// Builds and installs.
 pub fn build(options: &cli::Adapter) -> Result<i32, Failure> {
     let installation = Installation::find()?;
-    let mpicc = fs::canonicalize(&options.mpicc).map_err(|e| {
-        Failure::new(format!(
-            "--mpicc {}: {e}; give the full path of the MPI's mpicc",
-            options.mpicc.display()
-        ))
-    })?;
-    // The wrapper's behaviour depends on the name it is called by: do not resolve links.
-    let mpicc_called = std::path::absolute(&options.mpicc).unwrap_or(mpicc);
+    let mpicc_called = wrapper(options)?;
     let mpi = examine(&mpicc_called)?;
     let name = match &options.name {
         Some(name) => checked_name(name)?,
@@ -97,6 +90,31 @@ pub fn build(options: &cli::Adapter) -> Result<i32, Failure> {
         println!("its MPI library is not found without LD_LIBRARY_PATH: set that as for any program of this MPI");
     }
     Ok(0)
+}
+
+/// The wrapper that was named, or one that is made.
+fn wrapper(options: &cli::Adapter) -> Result<PathBuf, Failure> {
+    if let (Some(include), Some(lib)) = (&options.include, &options.lib) {
+        let place = match (&options.target_dir, &options.name) {
+            (Some(dir), _) => dir.clone(),
+            (None, Some(name)) => cache_dir()?.join(format!("wrapper-{}", checked_name(name)?)),
+            (None, None) => cache_dir()?.join("wrapper"),
+        };
+        return bare::wrapper(include, lib, &place);
+    }
+    let Some(named) = &options.mpicc else {
+        return Err(Failure::new(
+            "name the MPI's compiler wrapper with --mpicc, or its directories with --include and --lib",
+        ));
+    };
+    let mpicc = fs::canonicalize(named).map_err(|e| {
+        Failure::new(format!(
+            "--mpicc {}: {e}; give the full path of the MPI's mpicc",
+            named.display()
+        ))
+    })?;
+    // The wrapper's behaviour depends on the name it is called by: do not resolve links.
+    Ok(std::path::absolute(named).unwrap_or(mpicc))
 }
 
 fn launchers(options: &cli::Adapter, family: Family) -> Result<Vec<String>, Failure> {

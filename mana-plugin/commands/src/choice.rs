@@ -2,7 +2,8 @@
 //!
 //! The program's libraries say which interface it was compiled for; the launcher says through what
 //! the processes can find each other; both must fit. Libraries that do not tell (python loads MPI
-//! late) leave it to the launcher.
+//! late) leave it to the launcher. Another family's MPI is used when it is named: the stub is the
+//! program's, the adapter the launcher's.
 
 use mana::spec::{Family, Stub};
 
@@ -64,19 +65,12 @@ fn pick<'a>(
                 listed(adapters)
             )));
         };
-        if let Some(library) = library.filter(|l| l.family != adapter.facts.family) {
-            return Err(Failure::of_job(format!(
-                "{program} is built for {} ({}), but mpi = {name} is {}: a program under another family's MPI is not supported yet; take out 'mpi ='",
-                library.family.title(),
-                library.soname,
-                adapter.facts.family.title()
-            )));
-        }
         if !fits(adapter) {
             return Err(mismatch(
                 adapter.facts.family,
                 launcher,
                 &format!("mpi = {name}"),
+                "",
             ));
         }
         return Ok(Some(adapter));
@@ -99,7 +93,23 @@ fn pick<'a>(
     }
     let fitting: Vec<_> = of_family.iter().copied().filter(|a| fits(a)).collect();
     if fitting.is_empty() {
-        return Err(mismatch(family, launcher, program));
+        // What this launcher can start, if the user wants that.
+        let other = adapters
+            .iter()
+            .filter(|a| fits(a))
+            .min_by_key(|a| a.facts.name != a.facts.family.name())
+            .map(|a| {
+                format!(
+                    "; or let it run on {}, also a job begun on another MPI: --mpi {}",
+                    a.facts.version, a.facts.name
+                )
+            });
+        return Err(mismatch(
+            family,
+            launcher,
+            program,
+            &other.unwrap_or_default(),
+        ));
     }
     // Of several of one family, the one named like the family is the machine's usual one.
     Ok(fitting
@@ -109,7 +119,7 @@ fn pick<'a>(
         .or_else(|| fitting.first().copied()))
 }
 
-fn mismatch(family: Family, launcher: &Launcher, subject: &str) -> Failure {
+fn mismatch(family: Family, launcher: &Launcher, subject: &str, otherwise: &str) -> Failure {
     let in_slurm = launcher.slurm_step;
     let way = match (family, in_slurm) {
         (Family::OpenMpi, true) => {
@@ -120,7 +130,7 @@ fn mismatch(family: Family, launcher: &Launcher, subject: &str) -> Failure {
         (Family::Mpich, false) => "MPICH's mpirun (mpirun.mpich on Debian)",
     };
     Failure::of_job(format!(
-        "{subject} is built for {}, but was started by {}: every process would be a job of one rank; start it with {way}",
+        "{subject} is built for {}, but was started by {}: every process would be a job of one rank; start it with {way}{otherwise}",
         family.title(),
         launcher.title()
     ))
@@ -195,6 +205,18 @@ mod tests {
             name(pick(&all, &under(Wireup::Pmix), Some(&mpich()), None, "p")).as_deref(),
             Some("a-site")
         );
+        // Another family's, because it is named.
+        assert_eq!(
+            name(pick(
+                &all,
+                &under(Wireup::OpenMpi),
+                Some(&mpich()),
+                Some("openmpi"),
+                "p"
+            ))
+            .as_deref(),
+            Some("openmpi")
+        );
         assert_eq!(
             name(pick(&all, &Launcher::default(), None, None, "p")),
             None
@@ -217,6 +239,7 @@ mod tests {
             "{}",
             error.text
         );
+        assert!(error.text.ends_with("--mpi openmpi"), "{}", error.text);
         let step = Launcher {
             slurm_step: true,
             slurm_tasks: 4,

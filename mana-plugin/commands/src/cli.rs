@@ -291,8 +291,14 @@ pub struct FailNode {
 #[derive(Args, Clone, Debug)]
 pub struct Adapter {
     /// The MPI's compiler wrapper
-    #[arg(long, value_name = "PATH")]
-    pub mpicc: PathBuf,
+    #[arg(long, value_name = "PATH", required_unless_present = "include")]
+    pub mpicc: Option<PathBuf>,
+    /// For an MPI without a wrapper: the directory of its mpi.h
+    #[arg(long, value_name = "DIR", requires = "lib", conflicts_with = "mpicc")]
+    pub include: Option<PathBuf>,
+    /// For an MPI without a wrapper: the directory of its library
+    #[arg(long, value_name = "DIR", requires = "include")]
+    pub lib: Option<PathBuf>,
     /// Name of the adapter [default: made from the MPI's name and version]
     #[arg(long)]
     pub name: Option<String>,

@@ -32,6 +32,9 @@ pub fn become_lower(
     if let Some(fd) = pmi_fd {
         environment.push(("PMI_FD".into(), fd.to_string().into()));
     }
+    if let Some(module) = private_pmix_data(|name| std::env::var(name).ok()) {
+        environment.push((PMIX_MODULE.into(), module.into()));
+    }
     environment.push((VARIABLE.into(), spec.to_variable()?.into()));
 
     let mut argv = vec![c_string(lower.as_os_str())?];
@@ -57,6 +60,17 @@ pub fn become_lower(
         };
         Failure::new(format!("cannot run {}: {e}{next}", lower.display()))
     })
+}
+
+/// What chooses the way in which PMIx keeps the job's data.
+const PMIX_MODULE: &str = "PMIX_MCA_gds";
+
+/// A PMIx server of release 5 offers its data in memory that every process maps at an address of the
+/// server's choice, which may lie where the program is loaded. Each process can keep them by itself instead.
+fn private_pmix_data(get: impl Fn(&str) -> Option<String>) -> Option<&'static str> {
+    let offered = get("PMIX_GDS_MODULE")?;
+    let shared = offered.split(',').any(|m| m.trim().starts_with("shmem"));
+    (shared && get(PMIX_MODULE).is_none()).then_some("hash")
 }
 
 fn c_string(text: &OsStr) -> Result<CString, Failure> {
@@ -100,5 +114,23 @@ fn raise_descriptor_limit() {
             // If it fails, the duplication that follows says so.
             let _ = setrlimit(Resource::RLIMIT_NOFILE, 1024, hard);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shared_pmix_data_are_declined() {
+        let of = |offered: &'static str, chosen: Option<&'static str>| {
+            private_pmix_data(move |name| match name {
+                "PMIX_GDS_MODULE" => Some(offered.to_owned()),
+                _ => chosen.map(str::to_owned),
+            })
+        };
+        assert_eq!(of("shmem2,hash", None), Some("hash"));
+        assert_eq!(of("shmem2,hash", Some("shmem2")), None);
+        assert_eq!(of("ds21,ds12,hash", None), None);
     }
 }

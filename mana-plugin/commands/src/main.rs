@@ -7,6 +7,7 @@
 #![cfg_attr(not(test), no_main)]
 
 mod adapter;
+mod bare;
 mod choice;
 mod cli;
 mod coordinator;

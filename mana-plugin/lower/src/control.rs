@@ -288,9 +288,6 @@ fn begin<T>(
         restart_count: spec.restart_count,
     };
     let begun = session.begin(&beginning, all)?;
-    if parent.is_none() && all.rank() == 0 {
-        mana_journal::forget_all(session.global().root());
-    }
     let found = (all.rank() == 0).then(|| {
         coordinator::bring_up(&session, &secret, begun.incarnation, all.size())
             .map_err(|e| e.to_string())
@@ -405,6 +402,12 @@ fn exit(code: i32, limit: Duration) {
 /// The program ends with this code: called before it really does.
 pub fn exiting(code: i32) {
     exit(code, END);
+    if mana_plugin::finalised() {
+        // Some MPIs take leave of their launcher in a handler of exit: it takes a process that ends
+        // without for a failed one, and ends the others.
+        // SAFETY: on a thread of this C library's; the handlers are those of the MPI and its libraries.
+        unsafe { libc::exit(code) };
+    }
 }
 
 /// The program executes another one in its place, which nobody controls.

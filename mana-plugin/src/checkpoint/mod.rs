@@ -145,6 +145,16 @@ pub enum RebuildError {
         /// This job's size.
         size: i32,
     },
+    /// This library lacks what the program was given by another.
+    #[error("the job was on {before}, and cannot go on under {now}: {what}")]
+    Library {
+        /// The library before.
+        before: String,
+        /// This one.
+        now: String,
+        /// What it lacks.
+        what: String,
+    },
     /// The real MPI failed.
     #[error("{operation} failed while rebuilding {object}: MPI error class {class}")]
     Mpi {

@@ -4,6 +4,7 @@
 //! communicator, then the library's two windows. The memory of allocated and shared windows comes
 //! from the stub: it is upper memory like any other of the program.
 
+use super::alone::library;
 use super::{finish, realise, Board, Epochs, Part, Window};
 use crate::errors::{self, check};
 use crate::state::{core, Outcome};
@@ -217,9 +218,9 @@ fn free(word: u64, name: &'static &'static str) -> Outcome {
     let w = core().window(word)?;
     let (comm, control, real) = (w.comm, w.control, w.real);
     collectives::enter(comm, name)?;
-    let procs = core().procs();
+    let libraries = [real, control].map(library);
     let rc = entry::unlocked(|| {
-        for mut win in [real, control] {
+        for (mut win, procs) in [real, control].into_iter().zip(libraries) {
             // SAFETY: a window of the library in the epoch that `realise` has opened.
             let rc = unsafe { (procs.MPI_Win_unlock_all)(win) };
             if rc != MPI_SUCCESS {

@@ -3,6 +3,7 @@
 //! Lower half. Counts only grow: a member adds to the board of another, which compares with what it
 //! has already used up. A wait looks at its own board between steps of progress, so a stop finds it.
 
+use super::alone::library;
 use super::{finish, flush, flush_all, Board};
 use crate::errors::check;
 use crate::state::{core, Outcome};
@@ -12,7 +13,7 @@ use mpi_std::*;
 /// Adds one to a word of a member's board; it is there when this returns.
 fn add(control: u64, rank: i32, word: usize) -> Outcome {
     let one = 1u64;
-    let call = core().procs().MPI_Accumulate;
+    let call = library(control).MPI_Accumulate;
     // SAFETY: a word of ours, which lives until the flush.
     check(unsafe {
         call(
@@ -73,7 +74,7 @@ fn fence(win: u64, assert: i32, name: &'static &'static str) -> Outcome {
 
 fn sync(real: u64) -> Outcome {
     // SAFETY: a window of the library, always in a passive epoch on all members.
-    check(unsafe { (core().procs().MPI_Win_sync)(real) })
+    check(unsafe { (library(real).MPI_Win_sync)(real) })
 }
 
 fn post(win: u64, group: u64) -> Outcome {

@@ -5,6 +5,7 @@
 //! failed attempt drives progress, looks at the stop word, and is made again; at a stop nothing is
 //! left behind that a repeated call would have to know.
 
+use super::alone::library;
 use super::{finish, flush, flush_all, All, Board, Lock};
 use crate::entry;
 use crate::errors::check;
@@ -48,7 +49,7 @@ pub enum Step {
 /// Adds to a lock word (modulo 2^64); what was there before.
 fn sum(control: u64, rank: i32, change: u64) -> Outcome<u64> {
     let mut old = 0u64;
-    let procs = core().procs();
+    let procs = library(control);
     // SAFETY: words of ours, which live until the flush.
     check(unsafe {
         (procs.MPI_Fetch_and_op)(
@@ -306,7 +307,7 @@ pub unsafe extern "C" fn MPI_Win_flush_local(rank: i32, win: u64) -> i32 {
     let _guard = entry::enter();
     let outcome = passive(win, Some(rank)).and_then(|real| {
         let Some(real) = real else { return Ok(()) };
-        let call = core().procs().MPI_Win_flush_local;
+        let call = library(real).MPI_Win_flush_local;
         // SAFETY: a window of the library, always in a passive epoch on all members.
         super::waiting(|| unsafe { call(rank, real) })
     });
@@ -323,7 +324,7 @@ pub unsafe extern "C" fn MPI_Win_flush_local_all(win: u64) -> i32 {
     let _guard = entry::enter();
     let outcome = passive(win, None).and_then(|real| {
         let Some(real) = real else { return Ok(()) };
-        let call = core().procs().MPI_Win_flush_local_all;
+        let call = library(real).MPI_Win_flush_local_all;
         // SAFETY: as above.
         super::waiting(|| unsafe { call(real) })
     });
@@ -334,7 +335,7 @@ pub unsafe extern "C" fn MPI_Win_sync(win: u64) -> i32 {
     let _guard = entry::enter();
     let outcome = core().window(win).map(|w| w.real).and_then(|real| {
         // SAFETY: as above.
-        check(unsafe { (core().procs().MPI_Win_sync)(real) })
+        check(unsafe { (library(real).MPI_Win_sync)(real) })
     });
     finish(outcome, win, "MPI_Win_sync")
 }

@@ -19,12 +19,14 @@
 //! program never sees: its gate counts fences and the freeing, and the library's windows are made on
 //! it.
 
+mod alone;
 pub mod create;
 pub mod epochs;
 pub mod locks;
 pub mod properties;
 pub mod transfer;
 
+use self::alone::library;
 use crate::entry;
 use crate::errors::{self, check};
 use crate::state::{core, Core, Outcome};
@@ -236,14 +238,14 @@ fn waiting(call: impl FnOnce() -> i32) -> Outcome {
 
 /// Completes this process's operations on `rank`, here and there.
 fn flush(real: u64, rank: i32) -> Outcome {
-    let call = core().procs().MPI_Win_flush;
+    let call = library(real).MPI_Win_flush;
     // SAFETY: a window of the library, always in a passive epoch on all members.
     waiting(|| unsafe { call(rank, real) })
 }
 
 /// Completes this process's operations on all members, here and there.
 fn flush_all(real: u64) -> Outcome {
-    let call = core().procs().MPI_Win_flush_all;
+    let call = library(real).MPI_Win_flush_all;
     // SAFETY: as above.
     waiting(|| unsafe { call(real) })
 }
@@ -251,7 +253,57 @@ fn flush_all(real: u64) -> Outcome {
 /// Makes the library's windows: over the program's memory and over the board.
 pub fn realise(comm: u64, window: &Window) -> Outcome<(u64, u64)> {
     let procs = core().procs();
-    let (mut real, mut control) = (MPI_WIN_NULL, MPI_WIN_NULL);
+    let real = match over_memory(comm, window) {
+        Err(_) if alone::possible(window) => {
+            let (base, _, unit) = memory(window);
+            alone::make(base, unit, comm)
+        }
+        made => made?,
+    };
+    let board = &window.board;
+    let base = board.address();
+    let mut control = MPI_WIN_NULL;
+    // SAFETY: the board stays where it is as long as the window lives.
+    let made = check(unsafe {
+        (procs.MPI_Win_create)(
+            base.cast(),
+            board.bytes(),
+            8,
+            MPI_INFO_NULL,
+            comm,
+            &mut control,
+        )
+    });
+    match made {
+        Err(_) if alone::possible(window) => control = alone::make(base as u64, 8, comm),
+        made => made?,
+    }
+    for win in [real, control] {
+        // SAFETY: a window of the library; nobody ever locks one exclusively.
+        check(unsafe { (library(win).MPI_Win_lock_all)(MPI_MODE_NOCHECK, win) })?;
+    }
+    // A member whose windows are ready must not be met by one whose are not.
+    // SAFETY: a communicator of ours.
+    check(unsafe { (procs.MPI_Barrier)(comm) })?;
+    Ok((real, control))
+}
+
+/// What the library is told of a window's memory: address, bytes, displacement unit. The parts of a
+/// shared window follow each other, and begin where the program's sizes say: the library gets an
+/// aligned address, and bytes as displacements (`Part::displacement`).
+fn memory(window: &Window) -> (u64, i64, i32) {
+    match window.flavor {
+        MPI_WIN_FLAVOR_SHARED => {
+            let shift = window.base % ALIGNMENT;
+            (window.base - shift, window.size + shift as i64, 1)
+        }
+        _ => (window.base, window.size, window.disp_unit),
+    }
+}
+
+fn over_memory(comm: u64, window: &Window) -> Outcome<u64> {
+    let procs = core().procs();
+    let mut real = MPI_WIN_NULL;
     // The hints are not passed on: they promise things about the program's epochs, not about ours.
     if window.flavor == MPI_WIN_FLAVOR_DYNAMIC {
         // SAFETY: an output argument of ours.
@@ -260,40 +312,13 @@ pub fn realise(comm: u64, window: &Window) -> Outcome<(u64, u64)> {
             attach(real, *address, *size)?;
         }
     } else {
-        // The parts of a shared window follow each other, and begin where the program's sizes say:
-        // the library gets an aligned address, and bytes as displacements (`Part::displacement`).
-        let (base, size, unit) = match window.flavor {
-            MPI_WIN_FLAVOR_SHARED => {
-                let shift = window.base % ALIGNMENT;
-                (window.base - shift, window.size + shift as i64, 1)
-            }
-            _ => (window.base, window.size, window.disp_unit),
-        };
+        let (base, size, unit) = memory(window);
         // SAFETY: memory of the program, as it says, and an output argument of ours.
         check(unsafe {
             (procs.MPI_Win_create)(base as *const _, size, unit, MPI_INFO_NULL, comm, &mut real)
         })?;
     }
-    let board = &window.board;
-    // SAFETY: the board stays where it is as long as the window lives.
-    check(unsafe {
-        (procs.MPI_Win_create)(
-            board.address().cast(),
-            board.bytes(),
-            8,
-            MPI_INFO_NULL,
-            comm,
-            &mut control,
-        )
-    })?;
-    for win in [real, control] {
-        // SAFETY: a window of the library; nobody ever locks one exclusively.
-        check(unsafe { (procs.MPI_Win_lock_all)(MPI_MODE_NOCHECK, win) })?;
-    }
-    // A member whose windows are ready must not be met by one whose are not.
-    // SAFETY: a communicator of ours.
-    check(unsafe { (procs.MPI_Barrier)(comm) })?;
-    Ok((real, control))
+    Ok(real)
 }
 
 fn attach(real: u64, address: u64, size: i64) -> Outcome {

@@ -58,13 +58,13 @@ pub unsafe extern "C" fn MPI_Win_get_info(win: u64, info_used: *mut u64) -> i32 
 
 pub unsafe extern "C" fn MPI_Win_set_errhandler(win: u64, errhandler: u64) -> i32 {
     let _guard = entry::enter();
-    let old = core()
-        .window(win)
-        .map(|w| std::mem::replace(&mut w.errhandler, errhandler));
-    let outcome = old.map(|old| {
+    let outcome = (|| {
+        let w = core().window(win)?;
+        let old = std::mem::replace(&mut w.errhandler, errors::handler(errhandler)?);
         errors::hold(errhandler);
         errors::release(old);
-    });
+        Ok(())
+    })();
     finish(outcome, win, "MPI_Win_set_errhandler")
 }
 

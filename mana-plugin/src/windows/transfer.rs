@@ -3,6 +3,7 @@
 //! Lower half. The program's own epochs are checked here, since the library's is always open. A
 //! request is complete after a drain, which completes every operation under way.
 
+use super::alone::library;
 use super::{finish, locks};
 use crate::p2p::{self, Envelope};
 use crate::state::{core, Outcome, Work};
@@ -56,7 +57,7 @@ fn transfer(
 ) -> i32 {
     let _guard = entry::enter();
     let outcome = target(win, rank, disp).and_then(|target| match target {
-        Some((real, disp)) => crate::errors::check(call(core().procs(), real, disp)?),
+        Some((real, disp)) => crate::errors::check(call(library(real), real, disp)?),
         None => Ok(()),
     });
     finish(outcome, win, name)
@@ -85,7 +86,7 @@ fn requested(
         };
         let mut real_request = MPI_REQUEST_NULL;
         if let Some((real, disp)) = target {
-            crate::errors::check(call(core().procs(), real, disp, &mut real_request)?)?;
+            crate::errors::check(call(library(real), real, disp, &mut real_request)?)?;
         }
         let made = if real_request == MPI_REQUEST_NULL {
             p2p::done(Work::OneSided, comm, &e, Status::EMPTY, MPI_SUCCESS)

@@ -98,14 +98,10 @@ fn program_type(p: &Param) -> String {
     let constant = p.direction == Direction::In;
     let pointer = if constant { "*const" } else { "*mut" };
     if p.kind.is_handle() {
-        let handle = match p.kind {
-            Kind::File => "t::FileHandle",
-            _ => "t::Handle",
-        };
         if p.by_pointer() {
-            return format!("{pointer} {handle}");
+            return format!("{pointer} t::Handle");
         }
-        return handle.to_owned();
+        return "t::Handle".to_owned();
     }
     if p.kind == Kind::Status {
         return format!("{pointer} t::ProgramStatus");
@@ -165,14 +161,6 @@ fn parameter(
         (Kind::Weight, ..) => args.push(format!("t::weights({n}).cast_mut()")),
         (Kind::Function, ..) => args.push(format!("t::function({n})")),
         (Kind::Assert, ..) => args.push(format!("t::assert({n})")),
-        (Kind::Amode, Direction::In, _) => args.push(format!("t::amode({n})")),
-        (Kind::Amode, ..) => {
-            args.push(n.clone());
-            let _ = writeln!(
-                after,
-                "        if rc == 0 {{ *{n} = t::amode_back(*{n}); }}"
-            );
-        }
         (Kind::Status, Direction::In, None) => {
             let _ = writeln!(before, "        let {n}_s = t::status_in({n});");
             args.push(format!("&raw const {n}_s"));
@@ -216,7 +204,12 @@ fn parameter(
             let _ = writeln!(before, "        let mut {n}_w: u64 = {value};");
             args.push(format!("&raw mut {n}_w"));
             if direction == Direction::InOut {
-                let _ = writeln!(after, "        *{n} = t::{word}_back({n}_w);");
+                // A handle that stays is not written: the program may compare it.
+                let _ = writeln!(before, "        let {n}_b = {n}_w;");
+                let _ = writeln!(
+                    after,
+                    "        if {n}_w != {n}_b {{ *{n} = t::{word}_back({n}_w); }}"
+                );
             } else {
                 // The tool interface allows null for what is not wanted.
                 let wanted = match p.name.starts_with("MPI_T_") {
@@ -241,8 +234,17 @@ fn parameter(
                 "        let mut {n}_w = t::Words::{new}({n}, {len}, t::{word});"
             );
             args.push(format!("{n}_w.pointer()"));
-            if direction != Direction::In {
-                let _ = writeln!(after, "        {n}_w.give({n}, t::{word}_back);");
+            match direction {
+                Direction::In => {}
+                Direction::InOut => {
+                    let _ = writeln!(
+                        after,
+                        "        {n}_w.give_changed({n}, t::{word}, t::{word}_back);"
+                    );
+                }
+                Direction::Out => {
+                    let _ = writeln!(after, "        {n}_w.give({n}, t::{word}_back);");
+                }
             }
         }
         (kind, Direction::In, None) if crate::integers(kind).is_some() => {
@@ -337,11 +339,7 @@ fn constants(out: &mut String, abi: Abi) {
         "MPI_WIN_FLAVOR_SHARED",
         "MPI_WIN_UNIFIED",
     ];
-    for name in plain
-        .iter()
-        .chain(crate::ASSERTIONS)
-        .chain(crate::ACCESS_MODES)
-    {
+    for name in plain.iter().chain(crate::ASSERTIONS) {
         if let Some(n) = number(name) {
             let _ = writeln!(out, "    pub const {name}: i32 = {n};");
         }
