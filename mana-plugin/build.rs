@@ -2,6 +2,8 @@
 //! it is; what is only forwarded, and the collectives, are generated; everything else answers with an
 //! error that names the procedure.
 
+#[path = "build/files.rs"]
+mod files;
 #[path = "build/large.rs"]
 mod large;
 #[path = "build/persistent.rs"]
@@ -23,6 +25,7 @@ fn main() -> Result<(), Failure> {
     println!("cargo:rerun-if-changed=build");
     let mut by_hand = by_hand_in(Path::new("src"), "")?;
     by_hand.extend(by_hand_in(Path::new("src/windows"), "windows::")?);
+    by_hand.extend(by_hand_in(Path::new("src/files"), "files::")?);
     let all = mpi_table::slots()?;
     let mut entries = String::new();
     let mut table = String::from("pub static TABLE: ProcTable = ProcTable {\n");
@@ -38,6 +41,7 @@ fn main() -> Result<(), Failure> {
             Policy::Custom(area) => match area.as_str() {
                 "collective" | "icollective" => collective(&mut entries, p)?,
                 "pcollective" => persistent::entry(&mut entries, p)?,
+                "file" => files::entry(&mut entries, p)?,
                 "large" => large::entry(&mut entries, p, &all, &by_hand)?,
                 "tool" => tool::entry(&mut entries, p)?,
                 _ => unsupported(&mut entries, p)?,

@@ -68,21 +68,26 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             names.len()
         );
     }
-    c.push_str("const int mana_assertions[][2] = {\n");
-    for name in mpi_table::ASSERTIONS {
-        let value = mpi_std::INTEGER_CONSTANTS
-            .iter()
-            .find(|(n, _)| n == name)
-            .map(|(_, v)| *v)
-            .ok_or_else(|| format!("{name} is no constant of the standard ABI"))?;
-        let _ = writeln!(c, "  {{{value}, {name}}},");
+    for (word, names) in [
+        ("assertions", mpi_table::ASSERTIONS),
+        ("access_modes", mpi_table::ACCESS_MODES),
+    ] {
+        let _ = writeln!(c, "const int mana_{word}[][2] = {{");
+        for name in names {
+            let value = mpi_std::INTEGER_CONSTANTS
+                .iter()
+                .find(|(n, _)| n == name)
+                .map(|(_, v)| *v)
+                .ok_or_else(|| format!("{name} is no constant of the standard ABI"))?;
+            let _ = writeln!(c, "  {{{value}, {name}}},");
+        }
+        c.push_str("};\n");
+        let _ = writeln!(
+            rust,
+            "pub(crate) static mana_{word}: [[i32; 2]; {}];",
+            names.len()
+        );
     }
-    c.push_str("};\n");
-    let _ = writeln!(
-        rust,
-        "pub(crate) static mana_assertions: [[i32; 2]; {}];",
-        mpi_table::ASSERTIONS.len()
-    );
     c.push_str(
         "const int mana_tool_errors[2] = {MPI_T_ERR_INVALID_HANDLE, MPI_T_ERR_INVALID_SESSION};\n",
     );

@@ -1,4 +1,4 @@
-//! Exports the functions of `src/raised.rs` and `src/addresses.rs` from the executable.
+//! Exports the functions of `src/raised.rs`, `src/addresses.rs` and `src/calls.rs` from the executable.
 
 fn main() {
     for name in [
@@ -15,6 +15,21 @@ fn main() {
         "shm_open",
         "mmap",
         "mmap64",
+        "open",
+        "open64",
+        "close",
+        "write",
+        "writev",
+        "pwrite",
+        "pwrite64",
+        "pwritev",
+        "pwritev64",
+        "ftruncate",
+        "ftruncate64",
+        "unlink",
+        "aio_write",
+        "aio_write64",
+        "lio_listio",
     ] {
         println!("cargo:rustc-link-arg-bins=-Wl,--export-dynamic-symbol={name}");
     }

@@ -94,6 +94,7 @@ pub fn abort(comm: u64, code: i32) -> i32 {
 
 /// An entry for a procedure that this layer does not support.
 #[cold]
+#[allow(dead_code, reason = "the table may hold none")]
 pub fn unsupported(name: &'static str) -> i32 {
     let _guard = entry::enter();
     log::error!("{name} is not supported under checkpointing");

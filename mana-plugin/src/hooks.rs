@@ -49,6 +49,16 @@ pub trait MpiHooks: Sync {
     /// the real `MPI_Abort`; returning makes the layer call that.
     fn aborting(&self, code: i32);
 
+    /// The program is about to open or delete a file through MPI, or a restart opens it again. `path` is
+    /// absolute. What the library then does to it is for the surroundings to watch.
+    fn file_named(&self, path: &std::path::Path) {
+        let _ = path;
+    }
+
+    /// In a drain, on all ranks or on none: no operation on a file is under way anywhere in the job, and
+    /// none begins before this has returned on all ranks.
+    fn files_settled(&self) {}
+
     /// Calls `function`, code of the upper half with the C calling convention, with up to six
     /// integer or pointer arguments, and returns its integer result.
     ///

@@ -29,6 +29,7 @@ mod drained;
 mod dynamic;
 mod entry;
 mod errors;
+mod files;
 mod gate;
 mod generated;
 mod grequest;

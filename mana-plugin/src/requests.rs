@@ -133,7 +133,7 @@ impl Core {
                     self.count_received(comm, from);
                 }
             }
-            Work::Send(_) => r.status = SavedStatus::from(Status::EMPTY),
+            Work::File => r.status = SavedStatus::from(*status),
             _ => r.status = SavedStatus::from(Status::EMPTY),
         }
         self.complete_kept(index);
@@ -593,7 +593,7 @@ pub unsafe extern "C" fn MPI_Cancel(request: *mut u64) -> i32 {
             // A send, once started, completes: the standard leaves the choice, and neither library
             // can be trusted to take back a message that is under way.
             (Work::Send(_) | Work::MatchedRecv | Work::Recv, _) => Ok(()),
-            (Work::Collective | Work::OneSided, _) => Err(MPI_ERR_REQUEST),
+            (Work::Collective | Work::OneSided | Work::File, _) => Err(MPI_ERR_REQUEST),
         }
     })();
     finish(outcome, error_comm(word), "MPI_Cancel")

@@ -7,6 +7,7 @@
 //! reference from [`core`] is held across a call into the program or into another entry of this crate.
 
 use crate::drained::Queue;
+use crate::files::{Datarep, File};
 use crate::gate::Gate;
 use crate::group::Members;
 use crate::hooks::MpiHooks;
@@ -223,6 +224,8 @@ pub enum Work {
     Generalised,
     /// A one-sided operation.
     OneSided,
+    /// An operation on a file.
+    File,
 }
 
 /// Where a request stands.
@@ -430,6 +433,12 @@ pub struct State {
     pub ended: bool,
     /// Windows.
     pub windows: Slab<Window>,
+    /// Files.
+    pub files: Slab<File>,
+    /// Error handler of the null file, which new files get.
+    pub file_errhandler: u64,
+    /// Data representations of the program.
+    pub datareps: Vec<Datarep>,
     /// Info objects.
     pub infos: Slab<Vec<(Vec<u8>, Vec<u8>)>>,
     /// Error handlers.
@@ -478,6 +487,9 @@ impl State {
             begun: false,
             ended: false,
             windows: Slab::starting_at(FIRST_INDEX),
+            files: Slab::starting_at(FIRST_INDEX),
+            file_errhandler: mpi_std::MPI_ERRORS_RETURN,
+            datareps: Vec::new(),
             infos: Slab::starting_at(FIRST_INDEX),
             errhandlers: Slab::starting_at(FIRST_INDEX),
             keyvals: Slab::starting_at(FIRST_INDEX),
@@ -496,7 +508,7 @@ impl State {
 }
 
 /// Version of [`State`].
-pub const VERSION: u32 = 7;
+pub const VERSION: u32 = 8;
 
 /// The layer's state in this process.
 pub struct Core {

@@ -34,6 +34,7 @@ impl LibraryHandle for ffi::MPI_Info {}
 impl LibraryHandle for ffi::MPI_Message {}
 impl LibraryHandle for ffi::MPI_Request {}
 impl LibraryHandle for ffi::MPI_Win {}
+impl LibraryHandle for ffi::MPI_File {}
 
 #[inline(always)]
 fn from_bits<H: LibraryHandle>(bits: usize) -> H {
@@ -110,6 +111,10 @@ pub(crate) fn win_word(h: ffi::MPI_Win) -> u64 {
     word_among(h, [mpi_std::MPI_WIN_NULL])
 }
 
+pub(crate) fn file_word(h: ffi::MPI_File) -> u64 {
+    word_among(h, [mpi_std::MPI_FILE_NULL])
+}
+
 #[inline(always)]
 pub(crate) fn request_word(h: ffi::MPI_Request) -> u64 {
     word_among(h, [mpi_std::MPI_REQUEST_NULL])
@@ -184,6 +189,7 @@ integers! {
     typeclass typeclass_back mana_typeclass;
     keyval keyval_back mana_keyval;
     lock_type lock_type_back mana_lock_type;
+    whence whence_back mana_whence;
     negative_rank negative_rank_back mana_rank;
     negative_tag negative_tag_back mana_tag;
 }
@@ -264,6 +270,33 @@ pub(crate) fn assert(value: i32) -> i32 {
         .iter()
         .filter(|[standard, _]| value & standard != 0)
         .fold(0, |bits, [_, library]| bits | library)
+}
+
+/// How a file is opened, bit by bit.
+pub(crate) fn amode(value: i32) -> i32 {
+    // SAFETY: read-only data.
+    let pairs = unsafe { &mana_access_modes };
+    let known = pairs.iter().fold(0, |bits, [standard, _]| bits | standard);
+    let out = pairs
+        .iter()
+        .filter(|[standard, _]| value & standard != 0)
+        .fold(0, |bits, [_, library]| bits | library);
+    // What is no access mode stays wrong.
+    if value & !known == 0 {
+        out
+    } else {
+        -1
+    }
+}
+
+/// The same, back.
+pub(crate) fn amode_back(value: i32) -> i32 {
+    // SAFETY: read-only data.
+    let pairs = unsafe { &mana_access_modes };
+    pairs
+        .iter()
+        .filter(|[_, library]| value & library != 0)
+        .fold(0, |bits, [standard, _]| bits | standard)
 }
 
 /// An element count that is negative only in wrong programs.
@@ -462,6 +495,39 @@ impl OneStatus {
     #[inline(always)]
     pub(crate) unsafe fn give(&self, to: *mut Status) {
         if self.wanted && self.status.MPI_SOURCE != i32::MIN {
+            // SAFETY: the caller's promise.
+            give_status(&self.status, unsafe { &mut *to });
+        }
+    }
+}
+
+/// The status of an operation on a file, of which the libraries write the count alone.
+pub(crate) struct FileStatus {
+    status: ffi::MPI_Status,
+    wanted: bool,
+}
+
+impl FileStatus {
+    pub(crate) fn new(status: *const Status) -> Self {
+        FileStatus {
+            status: blank(),
+            wanted: !status.is_null(),
+        }
+    }
+
+    pub(crate) fn pointer(&mut self) -> *mut ffi::MPI_Status {
+        if self.wanted {
+            &mut self.status
+        } else {
+            // SAFETY: read-only data.
+            unsafe { mana_status_ignore }
+        }
+    }
+
+    /// # Safety
+    /// `to` is the pointer given to `new`.
+    pub(crate) unsafe fn give(&self, to: *mut Status) {
+        if self.wanted {
             // SAFETY: the caller's promise.
             give_status(&self.status, unsafe { &mut *to });
         }

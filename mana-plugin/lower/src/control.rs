@@ -288,6 +288,9 @@ fn begin<T>(
         restart_count: spec.restart_count,
     };
     let begun = session.begin(&beginning, all)?;
+    if parent.is_none() && all.rank() == 0 {
+        mana_journal::forget_all(session.global().root());
+    }
     let found = (all.rank() == 0).then(|| {
         coordinator::bring_up(&session, &secret, begun.incarnation, all.size())
             .map_err(|e| e.to_string())

@@ -11,6 +11,7 @@
 //! | `outcome` | a failure of one rank is a failure of all, said once |
 //! | `meeting` | collectives of the control thread, done by the MPI thread |
 //! | `mpi` | what the MPI layer asks of its surroundings |
+//! | `calls` | what the MPI library writes to the program's files, so that a resume can take it back |
 //! | `raised` | high numbers for descriptors the MPI library opens |
 //! | `addresses` | keeps mappings of the MPI library out of the program's addresses |
 //! | `rank` | this rank's steps of a checkpoint |
@@ -26,6 +27,7 @@
 mod adapter;
 mod addresses;
 mod agreement;
+mod calls;
 mod control;
 mod coordinator;
 mod fresh;

@@ -69,6 +69,14 @@ impl MpiHooks for Surroundings {
         control::aborting(code);
     }
 
+    fn file_named(&self, path: &std::path::Path) {
+        crate::calls::JOURNAL.name(path);
+    }
+
+    fn files_settled(&self) {
+        crate::calls::JOURNAL.settled();
+    }
+
     unsafe fn upcall(&self, function: usize, args: &[u64; 6]) -> u64 {
         // SAFETY: as the caller promises.
         match unsafe { split_process::call_upper(function, args) } {

@@ -11,7 +11,7 @@ use std::ffi::{c_char, c_int, c_uint, c_void};
 use split_process::LOWER_FD_BASE;
 
 /// Gives a new descriptor a high number, keeping its close-on-exec flag.
-fn raise(fd: c_int) -> c_int {
+pub fn raise(fd: c_int) -> c_int {
     if !(3..LOWER_FD_BASE).contains(&fd) {
         return fd;
     }

@@ -19,6 +19,7 @@ use mana_plugin::checkpoint;
 use process_state::FileSync;
 use split_process::Parked;
 
+use crate::calls::JOURNAL;
 use crate::snapshot::{Camera, Image};
 use crate::{coordinator, image, job, messages, mpi};
 
@@ -71,6 +72,7 @@ pub struct Rank {
 
 impl Rank {
     pub fn new(session: Arc<Session>, incarnation: u32, thread_level: i32) -> Self {
+        JOURNAL.begin(session.global().root(), None);
         Self {
             session,
             incarnation,
@@ -131,6 +133,20 @@ fn entry(report: &ImageReport) -> Written {
     }
 }
 
+/// Deletes what was saved of files for generations that are gone (rank 0).
+fn prune_journal(session: &Session, protect: &[GenerationId]) -> Result<(), crate::Failure> {
+    if session.rank() != 0 {
+        return Ok(());
+    }
+    let mut kept = session.local().generations()?;
+    kept.extend(session.global().generations()?);
+    kept.extend(protect);
+    if let Some(oldest) = kept.iter().min() {
+        mana_journal::prune(session.global().root(), *oldest)?;
+    }
+    Ok(())
+}
+
 fn sequence(c: &checkpoint::CommSeq) -> CommSeq {
     CommSeq {
         comm_id: c.comm_id,
@@ -175,16 +191,20 @@ impl RankHooks for Rank {
         }
     }
 
-    fn intent(&mut self, _checkpoint: Checkpoint) -> Result<Vec<CommSeq>, StepError> {
+    fn intent(&mut self, checkpoint: Checkpoint) -> Result<Vec<CommSeq>, StepError> {
         fault::point("rank.intent");
+        JOURNAL.announce(checkpoint.generation);
         self.phase = "running to the safe point";
         if !self.has_mpi {
             return Ok(Vec::new());
         }
-        if let Some(why) = checkpoint::refusal() {
+        if let Some(why) = mana_plugin::checkpoint::refusal() {
             return Err(StepError::new(why));
         }
-        Ok(checkpoint::gate_arm().iter().map(sequence).collect())
+        Ok(mana_plugin::checkpoint::gate_arm()
+            .iter()
+            .map(sequence)
+            .collect())
     }
 
     fn targets(&mut self, targets: &[CommSeq]) {
@@ -413,6 +433,8 @@ impl RankHooks for Rank {
         let work = move || {
             if let Err(e) = session.prune(incarnation, &protect) {
                 warn_once(&format!("pruning: {e}"));
+            } else if let Err(e) = prune_journal(&session, &protect) {
+                warn_once(&format!("pruning: {e}"));
             }
         };
         self.pruning = std::thread::Builder::new()
@@ -474,6 +496,9 @@ impl RankHooks for Rank {
             },
             Outcome::Lost { .. } | Outcome::Killed | Outcome::Undecided => return,
         };
+        if end == End::Finished && self.session.rank() == 0 && !job().spec.config.keep_after_end {
+            mana_journal::forget_all(self.session.global().root());
+        }
         if let Err(e) = self.session.finish(self.incarnation, &end) {
             log::warn!("the end of the job is not recorded: {e}");
         }

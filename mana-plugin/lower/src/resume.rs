@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | the MPI library starts | MPI thread | all ranks must talk to agree; its descriptors lie above the program's |
 //! | recovery | control thread | every rank has a verified image of one generation, or nobody goes on |
+//! | files written through MPI | rank 0, main thread | what was written since is taken back before anybody looks at them |
 //! | descriptors | main thread | while their numbers are free |
 //! | memory | main thread and a helper | straight from the image into place |
 //! | MPI objects | main thread | receives are posted into the restored memory |
@@ -22,7 +23,7 @@ use libckpt::store::Store;
 use process_state::RestoreContext;
 use split_process::{Restorer, RunBuffer};
 
-use crate::{control, fresh, image, job, messages, mpi, Failure};
+use crate::{calls, control, fresh, image, job, messages, mpi, Failure};
 
 /// First number for descriptors that are needed only during the restore.
 const TEMPORARY_FD: i32 = 900;
@@ -79,6 +80,19 @@ pub fn run() -> Result<Infallible, Failure> {
             loaded.launch.version, spec.version
         )
         .into());
+    }
+
+    let root = resume.session.global().root();
+    if resume.session.rank() == 0 {
+        for line in mana_journal::restore(root, recovered.generation)? {
+            log::warn!("{line}");
+        }
+    }
+    calls::JOURNAL.begin(root, Some(recovered.generation));
+    if let Some(world) = &world {
+        world
+            .barrier()
+            .map_err(|class| format!("waiting for the files: MPI error class {class}"))?;
     }
 
     let mut restorer = Restorer::begin(&loaded.split)?;

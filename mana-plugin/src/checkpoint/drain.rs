@@ -5,7 +5,8 @@
 //!
 //! 1. Counts of sent messages are exchanged. Posted receives are tested, matched messages received,
 //!    and everything else taken by matched probe, until as many messages have come from each rank as
-//!    it has sent. Non-blocking collectives complete (all members have started them).
+//!    it has sent. Non-blocking collectives complete (all members have started them), and so do
+//!    operations on files.
 //! 2. Now every message has been received somewhere, so every send completes.
 //!
 //! Before them every rank completes its one-sided operations, on all windows: they are in memory then,
@@ -18,6 +19,7 @@ use super::{DrainError, DrainReport};
 use crate::comms;
 use crate::drained::Drained;
 use crate::errors::check;
+use crate::files::rebuild as files;
 use crate::requests::{self, test_index};
 use crate::state::{core, Outcome, Phase, Request, Work};
 use crate::synchronous;
@@ -47,7 +49,11 @@ pub fn run(budget: u64) -> Result<DrainReport, DrainError> {
     let synchronous = synchronous::under_way();
     let received = receive(budget, &expected, &mut report);
     let some = agree(&world, received, synchronous.len())?;
-    agree(&world, complete_sends(), 0)?;
+    // No operation on a file is under way on any rank.
+    let noted =
+        complete_sends().and_then(|()| files::note().map_err(failed("asking for pointers")));
+    agree(&world, noted, 0)?;
+    core().hooks.files_settled();
     if some {
         synchronous::settle(&world, &synchronous)?;
     }
@@ -162,7 +168,7 @@ fn receive(budget: u64, expected: &[u64], report: &mut DrainReport) -> Result<()
             .filter(|(_, (got, sent))| got < sent)
             .map(|(rank, (got, sent))| (rank, sent - got))
             .collect();
-        let collectives = active(|r| r.work == Work::Collective);
+        let collectives = active(|r| matches!(r.work, Work::Collective | Work::File));
         if missing.is_empty() && collectives.is_empty() {
             return Ok(());
         }
@@ -180,7 +186,10 @@ fn receive(budget: u64, expected: &[u64], report: &mut DrainReport) -> Result<()
                 },
                 None => DrainError::Stuck {
                     seconds,
-                    operation: format!("{} non-blocking collectives", collectives.len()),
+                    operation: format!(
+                        "{} non-blocking collectives and operations on files",
+                        collectives.len()
+                    ),
                 },
             });
         }

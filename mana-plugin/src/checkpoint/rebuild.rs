@@ -1,7 +1,7 @@
 //! Restart: the real objects are made again from the descriptors.
 //!
 //! Lower half, the MPI thread of every rank. Order: the library itself, then datatypes (in the order
-//! they were made, so that what one is made of exists), operations, communicators, windows, and last the
+//! they were made, so that what one is made of exists), operations, communicators, windows, files, and last the
 //! receives that were posted, in their order.
 //!
 //! Communicators are made with `MPI_Comm_create_group` over our private world, in ascending order of
@@ -18,7 +18,9 @@ use crate::state::{
     core, Outcome, Phase, SavedStatus, State, Topology, Work, PRIVATE, SELF, VERSION, WORLD,
 };
 use crate::world::world_collective;
-use crate::{attributes, datatypes, gate, library, life, ops, synchronous, windows, Initialized};
+use crate::{
+    attributes, datatypes, files, gate, library, life, ops, synchronous, windows, Initialized,
+};
 use mpi_std::*;
 
 /// See [`super::start`].
@@ -74,6 +76,11 @@ pub fn run(bytes: &[u8]) -> Result<(), RebuildError> {
         operation: "MPI_Win_create",
         object: format!("the window of communicator {id:016x}"),
         class,
+    })?;
+    files::rebuild::run().map_err(|f| RebuildError::Mpi {
+        operation: f.operation,
+        object: f.name,
+        class: f.class,
     })?;
     let gates = std::mem::take(&mut core().state.group_gates);
     for (id, size, seq) in gates {

@@ -87,7 +87,6 @@ fn object_back(word: u64) -> t::Handle {
         w if w < mpi_std::PREDEFINED_END => t::datatype_back(w),
         w if mpi_std::kind_of(w) == mpi_std::kind::DATATYPE => t::datatype_back(w),
         w if mpi_std::kind_of(w) == mpi_std::kind::WIN => t::win_back(w),
-        w if mpi_std::kind_of(w) == mpi_std::kind::FILE => t::file_back(w),
         w => t::comm_back(w),
     }
 }
@@ -155,7 +154,12 @@ type FortranErrhandler = unsafe extern "C" fn(*mut i32, *mut i32);
 
 unsafe extern "C" fn errhandler(function: usize, object: u64, code: i32) -> i32 {
     let mut code = t::error_back(code);
-    let mut handle = object_back(object);
+    let is_file = object == mpi_std::MPI_FILE_NULL
+        || object >= mpi_std::PREDEFINED_END && mpi_std::kind_of(object) == mpi_std::kind::FILE;
+    let (mut handle, mut file) = match is_file {
+        true => (t::comm_back(mpi_std::MPI_COMM_NULL), t::file_back(object)),
+        false => (object_back(object), t::file_back(mpi_std::MPI_FILE_NULL)),
+    };
     // SAFETY: `function` is what the program gave for this handler.
     unsafe {
         if let Some(fortran) = abi::fortran_function(function) {
@@ -164,7 +168,11 @@ unsafe extern "C" fn errhandler(function: usize, object: u64, code: i32) -> i32 
             call(&mut integer, &mut code);
         } else {
             let call: UserErrhandler = core::mem::transmute(function);
-            call(&mut handle, &mut code);
+            let at = match is_file {
+                true => (&raw mut file).cast(),
+                false => &raw mut handle,
+            };
+            call(at, &mut code);
         }
     }
     0

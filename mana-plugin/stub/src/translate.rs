@@ -103,6 +103,46 @@ pub fn assert(value: i32) -> i32 {
     out
 }
 
+/// How a file is opened, by the bits of the program and the standard's.
+const ACCESS_MODES: [(i32, i32); 9] = [
+    (MPI_MODE_APPEND, mpi_std::MPI_MODE_APPEND),
+    (MPI_MODE_CREATE, mpi_std::MPI_MODE_CREATE),
+    (MPI_MODE_DELETE_ON_CLOSE, mpi_std::MPI_MODE_DELETE_ON_CLOSE),
+    (MPI_MODE_EXCL, mpi_std::MPI_MODE_EXCL),
+    (MPI_MODE_RDONLY, mpi_std::MPI_MODE_RDONLY),
+    (MPI_MODE_RDWR, mpi_std::MPI_MODE_RDWR),
+    (MPI_MODE_SEQUENTIAL, mpi_std::MPI_MODE_SEQUENTIAL),
+    (MPI_MODE_UNIQUE_OPEN, mpi_std::MPI_MODE_UNIQUE_OPEN),
+    (MPI_MODE_WRONLY, mpi_std::MPI_MODE_WRONLY),
+];
+
+/// An access mode; what is none stays wrong.
+pub fn amode(value: i32) -> i32 {
+    let (mut out, mut rest) = (0, value);
+    for (program, standard) in ACCESS_MODES {
+        if value & program != 0 {
+            out |= standard;
+            rest &= !program;
+        }
+    }
+    if rest == 0 {
+        out
+    } else {
+        -1
+    }
+}
+
+/// An access mode, back.
+pub fn amode_back(value: i32) -> i32 {
+    let mut out = 0;
+    for (program, standard) in ACCESS_MODES {
+        if value & standard != 0 {
+            out |= program;
+        }
+    }
+    out
+}
+
 /// An element count that is negative only in wrong programs.
 #[inline(always)]
 pub fn len(count: i32) -> usize {

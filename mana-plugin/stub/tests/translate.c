@@ -67,6 +67,10 @@ static int l_op_create(void *f, int commute, uint64_t *op) { op_function = f; *o
 static int l_get_name(uint64_t c, char *name, int *len) { memset(name, 'x', 127); name[127] = 0; *len = 127; return 0; }
 static int keyval_seen; static int tag_ub = 4711;
 static int l_get_attr(uint64_t c, int key, void *v, int *flag) { keyval_seen = key; *(int **)v = &tag_ub; *flag = 1; return 0; }
+static int mode_seen; static uint64_t file_seen;
+static int l_file_open(uint64_t c, const char *name, int mode, uint64_t info, uint64_t *fh) { mode_seen = mode; *fh = (uint64_t)0x90 << 24 | 21; return 0; }
+static int l_file_amode(uint64_t fh, int *mode) { file_seen = fh; *mode = STD_MPI_MODE_WRONLY | STD_MPI_MODE_EXCL; return 0; }
+static int l_file_seek(uint64_t fh, int64_t at, int whence) { mode_seen = whence; return 0; }
 static int translated[4];
 static int l_translate(uint64_t a, int n, const int *r, uint64_t b, int *out) { memcpy(translated, r, n * 4); out[0] = STD_MPI_PROC_NULL; out[1] = STD_MPI_UNDEFINED; return 0; }
 
@@ -89,6 +93,7 @@ int main(int argc, char **argv) {
     put(SLOT_MPI_Comm_dup, (fn)l_dup); put(SLOT_MPI_Comm_split, (fn)l_split); put(SLOT_MPI_Comm_free, (fn)l_free);
     put(SLOT_MPI_Type_create_struct, (fn)l_struct); put(SLOT_MPI_Comm_compare, (fn)l_compare);
     put(SLOT_MPI_Type_get_envelope, (fn)l_envelope); put(SLOT_MPI_Type_get_contents, (fn)l_contents);
+    put(SLOT_MPI_File_open, (fn)l_file_open); put(SLOT_MPI_File_get_amode, (fn)l_file_amode); put(SLOT_MPI_File_seek, (fn)l_file_seek);
     put(SLOT_MPI_Op_create, (fn)l_op_create); put(SLOT_MPI_Comm_get_name, (fn)l_get_name);
     put(SLOT_MPI_Comm_get_attr, (fn)l_get_attr); put(SLOT_MPI_Group_translate_ranks, (fn)l_translate);
 
@@ -164,8 +169,13 @@ int main(int argc, char **argv) {
     entries->op(op_function, &in, &inout, 1, STD_MPI_INT, (uint64_t)0x98 << 24 | 17);
     CHECK(inout == 42 && op_type == MPI_INT && op_len == 1);
     entries->op(op_function, &in, &inout, 1, (uint64_t)0x8c << 24 | 30, (uint64_t)0x98 << 24 | 17); CHECK(op_type == t);
-    /* an unsupported procedure is an error, not a crash */
-    MPI_File fh; CHECK(MPI_File_open(MPI_COMM_WORLD, "/nonexistent", MPI_MODE_RDONLY, MPI_INFO_NULL, &fh) == MPI_ERR_UNSUPPORTED_OPERATION);
+    /* files: handles are pointers in both ABIs */
+    MPI_File fh = MPI_FILE_NULL; int mode;
+    CHECK(MPI_File_open(MPI_COMM_SELF, "name", MPI_MODE_RDWR | MPI_MODE_CREATE, MPI_INFO_NULL, &fh) == MPI_SUCCESS);
+    CHECK(mode_seen == (STD_MPI_MODE_RDWR | STD_MPI_MODE_CREATE) && fh != MPI_FILE_NULL && MPI_File_f2c(MPI_File_c2f(fh)) == fh);
+    CHECK(MPI_File_f2c(MPI_File_c2f(MPI_FILE_NULL)) == MPI_FILE_NULL);
+    MPI_File_get_amode(fh, &mode); CHECK(file_seen == ((uint64_t)0x90 << 24 | 21) && mode == (MPI_MODE_WRONLY | MPI_MODE_EXCL));
+    MPI_File_seek(fh, 1, MPI_SEEK_END); CHECK(mode_seen == STD_MPI_SEEK_END);
     /* the published rank and size */
     ((int *)0x300000008000)[0] = 6; ((int *)0x300000008000)[1] = 8;
     int rank; MPI_Comm_rank(MPI_COMM_WORLD, &rank); MPI_Comm_size(MPI_COMM_WORLD, &size); CHECK(rank == 6 && size == 8);

@@ -88,12 +88,21 @@ fn entry(out: &mut String, p: &Procedure) {
             }
             (Kind::Weight, _, _) => call.push(format!("t::weights({n})")),
             (Kind::Assert, ..) => call.push(format!("t::assert({n})")),
+            (Kind::Amode, Direction::In, _) => call.push(format!("t::amode({n})")),
+            (Kind::Amode, ..) => {
+                call.push(format!("{n}.cast()"));
+                let _ = writeln!(after, "    if rc == 0 {{ *{n} = t::amode_back(*{n}); }}");
+            }
             (Kind::Status, Direction::In, None) => {
                 let _ = writeln!(before, "    let {n}_l = t::status_in({n});");
                 call.push(format!("&raw const {n}_l"));
             }
             (Kind::Status, _, None) => {
-                let _ = writeln!(before, "    let mut {n}_l = t::OneStatus::new({n});");
+                let form = match p.params().iter().any(|q| q.kind == Kind::File) {
+                    true => "FileStatus",
+                    false => "OneStatus",
+                };
+                let _ = writeln!(before, "    let mut {n}_l = t::{form}::new({n});");
                 call.push(format!("{n}_l.pointer()"));
                 let _ = writeln!(after, "    {n}_l.give({n});");
             }

@@ -63,6 +63,10 @@ pub const INTEGERS: &[(Kind, &[&str])] = &[
         ],
     ),
     (
+        Kind::Whence,
+        &["MPI_SEEK_SET", "MPI_SEEK_CUR", "MPI_SEEK_END"],
+    ),
+    (
         Kind::Keyval,
         &[
             "MPI_KEYVAL_INVALID",
@@ -158,4 +162,17 @@ pub const ASSERTIONS: &[&str] = &[
     "MPI_MODE_NOPUT",
     "MPI_MODE_NOPRECEDE",
     "MPI_MODE_NOSUCCEED",
+];
+
+/// Access modes of files: bits, not numbers.
+pub const ACCESS_MODES: &[&str] = &[
+    "MPI_MODE_APPEND",
+    "MPI_MODE_CREATE",
+    "MPI_MODE_DELETE_ON_CLOSE",
+    "MPI_MODE_EXCL",
+    "MPI_MODE_RDONLY",
+    "MPI_MODE_RDWR",
+    "MPI_MODE_SEQUENTIAL",
+    "MPI_MODE_UNIQUE_OPEN",
+    "MPI_MODE_WRONLY",
 ];

@@ -15,7 +15,7 @@ mod stub;
 
 pub use abis::{abi_constants, Abi, AbiConstant, ABIS_TEXT};
 pub use adapter::adapter_source;
-pub use integers::{integers, ASSERTIONS, INTEGERS};
+pub use integers::{integers, ACCESS_MODES, ASSERTIONS, INTEGERS};
 pub use kinds::{Direction, Kind, Length};
 pub use parse::{parse, ParseError};
 pub use signatures::{arguments, constants, names, rust_type, signature, slots_source};

@@ -98,10 +98,14 @@ fn program_type(p: &Param) -> String {
     let constant = p.direction == Direction::In;
     let pointer = if constant { "*const" } else { "*mut" };
     if p.kind.is_handle() {
+        let handle = match p.kind {
+            Kind::File => "t::FileHandle",
+            _ => "t::Handle",
+        };
         if p.by_pointer() {
-            return format!("{pointer} t::Handle");
+            return format!("{pointer} {handle}");
         }
-        return "t::Handle".to_owned();
+        return handle.to_owned();
     }
     if p.kind == Kind::Status {
         return format!("{pointer} t::ProgramStatus");
@@ -161,6 +165,14 @@ fn parameter(
         (Kind::Weight, ..) => args.push(format!("t::weights({n}).cast_mut()")),
         (Kind::Function, ..) => args.push(format!("t::function({n})")),
         (Kind::Assert, ..) => args.push(format!("t::assert({n})")),
+        (Kind::Amode, Direction::In, _) => args.push(format!("t::amode({n})")),
+        (Kind::Amode, ..) => {
+            args.push(n.clone());
+            let _ = writeln!(
+                after,
+                "        if rc == 0 {{ *{n} = t::amode_back(*{n}); }}"
+            );
+        }
         (Kind::Status, Direction::In, None) => {
             let _ = writeln!(before, "        let {n}_s = t::status_in({n});");
             args.push(format!("&raw const {n}_s"));
@@ -339,7 +351,11 @@ fn constants(out: &mut String, abi: Abi) {
         "MPI_WIN_FLAVOR_SHARED",
         "MPI_WIN_UNIFIED",
     ];
-    for name in plain.iter().chain(crate::ASSERTIONS) {
+    for name in plain
+        .iter()
+        .chain(crate::ASSERTIONS)
+        .chain(crate::ACCESS_MODES)
+    {
         if let Some(n) = number(name) {
             let _ = writeln!(out, "    pub const {name}: i32 = {n};");
         }

@@ -226,6 +226,22 @@ pub const PROGRAMS: &[Program] = &[
         ..C
     },
     Program {
+        name: "files",
+        source: "files.c",
+        fast: &["--rounds", "5", "--pause", "0"],
+        slow: &["--rounds", "5", "--pause", "400"],
+        ..C
+    },
+    Program {
+        name: "files_large",
+        source: "files.c",
+        flags: &["-DLARGE"],
+        fast: &["--rounds", "5", "--pause", "0"],
+        slow: &["--rounds", "5", "--pause", "400"],
+        mpis: &[Mpi::Mpich],
+        ..C
+    },
+    Program {
         name: "inplace",
         source: "inplace.c",
         ..C

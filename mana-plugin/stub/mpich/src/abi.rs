@@ -10,6 +10,8 @@ use crate::languages;
 
 /// A handle.
 pub type Handle = i32;
+/// A file's handle, a pointer. It holds the virtual word, and is never followed.
+pub type FileHandle = usize;
 
 /// `MPI_Status`.
 #[repr(C)]
@@ -148,7 +150,6 @@ const HANDLES_AT_BUILD: [u32; 1024] = crate::exports::HANDLES_TABLE;
 kinds! {
     comm comm_back [MPI_COMM_WORLD, MPI_COMM_SELF, MPI_COMM_NULL]
     group group_back [MPI_GROUP_NULL, MPI_GROUP_EMPTY]
-    file file_back [MPI_FILE_NULL]
     errhandler errhandler_back [
         MPI_ERRHANDLER_NULL, MPI_ERRORS_ARE_FATAL, MPI_ERRORS_ABORT, MPI_ERRORS_RETURN
     ]
@@ -157,6 +158,26 @@ kinds! {
     message message_back [MPI_MESSAGE_NULL, MPI_MESSAGE_NO_PROC]
     request request_back [MPI_REQUEST_NULL]
     session session_back [MPI_SESSION_NULL]
+}
+
+/// The word of a file.
+#[inline(always)]
+pub fn file(handle: FileHandle) -> u64 {
+    if handle == 0 {
+        mpi_std::MPI_FILE_NULL
+    } else {
+        handle as u64
+    }
+}
+
+/// The handle of a file's word.
+#[inline(always)]
+pub fn file_back(word: u64) -> FileHandle {
+    if word == mpi_std::MPI_FILE_NULL {
+        0
+    } else {
+        word as usize
+    }
 }
 
 /// The word of a datatype.

@@ -234,14 +234,14 @@ pub fn predefined_function(address: *mut c_void) -> *mut c_void {
     }
 }
 
-/// `MPI_File_c2f`: no file but the null one exists yet.
+/// `MPI_File_c2f`: the Fortran integer is the virtual word.
 #[no_mangle]
-unsafe extern "C" fn mana_MPI_File_c2f(_file: usize) -> i32 {
-    0
+unsafe extern "C" fn mana_MPI_File_c2f(file: t::FileHandle) -> i32 {
+    file as u32 as i32
 }
 
-/// `MPI_File_f2c`: no file but the null one exists yet.
+/// `MPI_File_f2c`
 #[no_mangle]
-unsafe extern "C" fn mana_MPI_File_f2c(_file: i32) -> usize {
-    0
+unsafe extern "C" fn mana_MPI_File_f2c(file: i32) -> t::FileHandle {
+    file as u32 as usize
 }

@@ -9,6 +9,8 @@ use crate::objects::{self, KeyLanguage};
 
 /// A handle: an address, or a virtual word.
 pub type Handle = usize;
+/// A file's handle.
+pub type FileHandle = Handle;
 
 /// The address of a data symbol.
 pub struct Address(pub *const u64);

@@ -1,0 +1,315 @@
+//! What is written to the program's files is noted, so that a resume can take it back (decision 004).
+//!
+//! Lower half, threads of the program inside MPI. The library's own calls to the C library come by here,
+//! so views, data sieving and two-phase collectives are plain writes of bytes. Only files that were named
+//! in `MPI_File_open` or `MPI_File_delete` are looked at.
+//!
+//! ```text
+//!  <global>/<job>/files-<i>.<n>/<key>/origin    what the file was when generation i.n was taken
+//!                                    /aside     where it is kept if it was deleted since
+//!                                    /block-<k> what its block k was, saved before the first overwrite
+//!  <global>/<job>/files-litter/<key>            a hidden file that the library has made
+//! ```
+//! All ranks write there, from all nodes. Each of these is claimed: it is made under another name, is
+//! durable, and gets its own by link(2), which one rank alone can do. A rank goes on to write only when
+//! the claim exists, its own or another's; so whoever has won has read what was there before.
+//!
+//! | module | holds |
+//! |---|---|
+//! | `store` | the directory: claims, records, what is kept and for how long |
+//! | `watched` | one file: what is saved before it changes |
+//! | `restore` | a resume puts everything back |
+
+mod restore;
+mod store;
+#[cfg(test)]
+mod tests;
+mod watched;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{CStr, OsStr};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use mana_control::GenerationId;
+
+pub use restore::{restore, Error};
+pub use store::{forget_all, prune};
+use watched::Watched;
+
+/// The job's directory, and the generation whose state of the files is to be kept.
+#[derive(Clone, Debug)]
+struct Place {
+    root: PathBuf,
+    current: Option<GenerationId>,
+    /// Raised whenever `current` changes.
+    epoch: u64,
+    /// The generation being taken.
+    announced: Option<GenerationId>,
+}
+
+/// A descriptor of the library that can write.
+#[derive(Clone, Debug)]
+struct Descriptor {
+    file: Arc<Watched>,
+    inode: u64,
+}
+
+/// Descriptors can be watched up to this number.
+const MOST: usize = 1 << 16;
+
+/// What a process knows of the files that its program has named to MPI.
+#[derive(Debug)]
+pub struct Journal {
+    /// Whether any file was named.
+    any: AtomicBool,
+    /// As the program named them, from the root.
+    names: Mutex<BTreeSet<PathBuf>>,
+    place: Mutex<Option<Place>>,
+    descriptors: Mutex<BTreeMap<i32, Descriptor>>,
+    /// By resolved path.
+    files: Mutex<BTreeMap<PathBuf, Arc<Watched>>>,
+    /// Hidden files the library has made and not removed.
+    litter: Mutex<BTreeSet<PathBuf>>,
+    /// The numbers in `descriptors`, one bit each.
+    watched: [AtomicU64; MOST / 64],
+}
+
+fn lock<T>(what: &Mutex<T>) -> MutexGuard<'_, T> {
+    what.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A path from the root.
+fn absolute(path: &CStr) -> PathBuf {
+    let path = Path::new(OsStr::from_bytes(path.to_bytes()));
+    match std::env::current_dir() {
+        Ok(here) => here.join(path),
+        Err(_) => path.to_path_buf(),
+    }
+}
+
+/// The same file has the same path, whatever links lead to it.
+fn resolved(path: &Path) -> PathBuf {
+    if let Ok(found) = std::fs::canonicalize(path) {
+        return found;
+    }
+    match (path.parent().map(std::fs::canonicalize), path.file_name()) {
+        (Some(Ok(parent)), Some(name)) => parent.join(name),
+        _ => path.to_path_buf(),
+    }
+}
+
+/// What a path that is being opened is.
+#[derive(Debug)]
+pub enum Opening {
+    /// Nothing of ours.
+    Other,
+    /// A file the program has named, opened for writing or not.
+    Named(PathBuf),
+    /// A file the library makes for itself beside one.
+    Litter(PathBuf),
+    /// One that another process has made, or that was there before.
+    Beside,
+}
+
+impl Default for Journal {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Journal {
+    /// One that knows nothing.
+    pub const fn new() -> Self {
+        Journal {
+            any: AtomicBool::new(false),
+            names: Mutex::new(BTreeSet::new()),
+            place: Mutex::new(None),
+            descriptors: Mutex::new(BTreeMap::new()),
+            files: Mutex::new(BTreeMap::new()),
+            litter: Mutex::new(BTreeSet::new()),
+            watched: [const { AtomicU64::new(0) }; MOST / 64],
+        }
+    }
+
+    fn bit(&self, fd: i32) -> Option<(&AtomicU64, u64)> {
+        let at = usize::try_from(fd).ok()?;
+        Some((self.watched.get(at / 64)?, 1 << (at % 64)))
+    }
+
+    /// Whether a descriptor is one of a file that is looked at.
+    #[inline]
+    pub fn is_watched(&self, fd: i32) -> bool {
+        self.bit(fd)
+            .is_some_and(|(word, mask)| word.load(Ordering::Relaxed) & mask != 0)
+    }
+
+    /// Whether the program has named any file.
+    #[inline]
+    pub fn any(&self) -> bool {
+        self.any.load(Ordering::Acquire)
+    }
+
+    /// The program names a file to MPI; `path` begins at the root.
+    pub fn name(&self, path: &Path) {
+        lock(&self.names).insert(path.to_path_buf());
+        self.any.store(true, Ordering::Release);
+    }
+
+    /// Where this job keeps its records, and the generation it was resumed from. Once.
+    pub fn begin(&self, root: &Path, resumed: Option<GenerationId>) {
+        lock(&self.place).get_or_insert_with(|| Place {
+            root: root.to_path_buf(),
+            current: resumed,
+            epoch: 1,
+            announced: None,
+        });
+    }
+
+    /// A generation is about to be taken.
+    pub fn announce(&self, generation: GenerationId) {
+        if let Some(place) = lock(&self.place).as_mut() {
+            place.announced = Some(generation);
+        }
+    }
+
+    /// All ranks are drained: from here on it is the announced generation's state that must not be lost.
+    /// That this generation may be given up later does no harm: what is saved for it is put back first,
+    /// then what was saved for the ones before.
+    pub fn settled(&self) {
+        if let Some(place) = lock(&self.place).as_mut() {
+            place.current = place.announced;
+            place.epoch += 1;
+        }
+    }
+
+    /// The directory of the current generation, if there is one, and its number here.
+    fn current(&self) -> Option<(PathBuf, GenerationId, u64)> {
+        let place = lock(&self.place);
+        let place = place.as_ref()?;
+        let generation = place.current?;
+        let dir = place.root.join(store::directory(generation));
+        Some((dir, generation, place.epoch))
+    }
+
+    fn root(&self) -> Option<PathBuf> {
+        lock(&self.place).as_ref().map(|p| p.root.clone())
+    }
+
+    fn file(&self, path: &Path) -> Arc<Watched> {
+        let path = resolved(path);
+        let mut files = lock(&self.files);
+        if let Some(known) = files.get(&path) {
+            return Arc::clone(known);
+        }
+        let new = Arc::new(Watched::new(path.clone()));
+        files.insert(path, Arc::clone(&new));
+        new
+    }
+
+    /// The library opens a file; call [`Journal::opened`] with the descriptor.
+    pub fn opening(&self, path: &CStr, flags: i32) -> Opening {
+        let path = absolute(path);
+        if lock(&self.names).contains(&path) {
+            if flags & (libc::O_CREAT | libc::O_TRUNC) != 0 {
+                self.file(&path).before_open(self.current(), flags);
+            }
+            return Opening::Named(path);
+        }
+        if !self.beside_a_named_one(&path) {
+            return Opening::Other;
+        }
+        match flags & libc::O_CREAT != 0 && !path.exists() {
+            true => Opening::Litter(path),
+            false => Opening::Beside,
+        }
+    }
+
+    fn beside_a_named_one(&self, path: &Path) -> bool {
+        let Some(name) = path.file_name() else {
+            return false;
+        };
+        lock(&self.names).iter().any(|named| {
+            let stem = named.file_name().map_or(&b""[..], |n| n.as_bytes());
+            named.parent() == path.parent()
+                && !stem.is_empty()
+                && name.as_bytes().windows(stem.len()).any(|w| w == stem)
+        })
+    }
+
+    /// The library has opened it.
+    pub fn opened(&self, opening: Opening, fd: i32, flags: i32) {
+        match opening {
+            Opening::Other | Opening::Beside => {}
+            Opening::Litter(path) => {
+                if let Some(root) = self.root() {
+                    store::note_litter(&root, &path);
+                }
+                lock(&self.litter).insert(path);
+            }
+            Opening::Named(_) if flags & libc::O_ACCMODE == libc::O_RDONLY => {}
+            Opening::Named(path) => {
+                let Some(inode) = watched::inode(fd) else {
+                    return; // no regular file
+                };
+                let file = self.file(&path);
+                lock(&self.descriptors).insert(fd, Descriptor { file, inode });
+                if let Some((word, mask)) = self.bit(fd) {
+                    word.fetch_or(mask, Ordering::Release);
+                }
+            }
+        }
+    }
+
+    /// The library closes a descriptor that is watched.
+    pub fn closing(&self, fd: i32) {
+        if self.descriptor(fd).is_none() {
+            return;
+        }
+        if let Some((word, mask)) = self.bit(fd) {
+            word.fetch_and(!mask, Ordering::Release);
+        }
+        lock(&self.descriptors).remove(&fd);
+    }
+
+    /// What a number stands for in the table of the calling thread: the control thread has one of its
+    /// own, in which the same number is something else.
+    fn descriptor(&self, fd: i32) -> Option<Descriptor> {
+        let known = lock(&self.descriptors).get(&fd).cloned()?;
+        (watched::inode(fd) == Some(known.inode)).then_some(known)
+    }
+
+    /// The library is about to write `len` bytes at `offset` (`None`: at the descriptor's position).
+    pub fn before_write(&self, fd: i32, offset: Option<i64>, len: u64) {
+        let Some(d) = self.descriptor(fd) else { return };
+        // SAFETY: lseek touches no memory.
+        let offset = offset.unwrap_or_else(|| unsafe { libc::lseek(fd, 0, libc::SEEK_CUR) });
+        let Ok(from) = u64::try_from(offset) else {
+            return;
+        };
+        let to = from.saturating_add(len);
+        d.file.before_change(self.current(), fd, d.inode, from, to);
+    }
+
+    /// The library is about to set the file's length.
+    pub fn before_truncate(&self, fd: i32, len: i64) {
+        if let (Some(d), Ok(len)) = (self.descriptor(fd), u64::try_from(len)) {
+            d.file
+                .before_change(self.current(), fd, d.inode, len, u64::MAX);
+        }
+    }
+
+    /// The library is about to delete a name.
+    pub fn before_unlink(&self, path: &CStr) {
+        let path = absolute(path);
+        if lock(&self.names).contains(&path) {
+            self.file(&path).before_unlink(self.current());
+        } else if lock(&self.litter).remove(&path) {
+            if let Some(root) = self.root() {
+                store::forget_litter(&root, &path);
+            }
+        }
+    }
+}
