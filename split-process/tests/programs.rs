@@ -178,14 +178,19 @@ fn snapshots_by_fork() {
 #[test]
 fn a_living_child_is_named() {
     let place = place();
-    let arguments = ["--checkpoint-after", "300"];
-    let output = run(split(&place, &arguments).args(["/bin/sh", "-c", "sleep 8; true"]));
-    let message = text(&output.stderr);
-    assert_eq!(output.status.code(), Some(98), "{message}");
-    assert!(
-        message.contains("(sleep) of the program is alive"),
-        "{message}"
-    );
+    // On a busy machine the shell may need longer until its child has become `sleep`.
+    let mut said = Vec::new();
+    // On a busy machine the shell needs longer until its child has become `sleep`.
+    for after in ["300", "2000", "6000"] {
+        let arguments = ["--checkpoint-after", after];
+        let output = run(split(&place, &arguments).args(["/bin/sh", "-c", "sleep 10; true"]));
+        let message = text(&output.stderr);
+        if output.status.code() == Some(98) && message.contains("(sleep) of the program is alive") {
+            return;
+        }
+        said.push(message);
+    }
+    panic!("{said:?}");
 }
 
 #[test]

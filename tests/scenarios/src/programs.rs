@@ -21,6 +21,8 @@ pub enum Language {
     Cxx,
     /// `mpif90`.
     Fortran,
+    /// `caf`, OpenCoarrays' wrapper of the Fortran compiler.
+    Coarrays,
     /// The system's `python3`; nothing to build.
     Python,
 }
@@ -319,6 +321,16 @@ pub const PROGRAMS: &[Program] = &[
         slow: &["40", "60"],
         ..C
     },
+    // Not on MPICH: there it hangs natively (passive targets get no progress while they wait).
+    Program {
+        name: "coarray",
+        source: "coarray.f90",
+        language: Language::Coarrays,
+        fast: &["60", "0"],
+        slow: &["60", "70"],
+        mpis: &[Mpi::OpenMpi],
+        ..C
+    },
     Program {
         name: "train",
         source: "train.py",
@@ -388,6 +400,7 @@ impl Program {
         let wrapper = match self.language {
             Language::Cxx => "mpicxx",
             Language::Fortran => "mpif90",
+            Language::Coarrays => "caf",
             _ => "mpicc",
         };
         let compiler = mpi
@@ -402,7 +415,7 @@ impl Program {
                 .arg("-I")
                 .arg(Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("programs"));
         }
-        if self.language == Language::Fortran {
+        if matches!(self.language, Language::Fortran | Language::Coarrays) {
             command.arg("-J").arg(directory);
         }
         command.arg(source).arg("-o").arg(&executable).arg("-lm");
@@ -433,6 +446,7 @@ impl Program {
             Language::C => "mpicc",
             Language::Cxx => "mpicxx",
             Language::Fortran => "mpif90",
+            Language::Coarrays => "caf",
             Language::Python => {
                 let loads = Command::new("/usr/bin/python3")
                     .args(["-c", "import numpy, mpi4py.MPI"])

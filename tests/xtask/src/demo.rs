@@ -39,7 +39,7 @@ const LIMIT: Duration = Duration::from_secs(480);
 
 /// The whole demonstration; whether it went as promised.
 pub fn run() -> Result<bool> {
-    setup::run()?;
+    setup::run(setup::Purpose::Demo)?;
     println!("building ...");
     let mana = tree::build()?;
     let directory = target_dir()?.join("demo");

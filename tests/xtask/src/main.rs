@@ -68,7 +68,7 @@ enum Task {
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
-        Task::Setup => setup::run().map(|()| true),
+        Task::Setup => setup::run(setup::Purpose::Tests).map(|()| true),
         Task::Build => tree::build().map(|_| true),
         Task::Install { prefix } => install::run(&prefix).map(|()| true),
         Task::Demo => demo::run(),

@@ -20,19 +20,45 @@ const BUILD: &[&str] = &[
     "libmpich-dev",
 ];
 
-/// To show and test it: programs of other people, and tools of the tests.
+/// To show it.
+const DEMO: &[&str] = &["lammps", "procps"];
+
+/// To test it: programs of other people, and tools of the tests. Those that a release does not have are
+/// left out: the tests that need them are skipped then, and say so.
 const TEST: &[&str] = &[
-    "lammps",
     "hpcc",
     "python3",
     "python3-mpi4py",
     "python3-numpy",
-    "procps",
+    "nwchem-openmpi",
+    "nwchem-mpich",
+    "libcoarrays-openmpi-dev",
+    "libpetsc-real-dev",
+    "libpetsc3.18-dev-examples",
 ];
 
+/// For the cluster of the tests, which only root can start.
+const CLUSTER: &[&str] = &[
+    "slurmctld",
+    "slurmd",
+    "slurm-client",
+    "munge",
+    "iproute2",
+    "util-linux",
+];
+
+/// What the machine is set up for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// The demonstration.
+    Demo,
+    /// All tests.
+    Tests,
+}
+
 /// Installs what is missing; an error that holds the exact line when it may not.
-pub fn run() -> Result<()> {
-    let missing = missing()?;
+pub fn run(purpose: Purpose) -> Result<()> {
+    let mut missing = missing(purpose)?;
     if missing.is_empty() {
         return Ok(());
     }
@@ -64,15 +90,23 @@ pub fn run() -> Result<()> {
         command.args(&words[1..]);
         command
     };
+    // The lists may be there already (and the network slow): try without fetching them first.
+    if missing.iter().any(|name| !offered(name)) {
+        run_quietly(&mut apt(&["update"]))?;
+        missing.retain(|name| offered(name) || !(TEST.contains(name) || CLUSTER.contains(name)));
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
     let mut install = vec!["install", "--no-install-recommends"];
     install.extend(missing.iter().copied());
-    // The lists may be there already (and the network slow): try without fetching them first.
     let first = bounded(&mut apt(&install), Duration::from_secs(1800), |_| {})?;
     if !first.success() {
         run_quietly(&mut apt(&["update"]))?;
         run_quietly(&mut apt(&install))?;
     }
-    let still = self::missing()?;
+    let mut still = self::missing(purpose)?;
+    still.retain(|name| missing.contains(name));
     if !still.is_empty() {
         bail!(
             "apt-get ended without an error, but these are still missing: {}",
@@ -80,6 +114,14 @@ pub fn run() -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// Does the release have this package, as far as the lists here tell?
+fn offered(package: &str) -> bool {
+    let mut command = Command::new("apt-cache");
+    command.args(["show", "--no-all-versions", package]);
+    let output = command.stderr(Stdio::null()).output();
+    output.is_ok_and(|output| output.status.success() && !output.stdout.is_empty())
 }
 
 fn run_quietly(command: &mut Command) -> Result<()> {
@@ -91,9 +133,15 @@ fn run_quietly(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// The packages of both lists that are not installed.
-fn missing() -> Result<Vec<&'static str>> {
-    let wanted: Vec<&'static str> = BUILD.iter().chain(TEST).copied().collect();
+/// The packages that are not installed.
+fn missing(purpose: Purpose) -> Result<Vec<&'static str>> {
+    let mut wanted = [BUILD, DEMO].concat();
+    if purpose == Purpose::Tests {
+        wanted.extend(TEST);
+        if nix::unistd::Uid::effective().is_root() {
+            wanted.extend(CLUSTER);
+        }
+    }
     if on_path("dpkg-query").is_none() {
         return by_programs();
     }

@@ -90,7 +90,8 @@ pub fn run(choice: &Choice) -> Result<bool> {
     let mut sum = Sum::default();
     let only = choice.only.as_deref();
     let jobs = only.is_none_or(|pattern| !pattern.starts_with(roots::FAMILY));
-    let ready = sum.part("set-up", || setup::run().map(|()| Outcome::PASSED))
+    let set_up = || setup::run(setup::Purpose::Tests).map(|()| Outcome::PASSED);
+    let ready = sum.part("set-up", set_up)
         && (!jobs || sum.part("build", || tree::build().map(|_| Outcome::PASSED)));
     if only.is_none() {
         sum.part("formatting", fmt);

@@ -1,5 +1,6 @@
 //! All scenarios, a module per topic.
 
+mod applications;
 mod cluster;
 mod commands;
 mod corruption;
@@ -64,6 +65,7 @@ pub fn alone() -> Vec<Scenario> {
         lammps::all(),
         corruption::all(),
         hpcc::all(),
+        applications::all(),
         faults::all(),
         dense::all(),
     ]
