@@ -271,11 +271,13 @@ fn life(
             .sum();
         cost.direct.push(write_directly(place.path(), cost.bytes)?);
     }
-    for line in job.messages().lines() {
-        let stopped = line.split_once("program stopped ");
-        if let Some((ms, _)) = stopped.and_then(|(_, rest)| rest.split_once(" ms")) {
-            cost.stopped.push(ms.parse().context("milliseconds")?);
-        }
+    let messages = job.messages();
+    let stops = messages
+        .lines()
+        .filter_map(|l| l.split_once("program stopped "));
+    for (_, rest) in stops {
+        cost.stopped
+            .push(milliseconds(rest).context("how long the program was stopped")?);
     }
     let printed = job.printed();
     let steps = printed.lines().filter_map(|l| l.strip_prefix("STEP "));
@@ -291,6 +293,17 @@ fn life(
     cost.restart.push(begun.elapsed().as_secs_f64());
     job.wait(LIMIT)?.expect(0)?;
     Ok(())
+}
+
+/// The time at the beginning of `text`, as in `24 ms (gate ...`.
+fn milliseconds(text: &str) -> Option<f64> {
+    let mut words = text.split_whitespace();
+    let (value, unit) = (words.next()?.parse::<f64>().ok()?, words.next()?);
+    match unit {
+        "s" => Some(value * 1e3),
+        "ms" => Some(value),
+        _ => Some(value / 1e3),
+    }
 }
 
 fn resident(pid: i32) -> u64 {
