@@ -132,7 +132,7 @@ fn launchers(options: &cli::Adapter, family: Family) -> Result<Vec<String>, Fail
     Ok(match (options.launchers.is_empty(), family) {
         (false, _) => options.launchers.clone(),
         (true, Family::OpenMpi) => vec!["openmpi".into(), "pmix".into()],
-        (true, Family::Mpich) => vec!["pmi".into()],
+        (true, Family::Mpich | Family::Standard) => vec!["pmi".into()],
     })
 }
 

@@ -51,7 +51,9 @@ fn pick<'a>(
         let way = match library.map(|l| l.family) {
             Some(Family::OpenMpi) => "srun --mpi=pmix",
             Some(Family::Mpich) => "srun --mpi=pmi2",
-            None => "srun --mpi=pmix (Open MPI) or srun --mpi=pmi2 (MPICH)",
+            Some(Family::Standard) | None => {
+                "srun --mpi=pmix (Open MPI) or srun --mpi=pmi2 (MPICH)"
+            }
         };
         return Err(Failure::of_job(format!(
             "this step has {} tasks, but srun gave them no way to find each other: each would be a job of one rank; use {way}",
@@ -75,9 +77,16 @@ fn pick<'a>(
         }
         return Ok(Some(adapter));
     }
-    let family = match (library, launcher.wireups.first()) {
-        (Some(library), _) => library.family,
+    // A program of the standard's ABI runs on any: the launcher decides, or what there is.
+    let own = library.map(|l| l.family).filter(|f| *f != Family::Standard);
+    let there = |f: &Family| adapters.iter().any(|a| a.facts.family == *f);
+    let family = match (own, launcher.wireups.first()) {
+        (Some(family), _) => family,
         (None, Some(wireup)) => wireup.family(),
+        (None, None) if library.is_some() => [Family::Mpich, Family::OpenMpi]
+            .into_iter()
+            .find(there)
+            .unwrap_or(Family::Mpich),
         (None, None) => return Ok(None),
     };
     let of_family: Vec<_> = adapters
@@ -126,6 +135,7 @@ fn mismatch(family: Family, launcher: &Launcher, subject: &str, otherwise: &str)
             "srun --mpi=pmix, or Open MPI's mpirun (mpirun.openmpi on Debian)"
         }
         (Family::OpenMpi, false) => "Open MPI's mpirun (mpirun.openmpi on Debian)",
+        (Family::Standard, _) => "an MPI launcher",
         (Family::Mpich, true) => "srun --mpi=pmi2, or MPICH's mpirun (mpirun.mpich on Debian)",
         (Family::Mpich, false) => "MPICH's mpirun (mpirun.mpich on Debian)",
     };
@@ -205,6 +215,18 @@ mod tests {
             name(pick(&all, &under(Wireup::Pmix), Some(&mpich()), None, "p")).as_deref(),
             Some("a-site")
         );
+        let standard = MpiLibrary {
+            family: Family::Standard,
+            soname: "libmpi_abi.so.1".into(),
+        };
+        for (wireup, expected) in [(Wireup::OpenMpi, "openmpi"), (Wireup::Pmi, "mpich")] {
+            assert_eq!(
+                name(pick(&all, &under(wireup), Some(&standard), None, "p")).as_deref(),
+                Some(expected)
+            );
+        }
+        let alone = pick(&all, &Launcher::default(), Some(&standard), None, "p");
+        assert_eq!(name(alone).as_deref(), Some("mpich"));
         // Another family's, because it is named.
         assert_eq!(
             name(pick(

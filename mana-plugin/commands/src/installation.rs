@@ -5,7 +5,7 @@
 //!  lib/mana/mana-lower
 //!  lib/mana/libmana_wrapper.so    for wrapper scripts (`wrapper`)
 //!  lib/mana/adapters/<name>/{libmana_adapter.so, adapter.toml}
-//!  lib/mana/stubs/{openmpi, mpich}/lib*.so.*
+//!  lib/mana/stubs/{openmpi, mpich, standard}/lib*.so.*
 //!  share/mana/src    sources of the adapter, for `mana adapter`
 //! ```
 
@@ -140,6 +140,7 @@ impl Installation {
         let usual = match family {
             Family::OpenMpi => "libmpi.so.40",
             Family::Mpich => "libmpich.so.12",
+            Family::Standard => "libmpi_abi.so.1",
         };
         let name = wanted
             .filter(|name| directory.join(name).is_file())

@@ -46,7 +46,7 @@ impl Program {
         }
         if let Some(Err(soname)) = &mpi {
             return Err(Failure::of_job(format!(
-                "{}: uses {soname}, an MPI interface mana does not have yet (it has libmpi.so.40 of Open MPI and libmpich.so.12/libmpi.so.12 of MPICH)",
+                "{}: uses {soname}, an MPI interface mana does not have yet (it has libmpi.so.40 of Open MPI, libmpich.so.12/libmpi.so.12 of MPICH, and libmpi_abi.so.1)",
                 path.display()
             )));
         }
@@ -277,6 +277,8 @@ fn family_of(names: &[String]) -> Option<Result<MpiLibrary, String>> {
         ("libmpi.so.40", Family::OpenMpi),
         ("libmpich.so.12", Family::Mpich),
         ("libmpi.so.12", Family::Mpich),
+        ("libmpi_abi.so.1", Family::Standard),
+        ("libmpi_abi.so.0", Family::Standard),
     ];
     for (soname, family) in known {
         if names.iter().any(|n| n == soname) {
@@ -331,7 +333,11 @@ mod tests {
                 .map(|m| m.soname),
             Some("libmpich.so.12".into())
         );
-        assert_eq!(of("libmpi_abi.so.1"), Some(Err("libmpi_abi.so.1".into())));
+        assert_eq!(
+            of("libmpi_abi.so.1").and_then(Result::ok).map(|m| m.family),
+            Some(Family::Standard)
+        );
+        assert_eq!(of("libmpi_abi.so.2"), Some(Err("libmpi_abi.so.2".into())));
         assert_eq!(of("libm.so.6"), None);
     }
 

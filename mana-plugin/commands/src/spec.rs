@@ -84,6 +84,8 @@ pub enum Family {
     OpenMpi,
     /// `libmpich.so.12`, `libmpi.so.12`.
     Mpich,
+    /// `libmpi_abi.so.1`: a program built for the standard's own interface, which no library is called after.
+    Standard,
 }
 
 impl Family {
@@ -92,6 +94,7 @@ impl Family {
         match self {
             Self::OpenMpi => "openmpi",
             Self::Mpich => "mpich",
+            Self::Standard => "standard",
         }
     }
 
@@ -100,6 +103,7 @@ impl Family {
         match self {
             Self::OpenMpi => "Open MPI",
             Self::Mpich => "MPICH",
+            Self::Standard => "the standard ABI",
         }
     }
 }

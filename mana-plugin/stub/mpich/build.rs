@@ -8,17 +8,8 @@ use mpi_table::{abi_constants, stub_source, Abi, StubOptions};
 
 include!("../src/by_hand.rs");
 
-/// Procedures whose body is in this stub's `languages` or `large` module.
-const LANGUAGES: &[&str] = &[
-    "MPI_Op_create",
-    "MPI_File_c2f",
-    "MPI_File_f2c",
-    "MPI_Session_init",
-    "MPI_Win_create_c",
-    "MPI_Win_allocate_c",
-    "MPI_Win_allocate_shared_c",
-    "MPI_Win_shared_query_c",
-];
+/// Procedures whose body is in this stub's `languages` module.
+const LANGUAGES: &[&str] = &["MPI_Op_create"];
 
 /// Data symbols: name, size, and the symbol whose address they hold.
 const OBJECTS: &[(&str, usize, Option<&str>)] = &[
@@ -50,7 +41,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=../src/by_hand.rs");
     let out = env::var("OUT_DIR")?;
     let out = Path::new(&out);
-    let by_hand: Vec<&str> = COMMON.iter().chain(LANGUAGES).copied().collect();
+    let by_hand: Vec<&str> = COMMON
+        .iter()
+        .chain(NEWER)
+        .chain(LANGUAGES)
+        .copied()
+        .collect();
     let mut source = stub_source(&StubOptions {
         abi: Abi::Mpich,
         by_hand: &by_hand,

@@ -31,6 +31,7 @@ const LANGUAGES: &[&str] = &[
     "MPI_Win_c2f",
     "MPI_Win_f2c",
     "MPI_Op_create",
+    "MPI_Session_init",
 ];
 
 /// The upper half of the first word of every object: "MPIH".

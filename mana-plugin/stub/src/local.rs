@@ -179,7 +179,7 @@ unsafe extern "C" fn mana_MPI_Status_set_cancelled(
 
 /// `MPI_Status_set_elements_x`
 #[no_mangle]
-unsafe extern "C" fn mana_MPI_Status_set_elements_x(
+pub unsafe extern "C" fn mana_MPI_Status_set_elements_x(
     status: *mut t::ProgramStatus,
     datatype: t::Handle,
     count: i64,

@@ -91,6 +91,7 @@ fn note(word: u64, flavor: i32, base: u64, size: i64, disp_unit: i32) -> Option<
 }
 
 /// A predefined attribute of a window as Fortran sees it: the number itself.
+#[allow(dead_code, reason = "for a language library that not every ABI has")]
 pub fn number(word: u64, key: i32) -> Option<i64> {
     let w = window(word).filter(|w| w.used.load(Relaxed) != 0)?;
     match key {

@@ -10,6 +10,8 @@ pub enum Abi {
     OpenMpi,
     /// MPICH and what has its ABI: handles are `int`.
     Mpich,
+    /// That of the MPI 5.0 standard: what the halves speak to each other, so nothing is translated.
+    Standard,
 }
 
 /// One constant in both ABIs.
@@ -31,6 +33,7 @@ impl AbiConstant {
         match abi {
             Abi::OpenMpi => self.openmpi,
             Abi::Mpich => self.mpich,
+            Abi::Standard => None,
         }
     }
 

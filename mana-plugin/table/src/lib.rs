@@ -72,8 +72,12 @@ pub struct Procedure {
     pub chapter: String,
     /// Whether Open MPI 4.1 exports it.
     pub openmpi: bool,
+    /// Whether Open MPI 5.0 exports it, and 4.1 does not.
+    pub openmpi_5: bool,
     /// Whether MPICH 4.0 exports it.
     pub mpich: bool,
+    /// Whether MPICH 4.3, later ones, and the standard's own ABI have it besides what `mpich` says.
+    pub newer: bool,
     /// What happens to a call.
     pub policy: Policy,
     /// The parameters; `None` where only the name is known (such a procedure is unsupported).

@@ -32,8 +32,8 @@ pub fn stub_source(options: &StubOptions) -> Result<String, ParseError> {
     let mut out = String::new();
     for p in &procedures {
         let exported = match options.abi {
-            Abi::OpenMpi => p.openmpi,
-            Abi::Mpich => p.mpich,
+            Abi::OpenMpi => p.openmpi || p.openmpi_5,
+            Abi::Mpich | Abi::Standard => p.mpich || p.newer,
         };
         if !exported && !by_hand.contains(p.name.as_str()) || options.plain.contains(&&*p.name) {
             continue;
@@ -329,6 +329,9 @@ fn count(p: &Procedure, length: &Length) -> String {
 
 /// `pub mod constants`: the ABI's numbers and their translations.
 fn constants(out: &mut String, abi: Abi) {
+    if abi == Abi::Standard {
+        return same_constants(out);
+    }
     let all = abi_constants();
     let number = |name: &str| {
         all.iter()
@@ -341,17 +344,7 @@ fn constants(out: &mut String, abi: Abi) {
             let _ = writeln!(out, "    pub const {}: i32 = {n};", c.name);
         }
     }
-    let plain = [
-        "MPI_VERSION",
-        "MPI_SUBVERSION",
-        "MPI_UNDEFINED",
-        "MPI_WIN_FLAVOR_CREATE",
-        "MPI_WIN_FLAVOR_ALLOCATE",
-        "MPI_WIN_FLAVOR_DYNAMIC",
-        "MPI_WIN_FLAVOR_SHARED",
-        "MPI_WIN_UNIFIED",
-    ];
-    for name in plain
+    for name in PLAIN
         .iter()
         .chain(crate::ASSERTIONS)
         .chain(crate::ACCESS_MODES)
@@ -361,13 +354,7 @@ fn constants(out: &mut String, abi: Abi) {
         }
     }
     for (kind, names) in crate::INTEGERS {
-        let word = kind.word();
-        let name = match kind {
-            Kind::Rank => "negative_rank",
-            Kind::Tag => "negative_tag",
-            Kind::Error => "failure",
-            _ => word,
-        };
+        let name = forth(kind);
         for back in [false, true] {
             let suffix = if back { "_back" } else { "" };
             let _ = writeln!(
@@ -388,6 +375,43 @@ fn constants(out: &mut String, abi: Abi) {
                 }
             }
             out.push_str("            other => other,\n        }\n    }\n");
+        }
+    }
+    out.push_str("}\n");
+}
+
+/// Constants a stub uses by name.
+const PLAIN: &[&str] = &[
+    "MPI_VERSION",
+    "MPI_SUBVERSION",
+    "MPI_UNDEFINED",
+    "MPI_WIN_FLAVOR_CREATE",
+    "MPI_WIN_FLAVOR_ALLOCATE",
+    "MPI_WIN_FLAVOR_DYNAMIC",
+    "MPI_WIN_FLAVOR_SHARED",
+    "MPI_WIN_UNIFIED",
+];
+
+/// The translation of one integer kind, forth.
+fn forth(kind: &Kind) -> &'static str {
+    match kind {
+        Kind::Rank => "negative_rank",
+        Kind::Tag => "negative_tag",
+        Kind::Error => "failure",
+        _ => kind.word(),
+    }
+}
+
+/// `pub mod constants` of the standard's own ABI: every translation gives what it was given.
+fn same_constants(out: &mut String) {
+    out.push_str("/// The program ABI's constants: the standard's.\npub mod constants {\n    pub use mpi_std::*;\n");
+    for (kind, _) in crate::INTEGERS {
+        for suffix in ["", "_back"] {
+            let _ = writeln!(
+                out,
+                "    #[inline(always)]\n    pub fn {}{suffix}(value: i32) -> i32 {{\n        value\n    }}",
+                forth(kind)
+            );
         }
     }
     out.push_str("}\n");

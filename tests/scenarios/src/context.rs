@@ -46,6 +46,9 @@ impl Context {
     /// `mana`: the installed tree, if the product is to be run.
     pub fn new(mana: Option<PathBuf>, full: bool, seed: u64, keep: bool) -> Result<Self> {
         let product = mana.map(|directory| Product::new(&directory)).transpose()?;
+        if let Some(target) = product.as_ref().and_then(Product::target) {
+            crate::mpi::fetched_in(target.join("mpis"));
+        }
         let work = tempfile::Builder::new()
             .prefix("mana-scenarios.")
             .tempdir()

@@ -93,7 +93,7 @@ fn run(arguments: &Run) -> anyhow::Result<bool> {
         };
         all.into_iter().filter(|s| wanted(&s.name)).collect()
     };
-    let beside_others = chosen(scenarios::beside_others());
+    let beside_others = chosen(scenarios::beside_others(arguments.full));
     let one_at_a_time = chosen(scenarios::one_at_a_time());
     let alone = chosen(scenarios::alone());
     if arguments.list {

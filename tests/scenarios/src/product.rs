@@ -58,6 +58,17 @@ impl Product {
         Ok(product)
     }
 
+    /// The build directory the tree lies in.
+    pub fn target(&self) -> Option<&Path> {
+        self.directory.parent()
+    }
+
+    /// Has it an adapter for `mpi`?
+    pub fn adapts(&self, mpi: Mpi) -> bool {
+        let adapters = self.directory.join("lib/mana/adapters");
+        adapters.join(mpi.name()).join("adapter.toml").is_file()
+    }
+
     /// The path of a command.
     pub fn command(&self, name: &str) -> PathBuf {
         self.directory.join("bin").join(name)
@@ -138,6 +149,9 @@ impl Setup {
             .arg("--config")
             .arg(self.configuration())
             .args(["--id", &self.id]);
+        if let Mpi::Fetched(fetched) = self.mpi {
+            command.args(["--mpi", fetched.name]);
+        }
         command.args(options).arg("--").args(program);
         command
             .current_dir(&self.directory)

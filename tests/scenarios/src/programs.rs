@@ -395,17 +395,26 @@ impl Program {
         if self.language == Language::Python {
             return Ok(source);
         }
-        std::fs::create_dir_all(directory)
-            .with_context(|| format!("creating {}", directory.display()))?;
         let wrapper = match self.language {
             Language::Cxx => "mpicxx",
             Language::Fortran => "mpif90",
             Language::Coarrays => "caf",
             _ => "mpicc",
         };
-        let compiler = mpi
-            .tool(wrapper)
-            .with_context(|| format!("{wrapper}.{} is not installed", mpi.name()))?;
+        // Whatever is not C is built with the system's MPI of the same ABI.
+        let found = match self.language {
+            Language::C => mpi.c_compiler(),
+            _ => mpi.family().tool(wrapper).map(|path| (path, Vec::new())),
+        };
+        let found = found.with_context(|| format!("{wrapper}.{} is not installed", mpi.name()))?;
+        self.compile(found, directory)
+    }
+
+    /// Build with a compiler and what follows on its command line.
+    pub fn compile(&self, with: (PathBuf, Vec<String>), directory: &Path) -> Result<PathBuf> {
+        let (source, (compiler, libraries)) = (self.source(), with);
+        std::fs::create_dir_all(directory)
+            .with_context(|| format!("creating {}", directory.display()))?;
         let executable = directory.join(self.name);
         let mut command = Command::new(compiler);
         command.arg("-O2").args(self.flags);
@@ -418,7 +427,8 @@ impl Program {
         if matches!(self.language, Language::Fortran | Language::Coarrays) {
             command.arg("-J").arg(directory);
         }
-        command.arg(source).arg("-o").arg(&executable).arg("-lm");
+        command.arg(source).arg("-o").arg(&executable);
+        command.args(libraries).arg("-lm");
         let ended = Job::start(command, directory)?.wait(Duration::from_secs(120))?;
         if ended.code() != 0 {
             bail!("it does not compile\n{}", ended.report());
@@ -440,7 +450,10 @@ impl Program {
     /// Why it cannot be built or run here, if so.
     pub fn missing(&self, mpi: Mpi) -> Option<String> {
         if mpi.tool("mpirun").is_none() {
-            return Some(format!("mpirun.{} is not installed", mpi.name()));
+            return Some(match mpi {
+                Mpi::Fetched(_) => format!("{} could not be fetched", mpi.name()),
+                _ => format!("mpirun.{} is not installed", mpi.name()),
+            });
         }
         let wrapper = match self.language {
             Language::C => "mpicc",
@@ -457,7 +470,8 @@ impl Program {
                 };
             }
         };
-        mpi.tool(wrapper)
+        mpi.family()
+            .tool(wrapper)
             .is_none()
             .then(|| format!("{wrapper}.{} is not installed", mpi.name()))
     }

@@ -11,6 +11,7 @@
 
 mod demo;
 mod install;
+mod mpis;
 mod process;
 mod roots;
 mod setup;

@@ -35,6 +35,8 @@ const TEST: &[&str] = &[
     "libcoarrays-openmpi-dev",
     "libpetsc-real-dev",
     "libpetsc3.18-dev-examples",
+    "python3-venv",
+    "procps",
 ];
 
 /// For the cluster of the tests, which only root can start.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 
 use crate::process::{bounded, cargo, on_path, run as run_command, shown, target_dir, workspace};
-use crate::{roots, setup, tree};
+use crate::{mpis, roots, setup, tree};
 
 /// What to run.
 #[derive(Debug)]
@@ -22,7 +22,12 @@ pub struct Choice {
 }
 
 /// Packages that are linked by the build, once for each MPI, and have no tests of their own.
-const LINKED_BY_THE_BUILD: &[&str] = &["mana-adapter", "mana-stub-openmpi", "mana-stub-mpich"];
+const LINKED_BY_THE_BUILD: &[&str] = &[
+    "mana-adapter",
+    "mana-stub-openmpi",
+    "mana-stub-mpich",
+    "mana-stub-standard",
+];
 
 /// Longest time for the crates' tests.
 const CRATES_LIMIT: Duration = Duration::from_secs(20 * 60);
@@ -100,6 +105,9 @@ pub fn run(choice: &Choice) -> Result<bool> {
     }
     if only.is_none_or(roots::chosen) {
         sum.part("root trees", || roots::run(choice.full, only));
+    }
+    if jobs && ready && only.is_none_or(mpis::chosen) {
+        sum.part("other MPIs", mpis::run);
     }
     if jobs && ready {
         sum.part("scenarios", || scenarios(choice));

@@ -7,6 +7,7 @@
 //!  lib/mana/{libmana_mpich_finalize, libmana_wrapper}.so
 //!  lib/mana/stubs/openmpi/libmpi.so.40
 //!  lib/mana/stubs/mpich/{libmpich.so.12, libmpi.so.12}
+//!  lib/mana/stubs/standard/libmpi_abi.so.{0, 1}
 //!  share/doc/mana, share/man/man1, share/mana/{templates, slurm, src}
 //! ```
 
@@ -140,6 +141,7 @@ fn stubs(top: &Path, target: &Path, lib: &Path) -> Result<()> {
     for (family, sonames) in [
         ("openmpi", ["libmpi.so.40"].as_slice()),
         ("mpich", &["libmpich.so.12", "libmpi.so.12"]),
+        ("standard", &["libmpi_abi.so.1", "libmpi_abi.so.0"]),
     ] {
         let package = format!("mana-stub-{family}");
         let directory = fresh_dir(&lib.join("stubs").join(family))?;

@@ -11,7 +11,6 @@
 
 mod abi;
 mod languages;
-mod large;
 
 #[path = "../../src/attributes.rs"]
 mod attributes;
@@ -19,10 +18,16 @@ mod attributes;
 mod callbacks;
 #[path = "../../src/grequests.rs"]
 mod grequests;
+#[path = "../../src/large.rs"]
+mod large;
 #[path = "../../src/local.rs"]
 mod local;
+#[path = "../../src/newer.rs"]
+mod newer;
 #[path = "../../src/queries.rs"]
 mod queries;
+#[path = "../../src/sessions.rs"]
+mod sessions;
 #[path = "../../src/translate.rs"]
 mod translate;
 #[path = "../../src/unsupported.rs"]

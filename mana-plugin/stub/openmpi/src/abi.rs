@@ -129,6 +129,7 @@ kinds! {
     datatype datatype_back
     file file_back
     errhandler errhandler_back
+    session session_back
     info info_back
     win win_back
     message message_back

@@ -25,6 +25,8 @@ mod grequests;
 mod local;
 #[path = "../../src/queries.rs"]
 mod queries;
+#[path = "../../src/sessions.rs"]
+mod sessions;
 #[path = "../../src/translate.rs"]
 mod translate;
 #[path = "../../src/unsupported.rs"]

@@ -151,7 +151,7 @@ impl Drop for Cluster {
 fn interface(mpi: Mpi) -> &'static str {
     match mpi {
         Mpi::OpenMpi => "--mpi=pmix",
-        Mpi::Mpich => "--mpi=pmi2",
+        _ => "--mpi=pmi2",
     }
 }
 

@@ -9,6 +9,7 @@ mod faults;
 mod hpcc;
 mod lammps;
 mod modes;
+mod other_mpis;
 mod requeue;
 mod wrapper;
 
@@ -44,12 +45,14 @@ impl Scenario {
 }
 
 /// Those that may run beside another one: small jobs that mostly wait, none of which measures time.
-pub fn beside_others() -> Vec<Scenario> {
+/// `full`: also those that only the full run has.
+pub fn beside_others(full: bool) -> Vec<Scenario> {
     let small = [
         modes::all(),
         requeue::all(),
         wrapper::all(),
         commands::all(),
+        other_mpis::all(full),
     ];
     small.into_iter().flatten().collect()
 }

@@ -1,0 +1,62 @@
+//! The upper half's `libmpi_abi.so.1`: the MPI 5.0 standard's own ABI in front of the slots.
+//!
+//! Linked as a static library into a shared one (see `../README.md`); runs under the program's libc.
+//! No panics, no thread-local storage, no heap but the program's for long arrays.
+#![no_std]
+#![allow(
+    non_snake_case,
+    non_upper_case_globals,
+    reason = "the names are the ABI's"
+)]
+
+mod abi;
+mod files;
+
+#[path = "../../src/attributes.rs"]
+mod attributes;
+#[path = "../../src/callbacks.rs"]
+mod callbacks;
+#[path = "../../src/grequests.rs"]
+mod grequests;
+#[path = "../../src/large.rs"]
+mod large;
+#[path = "../../src/local.rs"]
+mod local;
+#[path = "../../src/newer.rs"]
+mod newer;
+#[path = "../../src/queries.rs"]
+mod queries;
+#[path = "../../src/sessions.rs"]
+mod sessions;
+#[path = "../../src/translate.rs"]
+mod translate;
+#[path = "../../src/unsupported.rs"]
+mod unsupported;
+#[path = "../../src/windows.rs"]
+mod windows;
+
+mod exports {
+    //! Generated from the table.
+    #![allow(
+        clippy::undocumented_unsafe_blocks,
+        unused_unsafe,
+        dead_code,
+        reason = "generated; the generator states the reason once for all"
+    )]
+    use core::ffi::{c_char, c_void};
+
+    use mpi_std::Status;
+
+    use crate::translate as t;
+
+    include!(concat!(env!("OUT_DIR"), "/exports.rs"));
+}
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo) -> ! {
+    // Nothing here panics; were it otherwise, the program must not go on.
+    loop {
+        core::hint::spin_loop();
+    }
+}

@@ -1,0 +1,244 @@
+//! MPIs beside the system's two, and jobs that go on under another MPI than they were begun on.
+//!
+//! | name | what runs |
+//! |---|---|
+//! | `fetched/MPI/PROGRAM` | a program on an MPI that the tests have fetched: killed and resumed |
+//! | `another/PROGRAM/FROM-to-TO` | killed under one MPI, resumed under another |
+//! | `fetched/standard/PROGRAM/FROM-to-TO` | the same, built for the interface of the MPI 5.0 standard |
+//!
+//! The short run has one program for each MPI, and a choice of pairs.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{ensure, Context as _, Result};
+
+use super::modes::{native, resume, same};
+use super::Scenario;
+use crate::context::{skipped, Context, Verdict};
+use crate::mpi::{fetched, Mpi};
+use crate::product::{Intervals, Setup};
+use crate::programs::{Program, PROGRAMS};
+
+/// Longest any of these runs may take.
+const LIMIT: Duration = Duration::from_secs(180);
+
+const EVERY_SECOND: Intervals = Intervals {
+    local: 1,
+    partner: 0,
+    global: 0,
+};
+
+/// The program of the short run.
+const SMOKE: &str = "dense";
+
+/// What is carried from one MPI to another.
+const CARRIED: &[&str] = &["dense", "windows", "intercomm"];
+
+/// Pairs of the short run, beside the system's two in both directions: to a newer release, to another
+/// family, to and from each of the fetched ones.
+const PAIRS: &[(&str, &str)] = &[
+    ("openmpi", "openmpi-5.0.11"),
+    ("mpich", "mpich-5.0.2"),
+    ("mpich", "intel-2021.19.0"),
+    ("openmpi-5.0.11", "mpich-5.0.2"),
+    ("intel-2021.19.0", "openmpi-4.1.8"),
+    ("openmpi-4.1.8", "mpich-4.3.2"),
+    ("mpich-4.3.2", "openmpi"),
+];
+
+pub fn all(full: bool) -> Vec<Scenario> {
+    let mut scenarios = Vec::new();
+    for mpi in fetched() {
+        for program in PROGRAMS {
+            if !program.mpis.contains(&mpi.family()) || !(full || program.name == SMOKE) {
+                continue;
+            }
+            scenarios.push(Scenario::new(
+                format!("fetched/{}/{}", mpi.name(), program.name),
+                "the result after SIGKILL of all ranks and a resume",
+                move |context| on_one(context, program, mpi),
+            ));
+        }
+    }
+    let every: Vec<Mpi> = Mpi::ALL.into_iter().chain(fetched()).collect();
+    for program in PROGRAMS.iter().filter(|p| CARRIED.contains(&p.name)) {
+        for &from in &every {
+            for &to in &every {
+                let system = Mpi::ALL.contains(&from) && Mpi::ALL.contains(&to);
+                let listed = PAIRS.contains(&(from.name(), to.name())) && program.name == SMOKE;
+                if from == to || !(full || system || listed) {
+                    continue;
+                }
+                scenarios.push(Scenario::new(
+                    format!("another/{}/{}-to-{}", program.name, from.name(), to.name()),
+                    "killed under one MPI, resumed under another: the native result",
+                    move |context| across(context, program, from, to),
+                ));
+            }
+        }
+    }
+    for (name, from, to) in STANDARD {
+        let find = |name: &str| every.iter().copied().find(|mpi| mpi.name() == name);
+        let program = PROGRAMS.iter().find(|p| p.name == *name);
+        if let (Some(program), Some(from), Some(to)) = (program, find(from), find(to)) {
+            scenarios.push(Scenario::new(
+                format!("fetched/standard/{name}/{}-to-{}", from.name(), to.name()),
+                "built for the standard's interface: killed under one MPI, resumed under another",
+                move |context| standard(context, program, from, to),
+            ));
+        }
+    }
+    scenarios
+}
+
+/// What is built for the standard's interface, in the short run too, and where it goes on.
+const STANDARD: &[(&str, &str, &str)] = &[
+    ("dense", "mpich-5.0.2", "openmpi"),
+    ("windows", "openmpi", "mpich"),
+    ("objects", "mpich", "mpich-5.0.2"),
+];
+
+/// The MPI that has the standard's `mpi.h`.
+const HAS_STANDARD: &str = "mpich-5.0.2";
+
+fn standard(context: &Context, program: &'static Program, from: Mpi, to: Mpi) -> Result<Verdict> {
+    let maker = fetched().find(|mpi| mpi.name() == HAS_STANDARD);
+    let Some(compiler) = maker.and_then(Mpi::standard_compiler) else {
+        return skipped(format!("{HAS_STANDARD} could not be fetched"));
+    };
+    if let Some(why) = missing(context, program, &[from, to]) {
+        return skipped(why);
+    }
+    let mut place = context.directory(&format!("standard-{}", program.name))?;
+    // Its result is that of every interface.
+    let system = Mpi::Mpich;
+    if let Some(why) = program.missing(system) {
+        return skipped(why);
+    }
+    let expected = expected(context, program, system, place.path())?;
+    let executable = program.compile(compiler, place.path())?;
+    let line = program.line(&executable, program.slow);
+    let setup = killed(context, program, &line, from, place.path())?;
+    goes_on(&setup, to, &line, &expected)?;
+    place.done();
+    Ok(Verdict::Passed(String::new()))
+}
+
+/// Why a scenario with `program` on these MPIs cannot be run.
+fn missing(context: &Context, program: &Program, mpis: &[Mpi]) -> Option<String> {
+    let Some(product) = context.product() else {
+        return Some("no installed tree was named with --mana".to_owned());
+    };
+    mpis.iter().find_map(|&mpi| {
+        program.missing(mpi).or_else(|| {
+            let none = format!("the tree has no adapter named {}", mpi.name());
+            (!product.adapts(mpi)).then_some(none)
+        })
+    })
+}
+
+fn expected(context: &Context, program: &Program, mpi: Mpi, place: &Path) -> Result<String> {
+    // What some programs tell is the library's own.
+    let key = format!("{} on {}", program.name, mpi.name());
+    let executable = context.build(program, mpi)?;
+    context.native(&key, || native(program, mpi, &executable, place))
+}
+
+fn on_one(context: &Context, program: &'static Program, mpi: Mpi) -> Result<Verdict> {
+    if let Some(why) = missing(context, program, &[mpi]) {
+        return skipped(why);
+    }
+    let Some(product) = context.product() else {
+        return skipped("no installed tree");
+    };
+    let mut place = context.directory(&format!("{}-{}", mpi.name(), program.name))?;
+    let expected = expected(context, program, mpi, place.path())?;
+    let line = program.line(&context.build(program, mpi)?, program.slow);
+    let setup = product.setup(place.path(), mpi, program.ranks, EVERY_SECOND)?;
+    let note = resume(&setup, &line, &expected, 1)?;
+    place.done();
+    Ok(Verdict::Passed(note))
+}
+
+fn across(context: &Context, program: &'static Program, from: Mpi, to: Mpi) -> Result<Verdict> {
+    if let Some(why) = missing(context, program, &[from, to]) {
+        return skipped(why);
+    }
+    let mut place = context.directory(&format!("{}-{}", from.name(), to.name()))?;
+    let expected = expected(context, program, from, place.path())?;
+    let line = program.line(&context.build(program, from)?, program.slow);
+    let setup = killed(context, program, &line, from, place.path())?;
+    if from.family() != to.family() {
+        refused_unless_named(&setup, to, &line)?;
+    }
+    goes_on(&setup, to, &line, &expected)?;
+    place.done();
+    Ok(Verdict::Passed(String::new()))
+}
+
+/// A job that was killed under `from` after two checkpoints.
+fn killed(
+    context: &Context,
+    program: &Program,
+    line: &[String],
+    from: Mpi,
+    place: &Path,
+) -> Result<Setup> {
+    let product = context.product().context("no installed tree")?;
+    let setup = product.setup(place, from, program.ranks, EVERY_SECOND)?;
+    let stores = setup.stores();
+    let mut job = setup.launch(&[], line)?;
+    job.until("two generations", LIMIT, |_| {
+        (stores.committed().len() >= 2).then_some(())
+    })?;
+    job.kill_ranks();
+    let ended = job.wait(Duration::from_secs(60))?;
+    ensure!(
+        ended.code() != 0,
+        "killed, and it ended well\n{}",
+        ended.report()
+    );
+    Ok(setup)
+}
+
+/// Lets it end under another MPI.
+fn goes_on(setup: &Setup, to: Mpi, line: &[String], expected: &str) -> Result<()> {
+    let other = Setup {
+        mpi: to,
+        ..setup.clone()
+    };
+    // A fetched MPI is named by `launch` itself.
+    let named = ["--restart", "--mpi", to.name()];
+    let options = match to {
+        Mpi::Fetched(_) => &named[..1],
+        _ => &named,
+    };
+    let ended = other.launch(options, line)?.wait(LIMIT)?;
+    same(&ended, expected)?;
+    ensure!(
+        ended.stderr.contains("it goes on under"),
+        "it did not say under which MPI it goes on\n{}",
+        ended.report()
+    );
+    Ok(())
+}
+
+/// The wrong launcher alone is a mistake: one line says how to mean it.
+fn refused_unless_named(setup: &Setup, to: Mpi, line: &[String]) -> Result<()> {
+    let mut command = to.launcher(setup.ranks, false);
+    command
+        .arg(setup.product.command("mana_launch"))
+        .arg("--config")
+        .arg(setup.configuration())
+        .args(["--id", &setup.id, "--restart", "--"])
+        .args(line)
+        .current_dir(&setup.directory);
+    let ended = crate::job::Job::start(command, &setup.directory)?.wait(LIMIT)?;
+    ensure!(
+        ended.code() != 0 && ended.stderr.contains("--mpi "),
+        "started by another family's launcher without --mpi\n{}",
+        ended.report()
+    );
+    Ok(())
+}
