@@ -36,7 +36,6 @@ const TEST: &[&str] = &[
     "libpetsc-real-dev",
     "libpetsc3.18-dev-examples",
     "python3-venv",
-    "procps",
 ];
 
 /// For the cluster of the tests, which only root can start.
