@@ -3,17 +3,22 @@
  *   corners [--rounds N] [--pause MS] */
 #include "common.h"
 
-/* By their profiling names, which no header hides. */
-extern int PMPI_Attr_put(MPI_Comm, int, void *), PMPI_Attr_get(MPI_Comm, int, void *, int *), PMPI_Attr_delete(MPI_Comm, int);
-extern int PMPI_Keyval_create(MPI_Comm_copy_attr_function *, MPI_Comm_delete_attr_function *, int *, void *), PMPI_Keyval_free(int *);
-#ifdef OPEN_MPI
-extern int PMPI_Address(void *, MPI_Aint *), PMPI_Type_extent(MPI_Datatype, MPI_Aint *), PMPI_Type_lb(MPI_Datatype, MPI_Aint *);
-extern int PMPI_Type_ub(MPI_Datatype, MPI_Aint *), PMPI_Type_hvector(int, int, MPI_Aint, MPI_Datatype, MPI_Datatype *);
-extern int PMPI_Type_hindexed(int, int *, MPI_Aint *, MPI_Datatype, MPI_Datatype *);
-extern int PMPI_Type_struct(int, int *, MPI_Aint *, MPI_Datatype *, MPI_Datatype *);
-extern int PMPI_Errhandler_create(MPI_Comm_errhandler_function *, MPI_Errhandler *), PMPI_Errhandler_set(MPI_Comm, MPI_Errhandler);
-extern int PMPI_Errhandler_get(MPI_Comm, MPI_Errhandler *);
-#endif
+/* Under names of our own: the headers hide some and warn of others. */
+extern int old_Attr_put(MPI_Comm, int, void *) __asm__("MPI_Attr_put");
+extern int old_Attr_get(MPI_Comm, int, void *, int *) __asm__("MPI_Attr_get");
+extern int old_Attr_delete(MPI_Comm, int) __asm__("MPI_Attr_delete");
+extern int old_Keyval_create(MPI_Comm_copy_attr_function *, MPI_Comm_delete_attr_function *, int *, void *) __asm__("MPI_Keyval_create");
+extern int old_Keyval_free(int *) __asm__("MPI_Keyval_free");
+extern int old_Address(void *, MPI_Aint *) __asm__("MPI_Address");
+extern int old_Type_extent(MPI_Datatype, MPI_Aint *) __asm__("MPI_Type_extent");
+extern int old_Type_lb(MPI_Datatype, MPI_Aint *) __asm__("MPI_Type_lb");
+extern int old_Type_ub(MPI_Datatype, MPI_Aint *) __asm__("MPI_Type_ub");
+extern int old_Type_hvector(int, int, MPI_Aint, MPI_Datatype, MPI_Datatype *) __asm__("MPI_Type_hvector");
+extern int old_Type_hindexed(int, int *, MPI_Aint *, MPI_Datatype, MPI_Datatype *) __asm__("MPI_Type_hindexed");
+extern int old_Type_struct(int, int *, MPI_Aint *, MPI_Datatype *, MPI_Datatype *) __asm__("MPI_Type_struct");
+extern int old_Errhandler_create(MPI_Comm_errhandler_function *, MPI_Errhandler *) __asm__("MPI_Errhandler_create");
+extern int old_Errhandler_set(MPI_Comm, MPI_Errhandler) __asm__("MPI_Errhandler_set");
+extern int old_Errhandler_get(MPI_Comm, MPI_Errhandler *) __asm__("MPI_Errhandler_get");
 
 static int handled;
 
@@ -187,23 +192,15 @@ static uint64_t removed(MPI_Comm comm, int key, MPI_Datatype type)
     void *got;
     int flag, lengths[2] = {1, 2};
     MPI_Aint at[2] = {0, 16}, extent = 0, bound = -1;
-    PMPI_Attr_get(comm, key, &got, &flag);
+    old_Attr_get(comm, key, &got, &flag);
     CHECK(flag && got == &handled, "the attribute");
     MPI_Datatype made[3], parts[2] = {MPI_INT, MPI_INT};
     MPI_Errhandler handler, old, now;
-#ifdef OPEN_MPI
-    PMPI_Address(&handled, &bound);
-    PMPI_Type_extent(type, &extent);
-    PMPI_Type_hvector(2, 1, 12, MPI_INT, &made[0]), PMPI_Type_hindexed(2, lengths, at, MPI_INT, &made[1]);
-    PMPI_Type_struct(2, lengths, at, parts, &made[2]);
-    PMPI_Errhandler_create(handle, &handler), PMPI_Errhandler_get(comm, &old), PMPI_Errhandler_set(comm, handler);
-#else
-    MPI_Address(&handled, &bound);
-    MPI_Type_extent(type, &extent);
-    MPI_Type_hvector(2, 1, 12, MPI_INT, &made[0]), MPI_Type_hindexed(2, lengths, at, MPI_INT, &made[1]);
-    MPI_Type_struct(2, lengths, at, parts, &made[2]);
-    MPI_Errhandler_create(handle, &handler), MPI_Errhandler_get(comm, &old), MPI_Errhandler_set(comm, handler);
-#endif
+    old_Address(&handled, &bound);
+    old_Type_extent(type, &extent);
+    old_Type_hvector(2, 1, 12, MPI_INT, &made[0]), old_Type_hindexed(2, lengths, at, MPI_INT, &made[1]);
+    old_Type_struct(2, lengths, at, parts, &made[2]);
+    old_Errhandler_create(handle, &handler), old_Errhandler_get(comm, &old), old_Errhandler_set(comm, handler);
     CHECK(bound == (MPI_Aint)&handled && extent == 20, "extent %ld", (long)extent);
     int before = handled, byte = 0;
     MPI_Send(&byte, 1, MPI_INT, 99, 0, comm);
@@ -214,11 +211,7 @@ static uint64_t removed(MPI_Comm comm, int key, MPI_Datatype type)
     MPI_Errhandler_free(&now), MPI_Errhandler_free(&handler), MPI_Errhandler_free(&old);
     static const MPI_Aint ends[3] = {16, 24, 24};
     for (int i = 0; i < 3; i++) {
-#ifdef OPEN_MPI
-        PMPI_Type_ub(made[i], &bound), PMPI_Type_lb(made[i], &extent);
-#else
-        MPI_Type_ub(made[i], &bound), MPI_Type_lb(made[i], &extent);
-#endif
+        old_Type_ub(made[i], &bound), old_Type_lb(made[i], &extent);
         CHECK(bound == ends[i] && extent == 0, "type %d ends at %ld", i, (long)bound);
         MPI_Type_free(&made[i]);
     }
@@ -237,8 +230,8 @@ int main(int argc, char **argv)
     MPI_Comm_dup(MPI_COMM_WORLD, &comm);
     MPI_Type_vector(3, 1, 2, MPI_INT, &type);
     MPI_Type_commit(&type);
-    PMPI_Keyval_create(MPI_COMM_NULL_COPY_FN, MPI_COMM_NULL_DELETE_FN, &key, NULL);
-    PMPI_Attr_put(comm, key, &handled);
+    old_Keyval_create(MPI_COMM_NULL_COPY_FN, MPI_COMM_NULL_DELETE_FN, &key, NULL);
+    old_Attr_put(comm, key, &handled);
     MPI_Type_create_keyval(MPI_TYPE_DUP_FN, MPI_TYPE_NULL_DELETE_FN, &type_key, NULL);
     for (int i = 0; i < world_size; i++) {
         index[i] = 2 * (i + 1), edges[2 * i] = (i + world_size - 1) % world_size, edges[2 * i + 1] = (i + 1) % world_size;
@@ -271,8 +264,8 @@ int main(int argc, char **argv)
         CHECK(!flag, "the attribute of the type is still there");
         pause_ms(pause);
     }
-    PMPI_Attr_delete(comm, key);
-    PMPI_Keyval_free(&key);
+    old_Attr_delete(comm, key);
+    old_Keyval_free(&key);
     MPI_Type_free_keyval(&type_key);
     MPI_Group_free(&group), MPI_Group_free(&all);
     MPI_Type_free(&type);

@@ -1,7 +1,10 @@
 /* Dynamic processes: children are spawned and talked to, disconnected, then rounds in which checkpoints are possible, and at the
- * end children again and a connection through a port. While children are connected no checkpoint can be taken.
+ * end children again, connections through a port and over a socket. While children are connected no checkpoint can be taken.
  *   dynamic [--rounds N] [--pause MS] [--connected MS] */
 #include "common.h"
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 static int child(MPI_Comm parent)
 {
@@ -21,12 +24,19 @@ static int child(MPI_Comm parent)
     return 0;
 }
 
-static int spawned(char *program, int base, long hold)
+static int spawned(char *program, int base, long hold, int several)
 {
     MPI_Comm children, all;
     char *arguments[] = {(char *)"--child", (char *)"1", NULL};
     int codes[2] = {-1, -1}, size, got[2] = {0, 0}, flag, value, sum, out[2] = {base, base + 10};
-    MPI_Comm_spawn(program, arguments, 2, MPI_INFO_NULL, 0, MPI_COMM_WORLD, &children, codes);
+    if (several) {
+        char *programs[] = {program, program}, **all_arguments[] = {arguments, arguments};
+        int one_each[] = {1, 1};
+        MPI_Info infos[] = {MPI_INFO_NULL, MPI_INFO_NULL};
+        MPI_Comm_spawn_multiple(2, programs, all_arguments, one_each, infos, 0, MPI_COMM_WORLD, &children, codes);
+    } else {
+        MPI_Comm_spawn(program, arguments, 2, MPI_INFO_NULL, 0, MPI_COMM_WORLD, &children, codes);
+    }
     CHECK(codes[0] == MPI_SUCCESS && codes[1] == MPI_SUCCESS, "codes %d, %d", codes[0], codes[1]);
     MPI_Comm_test_inter(children, &flag);
     MPI_Comm_remote_size(children, &size);
@@ -75,6 +85,37 @@ static int connected(void)
     return got;
 }
 
+/* Rank 0 and the last one are joined over a socket they have made. */
+static int joined(void)
+{
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t length = sizeof address;
+    MPI_Comm other;
+    int value = 61 + world_rank, got = 0, last = world_size - 1, port, end;
+    if (world_rank == 0) {
+        int listener = socket(AF_INET, SOCK_STREAM, 0);
+        CHECK(bind(listener, (struct sockaddr *)&address, sizeof address) == 0 && listen(listener, 1) == 0, "no port");
+        getsockname(listener, (struct sockaddr *)&address, &length);
+        port = address.sin_port;
+        MPI_Send(&port, 1, MPI_INT, last, 9, MPI_COMM_WORLD);
+        end = accept(listener, NULL, NULL);
+        close(listener);
+    } else if (world_rank == last) {
+        MPI_Recv(&port, 1, MPI_INT, 0, 9, MPI_COMM_WORLD, MPI_STATUS_IGNORE);
+        address.sin_port = (in_port_t)port;
+        end = socket(AF_INET, SOCK_STREAM, 0);
+        CHECK(connect(end, (struct sockaddr *)&address, sizeof address) == 0, "no connection");
+    } else {
+        return 0;
+    }
+    CHECK(MPI_Comm_join(end, &other) == MPI_SUCCESS && other != MPI_COMM_NULL, "not joined");
+    MPI_Sendrecv(&value, 1, MPI_INT, 0, 3, &got, 1, MPI_INT, 0, 3, other, MPI_STATUS_IGNORE);
+    CHECK(got == 61 + (world_rank ? 0 : last), "the other side sent %d", got);
+    MPI_Comm_disconnect(&other);
+    close(end);
+    return got;
+}
+
 int main(int argc, char **argv)
 {
     MPI_Comm parent;
@@ -83,14 +124,15 @@ int main(int argc, char **argv)
     if (parent != MPI_COMM_NULL) return child(parent);
     CHECK(option(argc, argv, "--child", 0) == 0, "a child without a parent");
     long rounds = option(argc, argv, "--rounds", 100), pause = option(argc, argv, "--pause", 50);
-    uint64_t hash = (uint64_t)spawned(argv[0], 5, option(argc, argv, "--connected", 2500));
+    uint64_t hash = (uint64_t)spawned(argv[0], 5, option(argc, argv, "--connected", 2500), 0);
     for (long round = 0; round < rounds; round++) {
         int sum;
         MPI_Allreduce(&world_rank, &sum, 1, MPI_INT, MPI_SUM, MPI_COMM_WORLD);
         hash = fold(hash, (uint64_t)(sum + round));
         pause_ms(pause);
     }
-    hash = fold(hash, (uint64_t)spawned(argv[0], 7, 0));
+    hash = fold(hash, (uint64_t)spawned(argv[0], 7, 0, 1));
     hash = fold(hash, (uint64_t)connected());
+    hash = fold(hash, (uint64_t)joined());
     return finish(hash);
 }

@@ -23,7 +23,12 @@ static MPI_Comm from_set(MPI_Session session, const char *set, const char *tag)
 
 static void ask(MPI_Session session, int size)
 {
-    int sets, worlds = 0, selves = 0;
+    int sets, worlds = 0, selves = 0, hints;
+    MPI_Info own;
+    MPI_Session_get_info(session, &own);
+    MPI_Info_get_nkeys(own, &hints);
+    CHECK(hints >= 0, "%d hints", hints);
+    MPI_Info_free(&own);
     MPI_Session_get_num_psets(session, MPI_INFO_NULL, &sets);
     for (int i = 0; i < sets; i++) {
         char name[MPI_MAX_PSET_NAME_LEN], text[16];

@@ -5,7 +5,7 @@
 
 static uint64_t control(void)
 {
-    int count, seen = 0;
+    int count, seen = 0, written = 0;
     MPI_T_cvar_get_num(&count);
     CHECK(count > 0, "%d control variables", count);
     uint64_t hash = (uint64_t)count;
@@ -22,6 +22,8 @@ static uint64_t control(void)
         if (bind != MPI_T_BIND_NO_OBJECT || (type != MPI_INT && type != MPI_UNSIGNED)) continue;
         if (MPI_T_cvar_handle_alloc(i, NULL, &handle, &elements) != MPI_SUCCESS) continue;
         int value[64];
+        if (elements == 1 && scope != MPI_T_SCOPE_CONSTANT && scope != MPI_T_SCOPE_READONLY && !written && MPI_T_cvar_read(handle, value) == MPI_SUCCESS)
+            written = MPI_T_cvar_write(handle, value) == MPI_SUCCESS;
         if (elements == 1 && verbosity == MPI_T_VERBOSITY_USER_BASIC) CHECK(MPI_T_cvar_read(handle, value) == MPI_SUCCESS, "%s cannot be read", name);
         seen++;
         if (values != MPI_T_ENUM_NULL) {
@@ -32,7 +34,7 @@ static uint64_t control(void)
         }
         MPI_T_cvar_handle_free(&handle);
     }
-    CHECK(seen > 0, "no variable was read");
+    CHECK(seen > 0 && written, "no variable was read and written");
     return hash;
 }
 
@@ -54,11 +56,31 @@ static uint64_t performance(void)
         /* Open MPI crashes in those of a network that is not there, if it was initialised before the tool interface. */
         if (bind != MPI_T_BIND_NO_OBJECT || strstr(name, "psm2")) continue;
         if (MPI_T_pvar_handle_alloc(session, i, NULL, &handle, &elements) != MPI_SUCCESS) continue;
-        if (!continuous) MPI_T_pvar_start(session, handle), MPI_T_pvar_stop(session, handle);
         char value[4096];
+        if (!continuous) {
+            CHECK(MPI_T_pvar_start(session, handle) == MPI_SUCCESS, "%s cannot be started", name);
+            CHECK(MPI_T_pvar_stop(session, handle) == MPI_SUCCESS, "%s cannot be stopped", name);
+        }
         if (elements < 100) MPI_T_pvar_read(session, handle, value);
+        if (elements < 100 && readonly) {
+            CHECK(MPI_T_pvar_write(session, handle, value) != MPI_SUCCESS, "%s was written", name);
+            CHECK(MPI_T_pvar_reset(session, handle) != MPI_SUCCESS, "%s was reset", name);
+            CHECK(MPI_T_pvar_readreset(session, handle, value) != MPI_SUCCESS, "%s was read and reset", name);
+        }
         MPI_T_pvar_handle_free(session, &handle);
     }
+#ifdef OPEN_MPI /* MPICH 4.0.2, built without any such variable, crashes when asked for one */
+    /* What there is not. */
+    char name[64];
+    int length = sizeof name, unknown, which;
+    MPI_Datatype type;
+    MPI_T_enum values;
+    MPI_T_pvar_handle handle;
+    CHECK(MPI_T_pvar_get_info(count, name, &length, &which, &which, &type, &values, NULL, NULL, &which, &which, &which, &which) != MPI_SUCCESS,
+          "variable %d of %d", count, count);
+    CHECK(MPI_T_pvar_get_index("no such variable", MPI_T_PVAR_CLASS_COUNTER, &unknown) != MPI_SUCCESS, "a variable without a name");
+    CHECK(MPI_T_pvar_handle_alloc(session, count, NULL, &handle, &which) != MPI_SUCCESS, "variable %d of %d", count, count);
+#endif
     MPI_T_pvar_session_free(&session);
     return (uint64_t)count;
 }

@@ -11,6 +11,7 @@ use crate::mpi::Mpi;
 use crate::product::Product;
 use crate::programs::Program;
 use crate::random::Random;
+use crate::record::{Recorder, Recording};
 
 /// How a scenario that did not fail ended.
 pub enum Verdict {
@@ -40,6 +41,7 @@ pub struct Context {
     work: TempDir,
     built: Mutex<HashMap<String, PathBuf>>,
     native: Mutex<HashMap<String, String>>,
+    recorder: Option<Recorder>,
 }
 
 impl Context {
@@ -61,7 +63,25 @@ impl Context {
             work,
             built: Mutex::default(),
             native: Mutex::default(),
+            recorder: None,
         })
+    }
+
+    /// Record which procedures the programs call.
+    pub fn record(&mut self) -> Result<()> {
+        self.recorder = Some(Recorder::new(&self.work.path().join("record"))?);
+        Ok(())
+    }
+
+    /// What records, if something does.
+    pub fn recorder(&self) -> Option<&Recorder> {
+        self.recorder.as_ref()
+    }
+
+    /// The recording of one run in `directory`, if something records.
+    pub fn recording(&self, mpi: Mpi, directory: &Path) -> Result<Option<Recording>> {
+        let recorder = self.recorder.as_ref();
+        recorder.map(|r| r.start(mpi, directory)).transpose()
     }
 
     /// The product, if a tree was named.

@@ -15,6 +15,7 @@ mod mpi;
 mod product;
 mod programs;
 mod random;
+mod record;
 mod scenarios;
 
 use std::path::PathBuf;
@@ -22,6 +23,7 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::Mutex;
 
+use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 
 use context::{Context, Verdict};
@@ -60,6 +62,9 @@ struct Run {
     /// How many of the small jobs run at a time; jobs that want the machine for themselves follow.
     #[arg(long, default_value_t = 2)]
     lanes: u32,
+    /// Record which procedures the programs call, natively and in each mode, and write the table there.
+    #[arg(long, value_name = "FILE", requires = "mana")]
+    coverage: Option<PathBuf>,
     /// Print the names and what each shows, and end.
     #[arg(long)]
     list: bool,
@@ -89,7 +94,9 @@ fn run(arguments: &Run) -> anyhow::Result<bool> {
     let chosen = |all: Vec<Scenario>| -> Vec<Scenario> {
         let wanted = |name: &str| {
             let mut texts = arguments.only.iter();
-            arguments.only.is_empty() || texts.any(|text| name.contains(text.as_str()))
+            let recorded = |column: &&str| name.split('/').next() == Some(*column);
+            (arguments.only.is_empty() || texts.any(|text| name.contains(text.as_str())))
+                && (arguments.coverage.is_none() || record::COLUMNS.iter().any(recorded))
         };
         all.into_iter().filter(|s| wanted(&s.name)).collect()
     };
@@ -102,12 +109,15 @@ fn run(arguments: &Run) -> anyhow::Result<bool> {
         }
         return Ok(true);
     }
-    let context = Context::new(
+    let mut context = Context::new(
         arguments.mana.clone(),
         arguments.full,
         arguments.seed,
         arguments.keep,
     )?;
+    if arguments.coverage.is_some() {
+        context.record()?;
+    }
     println!(
         "seed {}, {} run",
         arguments.seed,
@@ -133,6 +143,10 @@ fn run(arguments: &Run) -> anyhow::Result<bool> {
     });
     for scenario in &alone {
         tally.count(scenario, &context);
+    }
+    if let (Some(file), Some(recorder)) = (&arguments.coverage, context.recorder()) {
+        std::fs::write(file, recorder.document(include_str!("../../coverage.txt"))?)
+            .with_context(|| format!("writing {}", file.display()))?;
     }
     println!("{tally}");
     Ok(tally.failed.load(Ordering::Relaxed) == 0)

@@ -74,6 +74,11 @@ impl Product {
         self.directory.join("bin").join(name)
     }
 
+    /// Where downloads are kept from run to run: beside the tree.
+    pub fn cache(&self) -> PathBuf {
+        self.directory.with_file_name("cache")
+    }
+
     /// Does this build react to `MANA_FAULT`? (Ordinary builds need not.)
     pub fn has_faults(&self) -> bool {
         let program = self.directory.join("lib/mana/mana-lower");

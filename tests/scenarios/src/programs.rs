@@ -52,18 +52,23 @@ pub struct Program {
     pub mpis: &'static [Mpi],
 }
 
-const C: Program = Program {
-    name: "",
-    source: "",
-    language: Language::C,
-    flags: &[],
-    ranks: 3,
-    native: &[],
-    fast: &["--pause", "0"],
-    slow: &[],
-    says: "",
-    mpis: &Mpi::ALL,
-};
+const C: Program = Program::C;
+
+impl Program {
+    /// A program in C for all MPIs.
+    pub const C: Self = Self {
+        name: "",
+        source: "",
+        language: Language::C,
+        flags: &[],
+        ranks: 3,
+        native: &[],
+        fast: &["--pause", "0"],
+        slow: &[],
+        says: "",
+        mpis: &Mpi::ALL,
+    };
+}
 
 /// Long computation between few messages.
 pub const COMPUTE: Program = Program {
@@ -158,6 +163,13 @@ pub const PROGRAMS: &[Program] = &[
         name: "corners",
         source: "corners.c",
         flags: &["-Wno-deprecated-declarations", "-Wno-stringop-overread"],
+        ..C
+    },
+    Program {
+        name: "rest",
+        source: "rest.c",
+        flags: &["-Wno-deprecated-declarations"],
+        ranks: 2,
         ..C
     },
     Program {

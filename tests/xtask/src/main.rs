@@ -7,6 +7,7 @@
 //! | `install` | copies that tree |
 //! | `demo` | the main job: a node dies, and the answer is the same |
 //! | `test` | all tests, one closing line |
+//! | `coverage` | records what the test programs call, and writes docs/coverage.md |
 //! | `fmt`, `lint` | the two checks alone |
 
 mod demo;
@@ -61,6 +62,8 @@ enum Task {
         #[arg(long, value_name = "N")]
         seed: Option<u64>,
     },
+    /// Record which MPI procedures the test programs call in each kind of run, and write docs/coverage.md
+    Coverage,
     /// Check the formatting
     Fmt,
     /// Run the linter, warnings are errors
@@ -74,6 +77,7 @@ fn main() -> ExitCode {
         Task::Install { prefix } => install::run(&prefix).map(|()| true),
         Task::Demo => demo::run(),
         Task::Test { full, only, seed } => tests_all::run(&tests_all::Choice { full, only, seed }),
+        Task::Coverage => tests_all::coverage().map(|outcome| outcome.good()),
         Task::Fmt => tests_all::fmt().map(|outcome| outcome.good()),
         Task::Lint => tests_all::lint().map(|outcome| outcome.good()),
     };

@@ -28,8 +28,10 @@ const DEMO: &[&str] = &["lammps", "procps"];
 const TEST: &[&str] = &[
     "hpcc",
     "python3",
+    "python3-dev",
     "python3-mpi4py",
     "python3-numpy",
+    "python3-pip",
     "nwchem-openmpi",
     "nwchem-mpich",
     "libcoarrays-openmpi-dev",

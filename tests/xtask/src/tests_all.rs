@@ -257,6 +257,21 @@ pub fn sum_of_cargo(output: &str) -> Outcome {
 
 /// The scenario runner.
 fn scenarios(choice: &Choice) -> Result<Outcome> {
+    scenarios_with(choice, &[])
+}
+
+/// Every program in every mode, with a recorder of what it calls.
+pub fn coverage() -> Result<Outcome> {
+    tree::build()?;
+    let choice = Choice {
+        full: false,
+        only: None,
+        seed: None,
+    };
+    scenarios_with(&choice, &["--coverage", "docs/coverage.md"])
+}
+
+fn scenarios_with(choice: &Choice, further: &[&str]) -> Result<Outcome> {
     let top = workspace()?;
     run_command(cargo().current_dir(&top).args([
         "build",
@@ -271,6 +286,7 @@ fn scenarios(choice: &Choice) -> Result<Outcome> {
         .current_dir(&top)
         .arg("--mana")
         .arg(target.join("mana"));
+    command.args(further);
     if choice.full {
         command.arg("--full");
     }

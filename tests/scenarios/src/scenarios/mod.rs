@@ -5,11 +5,14 @@ mod cluster;
 mod commands;
 mod corruption;
 mod dense;
+mod exits;
 mod faults;
 mod hpcc;
 mod lammps;
 mod modes;
+mod mpi4py;
 mod other_mpis;
+mod profiler;
 mod requeue;
 mod wrapper;
 
@@ -51,6 +54,9 @@ pub fn beside_others(full: bool) -> Vec<Scenario> {
         modes::all(),
         requeue::all(),
         wrapper::all(),
+        exits::all(),
+        profiler::all(),
+        mpi4py::all(),
         commands::all(),
         other_mpis::all(full),
     ];

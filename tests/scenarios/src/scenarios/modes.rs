@@ -14,12 +14,13 @@ use crate::job::{Ended, Job};
 use crate::mpi::Mpi;
 use crate::product::{Intervals, Setup};
 use crate::programs::{Program, PROGRAMS};
+use crate::record::{self, Recording};
 
 /// Longest any of these runs may take.
 const LIMIT: Duration = Duration::from_secs(180);
 
 /// Checkpoints on three levels, in quick succession.
-const BUSY: Intervals = Intervals {
+pub const BUSY: Intervals = Intervals {
     local: 1,
     partner: 2,
     global: 3,
@@ -33,34 +34,42 @@ enum Mode {
     Resume,
 }
 
+impl Mode {
+    /// As in the names of scenarios.
+    fn word(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Plain => "plain",
+            Self::Continue => "continue",
+            Self::Resume => "resume",
+        }
+    }
+}
+
 pub fn all() -> Vec<Scenario> {
     let modes = [
         (
-            "native",
             "the result is the same in two native runs and on both MPIs",
             Mode::Native,
         ),
         (
-            "plain",
             "the result under mana_launch, no checkpoint taken",
             Mode::Plain,
         ),
         (
-            "continue",
             "the result with checkpoints taken every second",
             Mode::Continue,
         ),
         (
-            "resume",
             "the result after SIGKILL of all ranks and a resume",
             Mode::Resume,
         ),
     ];
     let mut scenarios = Vec::new();
-    for (word, shows, mode) in modes {
+    for (shows, mode) in modes {
         for program in PROGRAMS {
             for &mpi in program.mpis {
-                let name = format!("{word}/{}/{}", mpi.name(), program.name);
+                let name = format!("{}/{}/{}", mode.word(), mpi.name(), program.name);
                 scenarios.push(Scenario::new(name.clone(), shows, move |context| {
                     run(context, &name, program, mpi, mode)
                 }));
@@ -85,12 +94,15 @@ fn run(
     let expected = context.native(program.name, || {
         native(program, mpi, &executable, place.path())
     })?;
+    let mut recording = context.recording(mpi, place.path())?;
+    let environment = recording.as_ref().map(Recording::environment);
     if let Mode::Native = mode {
-        let found = native(program, mpi, &executable, place.path())?;
+        let found = native_with(program, mpi, &executable, place.path(), environment)?;
         ensure!(
             found == expected,
             "result {found}, {expected} in another native run"
         );
+        keep(context, &recording, mpi, mode)?;
         place.done();
         return passed();
     }
@@ -107,7 +119,11 @@ fn run(
     } else {
         program.slow
     };
-    let setup = product.setup(place.path(), mpi, program.ranks, intervals)?;
+    let mut setup = product.setup(place.path(), mpi, program.ranks, intervals)?;
+    setup.environment.extend(environment.into_iter().flatten());
+    if let Some(recording) = &mut recording {
+        recording.follow(setup.stores());
+    }
     let line = program.line(&executable, arguments);
     let note = match mode {
         Mode::Native | Mode::Plain => {
@@ -135,16 +151,37 @@ fn run(
             resume(&setup, &line, &expected, kills)?
         }
     };
+    keep(context, &recording, mpi, mode)?;
     place.done();
     Ok(Verdict::Passed(note))
 }
 
+/// The run had the right result: what it recorded counts.
+fn keep(context: &Context, recording: &Option<Recording>, mpi: Mpi, mode: Mode) -> Result<()> {
+    match (context.recorder(), recording) {
+        (Some(recorder), Some(recording)) => recorder.take(recording, mpi, mode.word()),
+        _ => Ok(()),
+    }
+}
+
 /// The result of a native run.
 pub fn native(program: &Program, mpi: Mpi, executable: &Path, directory: &Path) -> Result<String> {
+    native_with(program, mpi, executable, directory, None)
+}
+
+/// The same, with further environment.
+pub fn native_with(
+    program: &Program,
+    mpi: Mpi,
+    executable: &Path,
+    directory: &Path,
+    environment: Option<Vec<(String, String)>>,
+) -> Result<String> {
     let mut command = mpi.launcher(program.ranks, false);
     command
         .args(program.line(executable, program.fast))
         .args(program.native)
+        .envs(environment.into_iter().flatten())
         .current_dir(directory);
     let ended = Job::start(command, directory)?.wait(LIMIT)?;
     ended.expect(0)?.result()
@@ -209,6 +246,7 @@ pub fn resume(setup: &Setup, line: &[String], expected: &str, kills: u32) -> Res
         known.extend(stores.committed());
         let newest = known.iter().next_back().copied().unwrap_or_default();
         from.push(format!("{}.{}", newest.0, newest.1));
+        record::restarted(setup, from.len());
         job = setup.launch(&["--restart"], line)?;
     }
     same(&job.wait(LIMIT)?, expected)?;

@@ -1,0 +1,98 @@
+//! How a job ends that is aborted: the launcher's exit code is the native one, whatever the program
+//! or its error handlers do.
+
+use std::time::Duration;
+
+use anyhow::{ensure, Result};
+
+use super::Scenario;
+use crate::context::{skipped, Context, Verdict};
+use crate::job::Job;
+use crate::mpi::Mpi;
+use crate::product::Intervals;
+use crate::programs::Program;
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// The ways of `tests/programs/ends.c`; the short run has the first ones.
+const WAYS: &[&str] = &[
+    "abort",
+    "root",
+    "handler",
+    "truncate",
+    "exit",
+    "well",
+    "abort-zero",
+    "abort-large",
+    "abort-self",
+    "rank",
+    "tag",
+    "type",
+    "count",
+    "comm",
+    "op",
+    "group",
+    "derived",
+    "call",
+    "all",
+];
+const SHORT: usize = 5;
+
+const ENDS: Program = Program {
+    name: "ends",
+    source: "ends.c",
+    ranks: 2,
+    ..Program::C
+};
+
+pub fn all() -> Vec<Scenario> {
+    Mpi::ALL
+        .into_iter()
+        .map(|mpi| {
+            Scenario::new(
+                format!("exit/{}", mpi.name()),
+                "MPI_Abort, fatal errors of many kinds, handlers that abort: the native exit code",
+                move |context| run(context, mpi),
+            )
+        })
+        .collect()
+}
+
+fn run(context: &Context, mpi: Mpi) -> Result<Verdict> {
+    if let Some(why) = ENDS.missing(mpi) {
+        return skipped(why);
+    }
+    let Some(product) = context.product() else {
+        return skipped("no installed tree was named with --mana");
+    };
+    let mut place = context.directory(&format!("exit-{}", mpi.name()))?;
+    let executable = context.build(&ENDS, mpi)?;
+    let mut setup = product.setup(place.path(), mpi, ENDS.ranks, Intervals::default())?;
+    let (ways, ranks): (_, &[&str]) = if context.full {
+        (WAYS, &["0", "1"])
+    } else {
+        (&WAYS[..SHORT], &["1"])
+    };
+    let mut codes = Vec::new();
+    for way in ways {
+        for rank in ranks {
+            let line = ENDS.line(&executable, &["--how", way, "--by", rank]);
+            let mut command = mpi.launcher(ENDS.ranks, false);
+            command.args(&line).current_dir(place.path());
+            let native = Job::start(command, place.path())?.wait(LIMIT)?;
+            // Each is a job of its own.
+            setup.id = format!("{way}-{rank}");
+            let ours = setup.launch(&[], &line)?.wait(LIMIT)?;
+            ensure!(
+                ours.code() == native.code(),
+                "{way} by rank {rank}: exit code {}, {} natively\n{}",
+                ours.code(),
+                native.code(),
+                ours.report()
+            );
+            codes.push(format!("{way} {}", ours.code()));
+        }
+    }
+    place.done();
+    Ok(Verdict::Passed(codes.join(", ")))
+}
