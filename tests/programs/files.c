@@ -394,6 +394,7 @@ static void properties(MPI_File file, MPI_Errhandler handler)
     MPI_Group_free(&group);
     CHECK(size == world_size, "a group of %d", size);
     MPI_Info_create(&info);
+    OK(MPI_File_set_info(file, info));
     MPI_Info_set(info, "access_style", "random");
     OK(MPI_File_set_info(file, info));
     MPI_Info_free(&info);

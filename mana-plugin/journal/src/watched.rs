@@ -197,8 +197,11 @@ impl Watched {
             // The record first: what it names is removed with it.
             store::claim(dir, "aside", aside.as_os_str().as_bytes())?;
             match fs::hard_link(&self.path, &aside) {
-                Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(e),
-                _ => Ok(()),
+                Ok(()) => Ok(()),
+                // Another rank has kept it, and may have deleted the name by now.
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+                Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+                Err(e) => Err(e),
             }
         });
     }

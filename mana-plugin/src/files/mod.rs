@@ -153,9 +153,9 @@ pub fn raise(fh: u64, code: i32, name: &'static str) -> i32 {
 pub struct Hints(u64);
 
 impl Hints {
-    /// The null object for no pairs.
-    pub fn new(pairs: &Pairs) -> Outcome<Hints> {
-        if pairs.is_empty() {
+    /// One with these pairs; `word`: the program's object, of which the null one stays null.
+    pub fn new(word: u64, pairs: &Pairs) -> Outcome<Hints> {
+        if word == MPI_INFO_NULL {
             return Ok(Hints(MPI_INFO_NULL));
         }
         let procs = core().procs();

@@ -64,7 +64,7 @@ unsafe fn open(
     }
     // SAFETY: a string argument.
     let full = absolute(unsafe { bytes_of(filename) }.as_slice());
-    let real_hints = Hints::new(&info)?;
+    let real_hints = Hints::new(hints, &info)?;
     let mut real = MPI_FILE_NULL;
     let own = comms::create_inner(comm, name, |parent, new| {
         let procs = core().procs();
@@ -175,7 +175,7 @@ pub unsafe extern "C" fn MPI_File_delete(filename: *const c_char, info: u64) -> 
     static NAME: &str = "MPI_File_delete";
     let _guard = entry::enter();
     let outcome = (|| {
-        let hints = Hints::new(&info::pairs(info)?)?;
+        let hints = Hints::new(info, &info::pairs(info)?)?;
         // SAFETY: a string argument.
         let name = unsafe { bytes_of(filename) };
         absolute(&name);

@@ -45,7 +45,7 @@ pub unsafe extern "C" fn MPI_File_set_view(
         };
         let (real_etype, real_filetype) = (core().real_type(etype)?, core().real_type(filetype)?);
         let pairs = info::pairs(info)?;
-        let hints = Hints::new(&pairs)?;
+        let hints = Hints::new(info, &pairs)?;
         // SAFETY: a string argument.
         let name = unsafe { bytes_of(datarep) };
         let given = text(&name);
@@ -132,7 +132,7 @@ pub unsafe extern "C" fn MPI_File_set_info(fh: u64, info: u64) -> i32 {
     let outcome = (|| {
         core().file(fh)?;
         let pairs = info::pairs(info)?;
-        let hints = Hints::new(&pairs)?;
+        let hints = Hints::new(info, &pairs)?;
         let access = access::begin(fh, Pointer::None, true, false, &NAME)?;
         let call = core().procs().MPI_File_set_info;
         // SAFETY: real handles.

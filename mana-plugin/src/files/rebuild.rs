@@ -80,7 +80,11 @@ fn open(f: &File) -> Result<u64, (&'static str, i32)> {
     let procs = c.procs();
     let comm = c.state.comms.get(f.comm).map_or(MPI_COMM_NULL, |c| c.real);
     let failed = |operation: &'static str| move |class: i32| (operation, class);
-    let hints = Hints::new(&f.info).map_err(failed("MPI_Info_set"))?;
+    let given = match f.info.is_empty() {
+        true => MPI_INFO_NULL,
+        false => MPI_INFO_ENV,
+    };
+    let hints = Hints::new(given, &f.info).map_err(failed("MPI_Info_set"))?;
     let name = text(&f.name);
     c.hooks.file_named(super::open::path_in(&f.name));
     let mut real = MPI_FILE_NULL;

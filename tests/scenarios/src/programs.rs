@@ -50,6 +50,8 @@ pub struct Program {
     pub says: &'static str,
     /// The MPIs it exists for.
     pub mpis: &'static [Mpi],
+    /// A file without which it cannot be built, and the package that has it.
+    pub needs: Option<(&'static str, &'static str)>,
 }
 
 const C: Program = Program::C;
@@ -67,6 +69,7 @@ impl Program {
         slow: &[],
         says: "",
         mpis: &Mpi::ALL,
+        needs: None,
     };
 }
 
@@ -253,6 +256,34 @@ pub const PROGRAMS: &[Program] = &[
         fast: &["--rounds", "5", "--pause", "0"],
         slow: &["--rounds", "5", "--pause", "400"],
         mpis: &[Mpi::Mpich],
+        ..C
+    },
+    Program {
+        name: "hdf5_openmpi",
+        source: "hdf5.c",
+        flags: &[
+            "-I/usr/include/hdf5/openmpi",
+            "-L/usr/lib/x86_64-linux-gnu/hdf5/openmpi",
+            "-Wl,--no-as-needed",
+            "-lhdf5",
+        ],
+        slow: &["--pause", "200"],
+        mpis: &[Mpi::OpenMpi],
+        needs: Some(("/usr/include/hdf5/openmpi/hdf5.h", "libhdf5-openmpi-dev")),
+        ..C
+    },
+    Program {
+        name: "hdf5_mpich",
+        source: "hdf5.c",
+        flags: &[
+            "-I/usr/include/hdf5/mpich",
+            "-L/usr/lib/x86_64-linux-gnu/hdf5/mpich",
+            "-Wl,--no-as-needed",
+            "-lhdf5",
+        ],
+        slow: &["--pause", "200"],
+        mpis: &[Mpi::Mpich],
+        needs: Some(("/usr/include/hdf5/mpich/hdf5.h", "libhdf5-mpich-dev")),
         ..C
     },
     Program {
@@ -466,6 +497,9 @@ impl Program {
                 Mpi::Fetched(_) => format!("{} could not be fetched", mpi.name()),
                 _ => format!("mpirun.{} is not installed", mpi.name()),
             });
+        }
+        if let Some((_, package)) = self.needs.filter(|(file, _)| !Path::new(file).exists()) {
+            return Some(format!("{package} is not installed"));
         }
         let wrapper = match self.language {
             Language::C => "mpicc",

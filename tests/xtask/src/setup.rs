@@ -35,6 +35,8 @@ const TEST: &[&str] = &[
     "nwchem-openmpi",
     "nwchem-mpich",
     "libcoarrays-openmpi-dev",
+    "libhdf5-mpich-dev",
+    "libhdf5-openmpi-dev",
     "libpetsc-real-dev",
     "libpetsc3.18-dev-examples",
     "python3-venv",
