@@ -80,7 +80,7 @@ impl Context {
 
     /// The recording of one run in `directory`, if something records.
     pub fn recording(&self, mpi: Mpi, directory: &Path) -> Result<Option<Recording>> {
-        let recorder = self.recorder.as_ref();
+        let recorder = self.recorder.as_ref().filter(|_| Mpi::ALL.contains(&mpi));
         recorder.map(|r| r.start(mpi, directory)).transpose()
     }
 

@@ -206,9 +206,9 @@ fn library(mpi: Mpi, directory: &Path) -> PathBuf {
 
 /// The table's procedures that `mpi` has.
 fn exported(procedure: &Procedure, mpi: Mpi) -> bool {
-    match mpi {
+    match mpi.family() {
         Mpi::OpenMpi => procedure.openmpi,
-        Mpi::Mpich => procedure.mpich,
+        _ => procedure.mpich,
     }
 }
 
@@ -270,9 +270,9 @@ fn build(mpi: Mpi, directory: &Path) -> Result<()> {
     let mut command = Command::new("cc");
     command.args(["-O2", "-fPIC", "-shared", "-Wall", "-Wno-unused-parameter"]);
     command.arg(format!("-DPROCEDURES=\"{}\"", list.display()));
-    match mpi {
+    match mpi.family() {
         Mpi::OpenMpi => command.arg("-DLIBRARY=\"libmpi.so.40\""),
-        Mpi::Mpich => command.args(["-DLIBRARY=\"libmpich.so.12\"", "-DHANDLES_ARE_INT"]),
+        _ => command.args(["-DLIBRARY=\"libmpich.so.12\"", "-DHANDLES_ARE_INT"]),
     };
     command
         .arg(&source)

@@ -85,9 +85,9 @@ fn run(context: &Context, mpi: Mpi) -> Result<Verdict> {
     // More ranks than processors that wait without giving way take MPICH an hour.
     let ranks: &[u32] = match (context.full, mpi) {
         (false, Mpi::OpenMpi) => &[2],
-        (false, Mpi::Mpich) => &[1],
         (true, Mpi::OpenMpi) => &[1, 3],
-        (true, Mpi::Mpich) => &[1, 2],
+        (false, _) => &[1],
+        (true, _) => &[1, 2],
     };
     let mut notes = Vec::new();
     for &ranks in ranks {
@@ -209,7 +209,7 @@ fn prepared(mpi: Mpi, cache: &Path) -> Result<Suite> {
     }
     let module = match mpi {
         Mpi::OpenMpi => None,
-        Mpi::Mpich => {
+        _ => {
             let module = cache.join(format!("mpi4py-{version}-mpich"));
             if !module.is_dir() {
                 let unfinished = module.with_extension("unfinished");
