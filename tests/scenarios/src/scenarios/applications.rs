@@ -1,6 +1,7 @@
 //! Applications of other people: the answer of the native run with checkpoints taken, and after a kill.
 
 use std::collections::BTreeSet;
+use std::hash::{DefaultHasher, Hasher as _};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -31,6 +32,8 @@ struct Application {
     prepare: fn(Mpi, &Path) -> Result<Prepared>,
     /// What a line of the output has of the answer.
     answers: fn(&str) -> Option<String>,
+    /// Files whose content is part of the answer.
+    files: &'static [&'static str],
 }
 
 const APPLICATIONS: &[Application] = &[
@@ -43,6 +46,7 @@ const APPLICATIONS: &[Application] = &[
         ranks: 2,
         prepare: nwchem,
         answers: energy_and_gradient,
+        files: &[],
     },
     Application {
         name: "petsc",
@@ -55,6 +59,24 @@ const APPLICATIONS: &[Application] = &[
             let norm = line.contains("Function norm") || line.contains("Number of SNES iterations");
             norm.then(|| line.to_owned())
         },
+        files: &[],
+    },
+    Application {
+        name: "lammps-files",
+        shows: "LAMMPS with its trajectory and restart files written by MPI-IO: their content",
+        mpis: &[Mpi::OpenMpi],
+        native: Mpi::OpenMpi,
+        ranks: 3,
+        prepare: lammps,
+        answers: |line| {
+            line.starts_with("Total # of neighbors")
+                .then(|| line.to_owned())
+        },
+        files: &[
+            "trajectory.mpiio",
+            "melt.600.restart.mpiio",
+            "melt.1200.restart.mpiio",
+        ],
     },
 ];
 
@@ -113,7 +135,7 @@ fn run(
     };
     let last = outputs.last().context("no run")?;
     last.expect(0)?;
-    let found = answer(application, &outputs);
+    let found = answer(application, &outputs, place.path())?;
     ensure!(
         found == expected,
         "another answer:\n{found}\nnatively:\n{expected}\n{}",
@@ -134,7 +156,7 @@ fn native(context: &Context, application: &Application) -> Result<String> {
     command.args(&line).current_dir(place.path());
     let ended = Job::start(command, place.path())?.wait(LIMIT)?;
     ended.expect(0)?;
-    let answer = answer(application, &[ended]);
+    let answer = answer(application, &[ended], place.path())?;
     ensure!(!answer.is_empty(), "{} printed no answer", application.name);
     place.done();
     Ok(answer)
@@ -168,13 +190,42 @@ fn killed(setup: &Setup, line: &[String]) -> Result<(Vec<Ended>, String)> {
     Ok((vec![first, second], format!("resumed {from}")))
 }
 
-/// The lines of the answer, each once: what was printed before a kill may be printed again.
-fn answer(application: &Application, runs: &[Ended]) -> String {
+/// The lines of the answer, each once: what was printed before a kill may be printed again. And what its
+/// files hold.
+fn answer(application: &Application, runs: &[Ended], directory: &Path) -> Result<String> {
     let mut seen = BTreeSet::new();
     let lines = runs.iter().flat_map(|run| run.stdout.lines());
     let answers = lines.filter_map(|line| (application.answers)(line.trim()));
-    let once: Vec<_> = answers.filter(|line| seen.insert(line.clone())).collect();
-    once.join("\n")
+    let mut once: Vec<_> = answers.filter(|line| seen.insert(line.clone())).collect();
+    for name in application.files {
+        let path = directory.join(name);
+        let bytes = std::fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
+        let mut hash = DefaultHasher::new();
+        hash.write(&bytes);
+        once.push(format!(
+            "{name}: {} bytes, {:016x}",
+            bytes.len(),
+            hash.finish()
+        ));
+    }
+    Ok(once.join("\n"))
+}
+
+fn lammps(_: Mpi, directory: &Path) -> Result<Prepared> {
+    let Some(program) = find("lmp") else {
+        return Ok(Err("lammps is not installed".to_owned()));
+    };
+    let input = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .with_file_name("programs")
+        .join("melt_files.lammps");
+    std::fs::copy(&input, directory.join("melt.lammps"))
+        .with_context(|| format!("copying {}", input.display()))?;
+    let program = program.to_string_lossy().into_owned();
+    Ok(Ok(vec![
+        program,
+        "-in".to_owned(),
+        "melt.lammps".to_owned(),
+    ]))
 }
 
 /// To the digits that do not depend on which rank took which task.
