@@ -1,14 +1,16 @@
 """mpi4py's own test suite, with an outcome for each test and rank.
 
-suite.py TESTS OUTCOMES [--only MODULES] [--without MODULES]
+suite.py TESTS OUTCOMES [--only MODULES] [--without MODULES] [--seconds S]
 
 TESTS is the directory of the tests, OUTCOMES the beginning of the name of a file for each rank; MODULES are separated by commas.
+The suite is run again until S seconds have passed; the worst outcome of each test counts.
 The exit code is 0 when every test has had its turn: what came out is to be compared with another run.
 """
 import argparse
 import glob
 import os
 import sys
+import time
 import unittest
 
 parser = argparse.ArgumentParser()
@@ -16,6 +18,7 @@ parser.add_argument("tests")
 parser.add_argument("outcomes")
 parser.add_argument("--only", default="")
 parser.add_argument("--without", default="")
+parser.add_argument("--seconds", type=float, default=0)
 arguments = parser.parse_args()
 
 # Packages the suite would use if they were there.
@@ -29,9 +32,7 @@ import mpi4py.MPI as MPI
 class Outcomes(unittest.TextTestResult):
     """Keeps the worst outcome of each test."""
 
-    def __init__(self, *rest):
-        super().__init__(*rest)
-        self.found = {}
+    found = {}
 
     def note(self, test, outcome):
         if self.found.get(test.id(), "passed") in ("passed", "skipped"):
@@ -58,8 +59,12 @@ names = sorted(os.path.basename(path)[:-3] for path in glob.glob(os.path.join(ar
 if arguments.only:
     names = [name for name in names if name in arguments.only.split(",")]
 names = [name for name in names if name not in arguments.without.split(",")]
-suite = unittest.TestSuite(unittest.defaultTestLoader.loadTestsFromModule(__import__(name)) for name in names)
-result = unittest.TextTestRunner(resultclass=Outcomes, verbosity=0).run(suite)
+end = time.monotonic() + arguments.seconds
+more = True
+while more:
+    suite = unittest.TestSuite(unittest.defaultTestLoader.loadTestsFromModule(__import__(name)) for name in names)
+    unittest.TextTestRunner(resultclass=Outcomes, verbosity=0).run(suite)
+    more = MPI.COMM_WORLD.bcast(time.monotonic() < end)
 with open("%s.%d" % (arguments.outcomes, MPI.COMM_WORLD.Get_rank()), "w") as file:
-    for test, outcome in sorted(result.found.items()):
+    for test, outcome in sorted(Outcomes.found.items()):
         print(test, outcome, file=file)

@@ -29,7 +29,9 @@ const SHORT: &[&str] = &[
     "test_errhandler",
     "test_errorcode",
     "test_exceptions",
+    "test_file",
     "test_grequest",
+    "test_io",
     "test_p2p_buf_matched",
     "test_rma",
     "test_status",
@@ -37,20 +39,11 @@ const SHORT: &[&str] = &[
 ];
 
 /// What is left out: modules that do not end natively on a machine with few processors (spawning many
-/// processes and looking up names that are gone), and those of files, not compared yet.
-const WITHOUT: &[&str] = &[
-    "test_spawn",
-    "test_dynproc",
-    "test_file",
-    "test_io",
-    "test_subclass",
-];
+/// processes and looking up names that are gone).
+const WITHOUT: &[&str] = &["test_spawn", "test_dynproc"];
 
 /// Tests whose outcome is not the native one, and why (`docs/testing.md`).
-const DIFFERENT: &[(&str, &str)] = &[(
-    "test_errhandler.TestErrhandler.testFileCallErrhandler",
-    "tests of files are not compared yet",
-)];
+const DIFFERENT: &[(&str, &str)] = &[];
 
 pub fn all() -> Vec<Scenario> {
     Mpi::ALL
@@ -92,7 +85,7 @@ fn run(context: &Context, mpi: Mpi) -> Result<Verdict> {
     let mut notes = Vec::new();
     for &ranks in ranks {
         let mut place = context.directory(&format!("mpi4py-{}", mpi.name()))?;
-        let line = |to: &Path| {
+        let line = |to: &Path, seconds: &str| {
             let mut line = vec![PYTHON.to_owned(), script().display().to_string()];
             line.push(suite.tests.display().to_string());
             line.push(to.display().to_string());
@@ -100,6 +93,7 @@ fn run(context: &Context, mpi: Mpi) -> Result<Verdict> {
                 line.extend(["--only".to_owned(), SHORT.join(",")]);
             }
             line.extend(["--without".to_owned(), WITHOUT.join(",")]);
+            line.extend(["--seconds".to_owned(), seconds.to_owned()]);
             line
         };
         let path = suite.module.iter().map(|m| m.display().to_string());
@@ -107,7 +101,7 @@ fn run(context: &Context, mpi: Mpi) -> Result<Verdict> {
         let native = place.path().join("native");
         let mut command = mpi.launcher(ranks, false);
         command
-            .args(line(&native))
+            .args(line(&native, "0"))
             .envs(path.iter().map(|(name, value)| (name, value)))
             .current_dir(place.path());
         let ended = Job::start(command, place.path())?.wait(LIMIT)?;
@@ -119,7 +113,11 @@ fn run(context: &Context, mpi: Mpi) -> Result<Verdict> {
         let ours = place.path().join("ours");
         let mut setup = product.setup(place.path(), mpi, ranks, intervals)?;
         setup.environment.extend(path);
-        let (ended, seen) = watch(setup.launch(&[], &line(&ours))?, &setup.stores(), LIMIT)?;
+        let (ended, seen) = watch(
+            setup.launch(&[], &line(&ours, "7"))?,
+            &setup.stores(),
+            LIMIT,
+        )?;
         ended.expect(0)?;
         ensure!(
             !seen.is_empty(),
