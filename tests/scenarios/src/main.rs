@@ -98,7 +98,10 @@ fn run(arguments: &Run) -> anyhow::Result<bool> {
             (arguments.only.is_empty() || texts.any(|text| name.contains(text.as_str())))
                 && (arguments.coverage.is_none() || record::COLUMNS.iter().any(recorded))
         };
-        all.into_iter().filter(|s| wanted(&s.name)).collect()
+        let recorded = |name: &str| arguments.coverage.is_none() || scenarios::recorded(name);
+        all.into_iter()
+            .filter(|s| wanted(&s.name) && recorded(&s.name))
+            .collect()
     };
     let beside_others = chosen(scenarios::beside_others(arguments.full));
     let one_at_a_time = chosen(scenarios::one_at_a_time());

@@ -47,6 +47,12 @@ impl Scenario {
     }
 }
 
+/// Is this one of those whose calls a recorder notes?
+pub fn recorded(name: &str) -> bool {
+    let mode = name.split_once('/').map(|(mode, _)| mode);
+    mode.is_some_and(|mode| modes::WORDS.contains(&mode))
+}
+
 /// Those that may run beside another one: small jobs that mostly wait, none of which measures time.
 /// `full`: also those that only the full run has.
 pub fn beside_others(full: bool) -> Vec<Scenario> {

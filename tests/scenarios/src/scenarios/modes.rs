@@ -34,15 +34,13 @@ enum Mode {
     Resume,
 }
 
+/// The first parts of these scenarios' names.
+pub const WORDS: [&str; 4] = ["native", "plain", "continue", "resume"];
+
 impl Mode {
     /// As in the names of scenarios.
     fn word(self) -> &'static str {
-        match self {
-            Self::Native => "native",
-            Self::Plain => "plain",
-            Self::Continue => "continue",
-            Self::Resume => "resume",
-        }
+        WORDS[self as usize]
     }
 }
 
