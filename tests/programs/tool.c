@@ -60,6 +60,9 @@ static uint64_t performance(void)
         if (!continuous) {
             CHECK(MPI_T_pvar_start(session, handle) == MPI_SUCCESS, "%s cannot be started", name);
             CHECK(MPI_T_pvar_stop(session, handle) == MPI_SUCCESS, "%s cannot be stopped", name);
+        } else {
+            CHECK(MPI_T_pvar_start(session, handle) != MPI_SUCCESS, "%s, which is always running, was started", name);
+            CHECK(MPI_T_pvar_stop(session, handle) != MPI_SUCCESS, "%s, which is always running, was stopped", name);
         }
         if (elements < 100) MPI_T_pvar_read(session, handle, value);
         if (elements < 100 && readonly) {
