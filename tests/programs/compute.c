@@ -5,7 +5,7 @@
 int main(int argc, char **argv)
 {
     start(&argc, &argv);
-    long rounds = option(argc, argv, "--rounds", 16), millions = option(argc, argv, "--millions", 60);
+    long rounds = option(argc, argv, "--rounds", 24), millions = option(argc, argv, "--millions", 110);
     uint64_t hash = (uint64_t)world_rank;
     double value = 0.5 + 0.01 * world_rank; /* floating-point state must survive too: a logistic map forgets nothing */
 
