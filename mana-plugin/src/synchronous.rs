@@ -58,7 +58,7 @@ pub enum Progress {
     Drained(u32, i32),
 }
 
-/// A synchronous send to rank `dest` of `comm` begins; to be called before it is counted.
+/// A synchronous send on `comm` begins; to be called before it is counted.
 #[cold]
 pub fn begin(comm: u32) {
     if let Some(c) = core().state.comms.get_mut(comm) {
@@ -196,10 +196,10 @@ pub fn under_way() -> Vec<Waiting> {
 /// that they hold, and those sends wait for the acknowledgement. Collective.
 pub fn settle(world: &WorldCollective, waiting: &[Waiting]) -> Result<(), DrainError> {
     let failed = |operation| move |class| DrainError::Mpi { operation, class };
-    let words = |rank: u32| waiting.iter().filter(move |w| w.world == rank);
+    let towards = |rank: u32| waiting.iter().filter(move |w| w.world == rank);
     let mut claims = Vec::new();
     for rank in 0..world.size() {
-        let mine: Vec<&Claim> = words(rank).map(|w| &w.claim).collect();
+        let mine: Vec<&Claim> = towards(rank).map(|w| &w.claim).collect();
         claims.push(postcard::to_allocvec(&mine).map_err(DrainError::Encode)?);
     }
     let claims = world.alltoall(&claims).map_err(failed("MPI_Alltoall"))?;
@@ -211,7 +211,10 @@ pub fn settle(world: &WorldCollective, waiting: &[Waiting]) -> Result<(), DrainE
     }
     let answers = world.alltoall(&answers).map_err(failed("MPI_Alltoall"))?;
     for (rank, held) in answers.iter().enumerate() {
-        for (w, _) in words(rank as u32).zip(held).filter(|(_, held)| **held == 1) {
+        for (w, _) in towards(rank as u32)
+            .zip(held)
+            .filter(|(_, held)| **held == 1)
+        {
             wait_on(w).map_err(failed("MPI_Irecv"))?;
         }
     }
