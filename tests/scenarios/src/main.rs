@@ -59,7 +59,7 @@ struct Run {
     /// Seed of every random choice; printed, so that a failure can be run again.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// How many of the small jobs run at a time; jobs that want the machine for themselves follow.
+    /// How many of the small jobs run at a time, beside one large one; jobs that want the machine for themselves follow.
     #[arg(long, default_value_t = 2)]
     lanes: u32,
     /// Record which procedures the programs call, natively and in each mode, and write the table there.

@@ -69,22 +69,22 @@ pub fn beside_others(full: bool) -> Vec<Scenario> {
     small.into_iter().flatten().collect()
 }
 
-/// Those that may run beside all others, but not beside each other.
+/// Those that may run beside all others, but not beside each other: four Slurm nodes, and applications that compute.
 pub fn one_at_a_time() -> Vec<Scenario> {
-    cluster::all()
-}
-
-/// Those that want the machine for themselves.
-pub fn alone() -> Vec<Scenario> {
-    [
+    let large = [
+        cluster::all(),
         lammps::all(),
         corruption::all(),
         hpcc::all(),
         applications::all(),
-        faults::all(),
-        dense::all(),
-    ]
-    .into_iter()
-    .flatten()
-    .collect()
+    ];
+    large.into_iter().flatten().collect()
+}
+
+/// Those that want the machine for themselves: they count the checkpoints that fall due, or kill at instants that depend on time.
+pub fn alone() -> Vec<Scenario> {
+    [faults::all(), dense::all()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
