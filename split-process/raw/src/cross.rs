@@ -5,7 +5,7 @@
 //! half as long as `in_lower` is 0), set FS, call, set FS back, lower `in_lower`, and only then look
 //! at `pending`. While FS is foreign nothing but the call itself runs.
 //!
-//! ```ignore
+//! ```text
 //! // a slot that returns an MPI error code or AGAIN: waits and repeats by itself
 //! let rc = mana_raw::cross!(SLOT_SEND, fn(*const u8, i32, u64, i32, i32, u64) -> i32;
 //!                           buf, count, datatype, dest, tag, comm);
