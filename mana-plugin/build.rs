@@ -73,12 +73,12 @@ fn by_hand_in(src: &Path, inside: &str) -> Result<BTreeMap<String, String>, Fail
         let text = fs::read_to_string(&path)?;
         let mut listed = "";
         for line in text.lines() {
-            if let Some((_, rest)) = line.split_once("extern \"C\" fn MPI_") {
+            if let Some((_, rest)) = line.split_once("extern \"C\" fn MPI") {
                 let name: String = rest
                     .chars()
                     .take_while(|c| c.is_alphanumeric() || *c == '_')
                     .collect();
-                found.insert(format!("MPI_{name}"), module.clone());
+                found.insert(format!("MPI{name}"), module.clone());
             }
             match line.trim_end() {
                 "sends! {" => listed = "sends",

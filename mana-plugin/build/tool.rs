@@ -36,6 +36,27 @@ pub fn entry(out: &mut String, p: &Procedure) -> Result<(), Failure> {
             )?,
         }
     }
+    for q in p.params().iter().filter(|q| q.kind == Kind::Info) {
+        let n = &q.name;
+        if q.direction == Direction::In {
+            writeln!(
+                out,
+                "    let Some(hints_{n}) = crate::tool::hints({n}) else {{ return crate::tool::stale(false) }};\n    let {n} = hints_{n}.real();"
+            )?;
+        } else {
+            writeln!(
+                after,
+                "    // SAFETY: an output argument.\n    if rc == MPI_SUCCESS {{ unsafe {{ crate::tool::told({n}) }} }}"
+            )?;
+        }
+    }
+    if !(p.openmpi && p.mpich) {
+        writeln!(
+            after,
+            "    if rc == Extras::ABSENT {{ return crate::tool::absent({:?}) }}",
+            p.name
+        )?;
+    }
     writeln!(
         out,
         "    // SAFETY: the program's arguments.\n    let rc = unsafe {{ (core().procs().{})({}) }};\n{after}    rc\n}}\n",

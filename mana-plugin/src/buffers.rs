@@ -6,68 +6,205 @@
 
 use crate::errors::finish;
 use crate::p2p::{self, Envelope};
-use crate::requests;
-use crate::state::{core, AttachedBuffer, Outcome};
-use crate::{entry, thread};
+use crate::state::{core, AttachedBuffer, Kept, Outcome, Phase, Work, WORLD};
+use crate::{collectives, entry, requests, thread};
 use mpi_std::*;
+use serde::{Deserialize, Serialize};
 use std::ffi::c_void;
 
 /// What the standard lets an implementation charge for each message; programs size their buffers by
 /// the value their own `mpi.h` has, the smallest of which is this.
 const OVERHEAD: u64 = 88;
 
+/// Whose buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Owner {
+    /// The process's, for communicators without one.
+    Process,
+    /// That of the communicator of this index (MPI-4.1).
+    Comm(u32),
+}
+
+/// `MPI_BUFFER_AUTOMATIC`, as the standard's ABI and as MPICH's has it: no size matters.
+const AUTOMATIC: [u64; 2] = [2, -2i64 as u64];
+
+/// Where the owner's buffer is noted.
+fn place(owner: Owner) -> Outcome<&'static mut Option<AttachedBuffer>> {
+    match owner {
+        Owner::Process => Ok(&mut core().state.buffer),
+        Owner::Comm(index) => match core().state.comms.get_mut(index) {
+            Some(comm) => Ok(&mut comm.buffer),
+            None => Err(MPI_ERR_COMM),
+        },
+    }
+}
+
+/// Who gives the room for a message on a communicator.
+fn owner(comm: u32) -> Owner {
+    let own = core()
+        .state
+        .comms
+        .get(comm)
+        .is_some_and(|c| c.buffer.is_some());
+    match own {
+        true => Owner::Comm(comm),
+        false => Owner::Process,
+    }
+}
+
 /// Sends a message in buffered mode.
 pub fn send(comm: u32, e: &Envelope) -> Outcome {
     let data = p2p::pack(e)?;
     let need = data.len() as u64 + OVERHEAD;
-    if !fits(need) {
+    let owner = owner(comm);
+    if !fits(owner, need) {
         requests::reap();
-        if !fits(need) {
+        if !fits(owner, need) {
             return Err(MPI_ERR_BUFFER);
         }
     }
-    if let Some(b) = core().state.buffer.as_mut() {
-        b.used += need;
+    charge(owner, need);
+    let sent = p2p::send_bytes(comm, e.peer, e.tag, data, Some((owner, need)));
+    if sent.is_err() {
+        discharge(owner, need);
     }
-    p2p::send_bytes(comm, e.peer, e.tag, data, need)
+    sent
 }
 
-fn fits(need: u64) -> bool {
-    core()
-        .state
-        .buffer
-        .is_some_and(|b| b.used + need <= b.size as u64)
+fn fits(owner: Owner, need: u64) -> bool {
+    let buffer = place(owner).ok().and_then(|b| *b);
+    buffer.is_some_and(|b| AUTOMATIC.contains(&b.address) || b.used + need <= b.size as u64)
+}
+
+fn charge(owner: Owner, need: u64) {
+    if let Ok(Some(b)) = place(owner) {
+        b.used += need;
+    }
+}
+
+/// A message of `need` bytes is out of its owner's buffer.
+pub fn discharge(owner: Owner, need: u64) {
+    if let Ok(Some(b)) = place(owner) {
+        b.used = b.used.saturating_sub(need);
+    }
+}
+
+/// Whether everything in a buffer has been sent.
+pub fn is_empty(owner: Owner) -> bool {
+    requests::reap();
+    place(owner).map_or(true, |b| b.is_none_or(|b| b.used == 0))
+}
+
+fn attach(owner: Owner, buffer: *const c_void, size: i32) -> Outcome {
+    let place = place(owner)?;
+    let automatic = AUTOMATIC.contains(&(buffer as u64));
+    if place.is_some() || size < 0 && !automatic {
+        return Err(MPI_ERR_BUFFER);
+    }
+    *place = Some(AttachedBuffer {
+        address: buffer as u64,
+        size: if automatic { 0 } else { size },
+        used: 0,
+    });
+    Ok(())
+}
+
+fn flush(owner: Owner) -> Outcome {
+    thread::set_cont(0, 0);
+    entry::poll(|| is_empty(owner).then_some(()))
+}
+
+unsafe fn detach(owner: Owner, buffer_addr: *mut c_void, size: *mut i32) -> Outcome {
+    flush(owner)?;
+    let b = place(owner)?.take().ok_or(MPI_ERR_BUFFER)?;
+    // SAFETY: output arguments; the first is the address of a pointer.
+    unsafe { *buffer_addr.cast::<u64>() = b.address };
+    // SAFETY: as above.
+    unsafe { *size = b.size };
+    Ok(())
+}
+
+/// A request that is complete when everything that is in the buffer now, and what comes until it is
+/// tested, has been sent.
+unsafe fn iflush(owner: Owner, comm: u32, request: *mut u64) -> Outcome {
+    let word = collectives::finished(comm)?;
+    if !is_empty(owner) {
+        if let Some(index) = requests::index(word)? {
+            let r = core().request(index)?;
+            r.work = Work::Generalised;
+            r.phase = Phase::Active;
+            r.kept = Some(Box::new(Kept {
+                flushes: Some(owner),
+                ..Kept::default()
+            }));
+        }
+    }
+    // SAFETY: an output argument.
+    unsafe { *request = word };
+    Ok(())
+}
+
+fn owner_of(comm: u64) -> Outcome<(Owner, u32)> {
+    let (index, _) = core().comm(comm)?;
+    Ok((Owner::Comm(index), index))
 }
 
 pub unsafe extern "C" fn MPI_Buffer_attach(buffer: *const c_void, size: i32) -> i32 {
     let _guard = entry::enter();
-    let s = &mut core().state;
-    let outcome = if s.buffer.is_some() || size < 0 {
-        Err(MPI_ERR_BUFFER)
-    } else {
-        s.buffer = Some(AttachedBuffer {
-            address: buffer as u64,
-            size,
-            used: 0,
-        });
-        Ok(())
-    };
+    let outcome = attach(Owner::Process, buffer, size);
     finish(outcome, MPI_COMM_WORLD, "MPI_Buffer_attach")
 }
 
 pub unsafe extern "C" fn MPI_Buffer_detach(buffer_addr: *mut c_void, size: *mut i32) -> i32 {
     let _guard = entry::enter();
-    thread::set_cont(0, 0);
-    let outcome = entry::poll(|| {
-        requests::reap();
-        (core().state.buffer.is_none_or(|b| b.used == 0)).then_some(())
-    })
-    .and_then(|()| core().state.buffer.take().ok_or(MPI_ERR_BUFFER))
-    .map(|b| {
-        // SAFETY: output arguments; the first is the address of a pointer.
-        unsafe { *buffer_addr.cast::<u64>() = b.address };
-        // SAFETY: as above.
-        unsafe { *size = b.size };
-    });
+    // SAFETY: the program's arguments.
+    let outcome = unsafe { detach(Owner::Process, buffer_addr, size) };
     finish(outcome, MPI_COMM_WORLD, "MPI_Buffer_detach")
+}
+
+pub unsafe extern "C" fn MPI_Buffer_flush() -> i32 {
+    let _guard = entry::enter();
+    finish(flush(Owner::Process), MPI_COMM_WORLD, "MPI_Buffer_flush")
+}
+
+pub unsafe extern "C" fn MPI_Buffer_iflush(request: *mut u64) -> i32 {
+    let _guard = entry::enter();
+    // SAFETY: the program's argument.
+    let outcome = unsafe { iflush(Owner::Process, WORLD, request) };
+    finish(outcome, MPI_COMM_WORLD, "MPI_Buffer_iflush")
+}
+
+pub unsafe extern "C" fn MPI_Comm_attach_buffer(
+    comm: u64,
+    buffer: *const c_void,
+    size: i32,
+) -> i32 {
+    let _guard = entry::enter();
+    let outcome = owner_of(comm).and_then(|(owner, _)| attach(owner, buffer, size));
+    finish(outcome, comm, "MPI_Comm_attach_buffer")
+}
+
+pub unsafe extern "C" fn MPI_Comm_detach_buffer(
+    comm: u64,
+    buffer_addr: *mut c_void,
+    size: *mut i32,
+) -> i32 {
+    let _guard = entry::enter();
+    // SAFETY: the program's arguments.
+    let outcome = owner_of(comm).and_then(|(owner, _)| unsafe { detach(owner, buffer_addr, size) });
+    finish(outcome, comm, "MPI_Comm_detach_buffer")
+}
+
+pub unsafe extern "C" fn MPI_Comm_flush_buffer(comm: u64) -> i32 {
+    let _guard = entry::enter();
+    let outcome = owner_of(comm).and_then(|(owner, _)| flush(owner));
+    finish(outcome, comm, "MPI_Comm_flush_buffer")
+}
+
+pub unsafe extern "C" fn MPI_Comm_iflush_buffer(comm: u64, request: *mut u64) -> i32 {
+    let _guard = entry::enter();
+    // SAFETY: the program's argument.
+    let outcome =
+        owner_of(comm).and_then(|(owner, index)| unsafe { iflush(owner, index, request) });
+    finish(outcome, comm, "MPI_Comm_iflush_buffer")
 }

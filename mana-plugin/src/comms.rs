@@ -10,7 +10,7 @@ use crate::gate;
 use crate::group::{self, Members};
 use crate::state::{core, Comm, Outcome, Topology, PRIVATE, SELF, WORLD};
 use crate::topologies::topology_of;
-use crate::{attributes, dynamic, entry, groups};
+use crate::{attributes, dynamic, entry, failures, groups};
 use mpi_std::*;
 use std::collections::HashSet;
 use std::ffi::c_char;
@@ -97,6 +97,7 @@ pub fn describe(
         errhandler,
         attributes: Vec::new(),
         info: Vec::new(),
+        buffer: None,
     }
 }
 
@@ -440,6 +441,7 @@ unsafe fn free(comm: *mut u64, disconnect: bool, name: &'static str) -> i32 {
         }
         let (_, info) = core().comm(word)?;
         info.freed = true;
+        failures::freed(info.id);
         let idle = info.pending == 0;
         publish(index);
         if idle {

@@ -192,6 +192,52 @@ pub unsafe extern "C" fn MPI_Add_error_string(errorcode: i32, string: *const c_c
     MPI_SUCCESS
 }
 
+/// What a class or code of the program that was removed has in its place: its number is not given again.
+const REMOVED: i32 = i32::MIN;
+
+/// Removes a class or code of the program's own.
+fn remove(code: i32, class: bool, name: &'static str) -> i32 {
+    let _guard = entry::enter();
+    let known = |c: &&mut (i32, i32, Vec<u8>)| c.0 == code && (c.0 == c.1) == class;
+    let outcome = match core().state.codes.iter_mut().find(known) {
+        Some(entry) => {
+            *entry = (REMOVED, REMOVED, Vec::new());
+            Ok(())
+        }
+        None => Err(MPI_ERR_OTHER),
+    };
+    finish(outcome, MPI_COMM_WORLD, name)
+}
+
+pub unsafe extern "C" fn MPIX_Delete_error_class(errorclass: i32) -> i32 {
+    remove(errorclass, true, "MPIX_Delete_error_class")
+}
+
+pub unsafe extern "C" fn MPIX_Delete_error_code(errorcode: i32) -> i32 {
+    remove(errorcode, false, "MPIX_Delete_error_code")
+}
+
+pub unsafe extern "C" fn MPIX_Delete_error_string(errorcode: i32) -> i32 {
+    let _guard = entry::enter();
+    let outcome = match code_index(errorcode).and_then(|at| core().state.codes.get_mut(at)) {
+        Some(entry) => {
+            entry.2.clear();
+            Ok(())
+        }
+        None => Err(MPI_ERR_OTHER),
+    };
+    finish(outcome, MPI_COMM_WORLD, "MPIX_Delete_error_string")
+}
+
+/// The outcome of a procedure that this library may not have.
+pub fn answered(rc: i32, name: &'static str) -> Outcome {
+    if rc == Extras::ABSENT {
+        log::error!("{name}: the MPI library below the program does not have it");
+        return Err(MPI_ERR_UNSUPPORTED_OPERATION);
+    }
+    check(rc)
+}
+
 pub unsafe extern "C" fn MPI_Error_class(errorcode: i32, errorclass: *mut i32) -> i32 {
     let _guard = entry::enter();
     let class = code_index(errorcode)

@@ -29,6 +29,8 @@ mod drained;
 mod dynamic;
 mod entry;
 mod errors;
+mod events;
+mod failures;
 mod files;
 mod gate;
 mod generated;

@@ -7,6 +7,7 @@
 //! Counted: every send when it starts and every receive when it completes, per world rank, messages
 //! to self included, `MPI_PROC_NULL` not. A receive looks at drained messages first.
 
+use crate::buffers::Owner;
 use crate::drained::{Drained, Pattern};
 use crate::errors::{check, finish};
 use crate::requests::{self, put_status, wait_index, wait_real};
@@ -432,7 +433,13 @@ pub unsafe fn isend(mode: u8, e: Envelope) -> Outcome<u32> {
 }
 
 /// Sends `data` (packed) from our own memory; the request is an orphan that keeps it.
-pub fn send_bytes(comm: u32, peer: i32, tag: i32, data: Vec<u8>, charged: u64) -> Outcome {
+pub fn send_bytes(
+    comm: u32,
+    peer: i32,
+    tag: i32,
+    data: Vec<u8>,
+    charged: Option<(Owner, u64)>,
+) -> Outcome {
     let c = core();
     let real_comm = c.state.comms.get(comm).ok_or(MPI_ERR_COMM)?.real;
     let word = c.comm_word(comm);

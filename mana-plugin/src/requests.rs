@@ -7,7 +7,7 @@
 use crate::errors::{check, finish};
 use crate::p2p::{self, World};
 use crate::state::{core, Core, Outcome, Phase, Request, SavedStatus, Work};
-use crate::{entry, thread, upcall};
+use crate::{entry, grequest, thread, upcall};
 use mana_raw::layout::AGAIN;
 use mpi_std::*;
 
@@ -170,14 +170,12 @@ impl Core {
         if let Some(p) = &kept.partitions {
             p.tell(&mut r.status);
         }
-        let charged = std::mem::take(&mut kept.charged);
-        if charged > 0 {
-            if let Some(b) = self.state.buffer.as_mut() {
-                b.used = b.used.saturating_sub(charged);
-            }
-        }
+        let charged = kept.charged.take();
         if let Some(progress) = synchronous {
             self.complete_synchronous(comm, progress);
+        }
+        if let Some((owner, need)) = charged {
+            crate::buffers::discharge(owner, need);
         }
     }
 
@@ -306,8 +304,9 @@ fn generalised_end(index: u32, status: &mut Status) -> i32 {
         .get(index)
         .and_then(|r| r.kept.as_ref())
         .and_then(|k| k.generalised);
+    // A flushed buffer has none.
     let Some(f) = functions else {
-        return MPI_ERR_INTERN;
+        return MPI_SUCCESS;
     };
     let error = upcall::grequest_query(f.query, f.extra, status);
     let freed = upcall::grequest_free(f.free, f.extra);
@@ -372,7 +371,7 @@ pub fn test_index(index: u32) -> bool {
     let c = core();
     let Ok(r) = c.request(index) else { return true };
     if r.unposted() {
-        return false;
+        return r.work == Work::Generalised && grequest::poll(index);
     }
     let mut real = r.real;
     let mut status = Status::EMPTY;
@@ -497,8 +496,11 @@ pub unsafe extern "C" fn MPI_Request_get_status(
         let mut done = true;
         let mut error = MPI_SUCCESS;
         if let Some(i) = index(request)? {
-            core().request(i)?;
-            done = test_index(i);
+            // A generalised one is not polled here, as in MPICH.
+            done = match core().request(i)? {
+                r if r.work == Work::Generalised => r.phase != Phase::Active,
+                _ => test_index(i),
+            };
             let r = core().request(i)?;
             if r.phase == Phase::Done {
                 s = Status::from(r.status);
@@ -613,13 +615,13 @@ pub unsafe extern "C" fn MPI_Request_free(request: *mut u64) -> i32 {
         if r.phase == Phase::Active {
             r.orphan = true;
             r.persistent = false;
-            c.orphans.push(i);
-            reap();
-        } else {
-            if r.work == Work::Generalised {
-                let mut s = Status::EMPTY;
-                generalised_end(i, &mut s);
+            // A generalised one goes when the program declares it complete.
+            if r.work != Work::Generalised {
+                c.orphans.push(i);
+                reap();
             }
+        } else {
+            grequest::end(i);
             core().remove_request(i);
         }
         // SAFETY: as above.

@@ -2,10 +2,10 @@
 //!
 //! Lower half.
 
-use crate::entry;
 use crate::errors::{check, finish};
 use crate::requests::{hand_over, index, put_status, test_index, wait_index};
 use crate::state::{core, Outcome, Phase, Scratch, Work};
+use crate::{entry, grequest};
 use mana_raw::layout::AGAIN;
 use mpi_std::*;
 
@@ -264,7 +264,11 @@ unsafe fn wait_all_mixed(count: i32, requests: *mut u64, statuses: *mut Status) 
     let a = unsafe { collect(count, requests) }?;
     for &at in &a.positions {
         // SAFETY: as above.
-        wait_index(unsafe { index_at(requests, at) }?)?;
+        let index = unsafe { index_at(requests, at) }?;
+        if a.mixed {
+            grequest::wait(index);
+        }
+        wait_index(index)?;
     }
     // SAFETY: as above.
     unsafe { hand_over_all(count, requests, statuses) }

@@ -6,6 +6,7 @@
 //! time (the MPI thread; under `MPI_THREAD_MULTIPLE` whoever holds [`crate::entry::Guard`]), and no
 //! reference from [`core`] is held across a call into the program or into another entry of this crate.
 
+use crate::buffers::Owner;
 use crate::drained::Queue;
 use crate::files::{Datarep, File};
 use crate::gate::Gate;
@@ -107,6 +108,8 @@ pub struct Comm {
     pub attributes: Vec<(i32, u64)>,
     /// Hints the program gave.
     pub info: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Buffered sends on it alone.
+    pub buffer: Option<AttachedBuffer>,
 }
 
 /// How a datatype was made, in the form of `MPI_Type_get_contents`.
@@ -273,6 +276,10 @@ pub struct Generalised {
     pub free: u64,
     /// What the stub passed.
     pub cancel: u64,
+    /// Of an extended one: what the stub passed, else 0.
+    pub poll: u64,
+    /// Of an extended one: what the stub passed, else 0.
+    pub wait: u64,
     /// Extra state.
     pub extra: u64,
 }
@@ -290,8 +297,10 @@ pub struct Kept {
     pub generalised: Option<Generalised>,
     /// Temporary buffer of an `MPI_Isendrecv_replace`, and the other half of the operation.
     pub partner: Option<u32>,
-    /// Bytes charged to the attached buffer.
-    pub charged: u64,
+    /// Bytes charged to an attached buffer.
+    pub charged: Option<(Owner, u64)>,
+    /// The buffer whose emptiness completes the request.
+    pub flushes: Option<Owner>,
     /// Datatypes and operations that must live as long as the request.
     pub uses: Vec<u64>,
     /// A persistent collective's arguments.
@@ -508,7 +517,7 @@ impl State {
 }
 
 /// Version of [`State`].
-pub const VERSION: u32 = 8;
+pub const VERSION: u32 = 9;
 
 /// The layer's state in this process.
 pub struct Core {

@@ -104,7 +104,7 @@ pub fn acknowledge(sender: Option<Sender>) {
     let Some(Sender { world, tag }) = sender else {
         return;
     };
-    if let Err(class) = p2p::send_bytes(PRIVATE, world as i32, tag, Vec::new(), 0) {
+    if let Err(class) = p2p::send_bytes(PRIVATE, world as i32, tag, Vec::new(), None) {
         log::error!(
             "a synchronous send of rank {world} cannot be acknowledged: MPI error class {class}"
         );

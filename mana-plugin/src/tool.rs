@@ -4,8 +4,9 @@
 //! those of the library, and a handle of a library that is gone is answered with the library's code
 //! for that. Codes are the library's (the program was built for it), not the standard's.
 
-use crate::entry;
+use crate::files::{pairs_of, Hints};
 use crate::state::core;
+use crate::{entry, info};
 use mpi_std::*;
 use std::collections::HashSet;
 use std::ffi::c_void;
@@ -34,6 +35,18 @@ pub unsafe fn take(place: *mut c_void) -> bool {
     known().as_mut().is_some_and(|k| k.remove(&at))
 }
 
+/// Notes a handle that the library has given.
+pub fn come(handle: usize) {
+    known().get_or_insert_with(HashSet::new).insert(handle);
+}
+
+/// Forgets a handle.
+pub fn gone(handle: usize) {
+    if let Some(known) = known().as_mut() {
+        known.remove(&handle);
+    }
+}
+
 /// What the library says of a handle or session that is none.
 pub fn stale(session: bool) -> i32 {
     // SAFETY: a query of a constant.
@@ -55,6 +68,35 @@ pub unsafe fn made(place: *const c_void) {
 pub fn refuse_object(name: &str) -> i32 {
     log::error!("{name}: a variable that belongs to an object is not carried");
     MPI_ERR_ARG
+}
+
+/// What a procedure answers that this library does not have.
+#[cold]
+pub fn absent(name: &'static str) -> i32 {
+    log::error!("{name}: the MPI library below the program does not have it");
+    stale(false)
+}
+
+/// Hints for the library; `None` if the word is no info object.
+pub fn hints(word: u64) -> Option<Hints> {
+    Hints::new(word, &info::pairs(word).ok()?).ok()
+}
+
+/// Puts an info object of the program in the place of the library's at `place`.
+///
+/// # Safety
+/// `place` holds a real word.
+pub unsafe fn told(place: *mut u64) {
+    // SAFETY: the caller's promise.
+    let mut real = unsafe { *place };
+    if real == MPI_INFO_NULL {
+        return;
+    }
+    let word = pairs_of(real).and_then(info::make).unwrap_or(MPI_INFO_NULL);
+    // SAFETY: an object that was made for the program, who gets another.
+    unsafe { (core().procs().MPI_Info_free)(&mut real) };
+    // SAFETY: the caller's promise.
+    unsafe { *place = word };
 }
 
 pub unsafe extern "C" fn MPI_T_init_thread(required: i32, provided: *mut i32) -> i32 {

@@ -105,6 +105,58 @@ pub fn grequest_free(function: u64, extra: u64) -> i32 {
     }
 }
 
+/// Lets an extended generalised request get on.
+pub fn grequest_poll(function: u64, extra: u64, status: &mut Status) -> i32 {
+    match entries() {
+        Some(e) => call(
+            e.grequest_poll as usize,
+            &[function, extra, status as *mut Status as u64, 0, 0, 0],
+        ) as i32,
+        None => MPI_ERR_INTERN,
+    }
+}
+
+/// Lets an extended generalised request wait.
+pub fn grequest_wait(function: u64, extra: u64) -> i32 {
+    match entries() {
+        Some(e) => call(e.grequest_wait as usize, &[function, extra, 0, 0, 0, 0]) as i32,
+        None => MPI_ERR_INTERN,
+    }
+}
+
+/// Tells of an event of the tool interface.
+pub fn event(function: u64, instance: u64, registration: u64, safety: i32, data: u64) {
+    if let Some(e) = entries() {
+        let safety = safety as u32 as u64;
+        call(
+            e.event as usize,
+            &[function, instance, registration, safety, data, 0],
+        );
+    }
+}
+
+/// Tells that an event's registration is gone.
+pub fn event_free(function: u64, registration: u64, safety: i32, data: u64) {
+    if let Some(e) = entries() {
+        let safety = safety as u32 as u64;
+        call(
+            e.event_free as usize,
+            &[function, registration, safety, data, 0, 0],
+        );
+    }
+}
+
+/// Tells of events that were not delivered.
+pub fn event_dropped(function: u64, count: i64, registration: u64, at: (i32, i32), data: u64) {
+    if let Some(e) = entries() {
+        let (source, safety) = (at.0 as u32 as u64, at.1 as u32 as u64);
+        call(
+            e.event_dropped as usize,
+            &[function, count as u64, registration, source, safety, data],
+        );
+    }
+}
+
 /// Cancels a generalised request.
 pub fn grequest_cancel(function: u64, extra: u64, complete: bool) -> i32 {
     match entries() {

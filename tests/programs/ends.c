@@ -46,6 +46,16 @@ int main(int argc, char **argv)
         }
         if (!strcmp(how, "call")) MPI_Comm_call_errhandler(MPI_COMM_WORLD, MPI_ERR_OTHER);
         if (!strcmp(how, "exit")) exit(9);
+#ifdef MPICH_VERSION
+        /* Of fault tolerance MPICH 4 has the names. */
+        MPI_Comm smaller;
+        MPI_Group failed;
+        if (!strcmp(how, "agree")) MPIX_Comm_agree(MPI_COMM_WORLD, &value);
+        if (!strcmp(how, "shrink")) MPIX_Comm_shrink(MPI_COMM_WORLD, &smaller);
+        if (!strcmp(how, "revoke")) MPIX_Comm_revoke(MPI_COMM_WORLD);
+        if (!strcmp(how, "acknowledge")) MPIX_Comm_failure_ack(MPI_COMM_WORLD);
+        if (!strcmp(how, "acknowledged")) MPIX_Comm_failure_get_acked(MPI_COMM_WORLD, &failed);
+#endif
     }
     if (!strcmp(how, "all")) {
         MPI_Finalize();

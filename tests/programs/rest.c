@@ -124,6 +124,47 @@ static void contents(MPI_Datatype type)
 }
 #endif
 
+#if MPI_VERSION > 4 || (MPI_VERSION == 4 && MPI_SUBVERSION >= 1)
+#define NEWER
+/* Buffers of a communicator and of the process, emptied while they stay attached. */
+static void flushed(MPI_Comm comm, long round, void *buffer, int size)
+{
+    int right = (world_rank + 1) % world_size, left = (world_rank + world_size - 1) % world_size, room;
+    uint64_t out[WORDS], in[WORDS];
+    void *found;
+    MPI_Request request;
+    for (int i = 0; i < 3; i++) {
+        fill(out, sizeof out, (uint64_t)(round * 89 + world_rank + i));
+        CHECK(MPI_Bsend(out, WORDS, MPI_UINT64_T, right, 6, comm) == MPI_SUCCESS, "no room for message %d", i);
+        MPI_Recv(in, WORDS, MPI_UINT64_T, left, 6, comm, MPI_STATUS_IGNORE);
+        fill(out, sizeof out, (uint64_t)(round * 89 + left + i));
+        CHECK(memcmp(in, out, sizeof in) == 0, "a buffered message");
+        if (i == 0) MPI_Comm_flush_buffer(comm);
+        if (i == 1) MPI_Comm_iflush_buffer(comm, &request), MPI_Wait(&request, MPI_STATUS_IGNORE);
+    }
+    MPI_Buffer_flush();
+    MPI_Buffer_iflush(&request);
+    MPI_Wait(&request, MPI_STATUS_IGNORE);
+    MPI_Comm_detach_buffer(comm, &found, &room);
+    CHECK(found == buffer && room == size, "%d bytes were attached", room);
+    MPI_Comm_attach_buffer(comm, buffer, size);
+}
+
+/* Error classes and codes that live for a round. */
+static void removed(void)
+{
+    int class, code, found;
+    MPI_Add_error_class(&class);
+    MPI_Add_error_code(class, &code);
+    MPI_Add_error_string(code, "a code of this round");
+    MPI_Error_class(code, &found);
+    CHECK(found == class, "class %d", found);
+    CHECK(MPI_Remove_error_string(code) == MPI_SUCCESS, "the text of %d", code);
+    CHECK(MPI_Remove_error_code(code) == MPI_SUCCESS, "code %d", code);
+    CHECK(MPI_Remove_error_class(class) == MPI_SUCCESS, "class %d", class);
+}
+#endif
+
 int main(int argc, char **argv)
 {
     start(&argc, &argv);
@@ -148,6 +189,14 @@ int main(int argc, char **argv)
     MPI_Rsend_init_c(&out, 1, MPI_UINT64_T, right, 5, comm, &ready[1]);
     MPI_Recv_init_c(&in, 1, MPI_UINT64_T, left, 5, comm, &ready[0]);
 #endif
+#ifdef NEWER
+    /* Room for one message: each finds the one before gone. */
+    enum { SMALL = WORDS * 8 + MPI_BSEND_OVERHEAD };
+    static char small[SMALL];
+    MPI_Comm own;
+    MPI_Comm_dup(comm, &own);
+    MPI_Comm_attach_buffer(own, small, SMALL);
+#endif
     for (long round = 0; round < rounds; round++) {
         MPI_Comm parent = comm;
         MPI_Comm_get_parent(&parent);
@@ -171,6 +220,10 @@ int main(int argc, char **argv)
         MPI_Waitall(2, ready, MPI_STATUSES_IGNORE);
         CHECK(in == mix((uint64_t)(round * 31 + left)), "a ready message");
 #endif
+#ifdef NEWER
+        flushed(own, round, small, SMALL);
+        removed();
+#endif
         uint64_t value = (uint64_t)(round + 1);
         MPI_Win_fence(0, win);
         MPI_Accumulate(&value, 1, MPI_UINT64_T, (world_rank + 1) % world_size, 1, 1, MPI_UINT64_T, MPI_SUM, win);
@@ -178,6 +231,12 @@ int main(int argc, char **argv)
         hash = fold(hash, board[1]);
         pause_ms(pause);
     }
+#ifdef NEWER
+    void *last;
+    int bytes;
+    MPI_Comm_detach_buffer(own, &last, &bytes);
+    MPI_Comm_free(&own);
+#endif
 #ifdef MPICH_VERSION
     void *found;
     MPI_Count size;

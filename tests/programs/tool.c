@@ -108,6 +108,53 @@ static uint64_t categories(void)
     return hash;
 }
 
+#ifdef MPICH_VERSION
+/* Events: MPICH 4.0.2 of Debian has no source and no event. What there is is asked, and what there is not is an error. */
+static uint64_t events(void)
+{
+    int sources = -1, count = -1, categories = -1, number, index, verbosity, bind;
+    char name[256], desc[1024];
+    MPI_T_source_order order;
+    MPI_Count ticks, most, stamp;
+    MPI_Info info;
+    MPI_T_event_registration handle = NULL;
+    CHECK(MPI_T_source_get_num(&sources) == MPI_SUCCESS && sources >= 0, "%d sources", sources);
+    for (int i = 0; i <= sources; i++) {
+        int name_len = sizeof name, desc_len = sizeof desc;
+        int code = MPI_T_source_get_info(i, name, &name_len, desc, &desc_len, &order, &ticks, &most, &info);
+        CHECK((code == MPI_SUCCESS) == (i < sources), "source %d of %d: %d", i, sources, code);
+        if (code == MPI_SUCCESS) MPI_Info_free(&info);
+        code = MPI_T_source_get_timestamp(i, &stamp);
+        CHECK((code == MPI_SUCCESS) == (i < sources), "the clock of source %d of %d: %d", i, sources, code);
+    }
+    CHECK(MPI_T_event_get_num(&count) == MPI_SUCCESS && count >= 0, "%d events", count);
+    for (int i = 0; i <= count; i++) {
+        int name_len = sizeof name, desc_len = sizeof desc;
+        MPI_T_enum values;
+        number = 0;
+        int code = MPI_T_event_get_info(i, name, &name_len, &verbosity, NULL, NULL, &number, &values, &info, desc, &desc_len, &bind);
+        CHECK((code == MPI_SUCCESS) == (i < count), "event %d of %d: %d", i, count, code);
+        if (code != MPI_SUCCESS) {
+            CHECK(MPI_T_event_handle_alloc(i, NULL, MPI_INFO_NULL, &handle) != MPI_SUCCESS, "event %d of %d has a handle", i, count);
+            continue;
+        }
+        MPI_Info_free(&info);
+        CHECK(MPI_T_event_get_index(name, &index) == MPI_SUCCESS && index == i, "no event %s", name);
+    }
+    CHECK(MPI_T_event_get_index("no such event", &index) != MPI_SUCCESS, "an event without a name");
+    MPI_T_category_get_num(&categories);
+    for (int i = 0; i <= categories; i++) {
+        int code = MPI_T_category_get_num_events(i, &number);
+        CHECK((code == MPI_SUCCESS) == (i < categories), "events of category %d of %d: %d", i, categories, code);
+        int *list = calloc((size_t)count + 1, sizeof *list);
+        code = MPI_T_category_get_events(i, count, list);
+        CHECK((code == MPI_SUCCESS) == (i < categories), "events of category %d of %d: %d", i, categories, code);
+        free(list);
+    }
+    return fold((uint64_t)sources, (uint64_t)count);
+}
+#endif
+
 int main(int argc, char **argv)
 {
     int level, elements, made = 0;
@@ -124,6 +171,9 @@ int main(int argc, char **argv)
         char value[4096];
         if (made) MPI_T_cvar_read(old, value);
         control(), performance(), categories(); /* after a restart they may be others */
+#ifdef MPICH_VERSION
+        events();
+#endif
         int sum;
         MPI_Allreduce(&world_rank, &sum, 1, MPI_INT, MPI_SUM, MPI_COMM_WORLD);
         hash = fold(hash, (uint64_t)sum);

@@ -16,7 +16,7 @@ pub const ADAPTER_SYMBOL: &core::ffi::CStr = c"mana_adapter_v1";
 /// "mana-adp" in memory order.
 pub const ADAPTER_MAGIC: u64 = u64::from_le_bytes(*b"mana-adp");
 /// Version of [`AdapterTable`].
-pub const ADAPTER_VERSION: u32 = 4;
+pub const ADAPTER_VERSION: u32 = 5;
 
 /// The libraries an adapter can be built for.
 #[repr(u32)]
@@ -125,6 +125,9 @@ pub type OpFunction = unsafe extern "C" fn(
 impl Extras {
     /// `mana_raw::layout::AGAIN`.
     pub const AGAIN: i32 = i32::MIN + 0x4d41;
+    /// What a procedure answers that this library does not have (of the tool interface and of fault tolerance,
+    /// where libraries differ).
+    pub const ABSENT: i32 = i32::MIN + 0x4d42;
     /// Mode of `send_watch`: `MPI_Send`.
     pub const SEND_STANDARD: i32 = 0;
     /// Mode of `send_watch`: `MPI_Ssend`.

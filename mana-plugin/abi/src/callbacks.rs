@@ -13,7 +13,7 @@ use crate::Status;
 /// "manastub" in memory order.
 pub const STUB_MAGIC: u64 = u64::from_le_bytes(*b"manastub");
 /// Version of [`StubEntries`].
-pub const STUB_VERSION: u32 = 1;
+pub const STUB_VERSION: u32 = 2;
 
 /// Bit of a reduction function whose length argument is an `MPI_Count`.
 pub const LARGE_FUNCTION: usize = 1 << 62;
@@ -56,6 +56,31 @@ pub struct StubEntries {
     pub grequest_free: unsafe extern "C" fn(function: usize, extra: usize) -> i32,
     /// The cancel function of a generalised request.
     pub grequest_cancel: unsafe extern "C" fn(function: usize, extra: usize, complete: i32) -> i32,
+    /// The poll function of an extended generalised request.
+    pub grequest_poll:
+        unsafe extern "C" fn(function: usize, extra: usize, status: *mut Status) -> i32,
+    /// The wait function of an extended generalised request.
+    pub grequest_wait: unsafe extern "C" fn(function: usize, extra: usize) -> i32,
+    /// The function of an event of the tool interface; `instance` and `registration` are the library's handles.
+    pub event: unsafe extern "C" fn(
+        function: usize,
+        instance: usize,
+        registration: usize,
+        safety: i32,
+        data: usize,
+    ) -> i32,
+    /// The function that is called when an event's registration is gone.
+    pub event_free:
+        unsafe extern "C" fn(function: usize, registration: usize, safety: i32, data: usize) -> i32,
+    /// The function that is told of events that were not delivered.
+    pub event_dropped: unsafe extern "C" fn(
+        function: usize,
+        count: i64,
+        registration: usize,
+        source: i32,
+        safety: i32,
+        data: usize,
+    ) -> i32,
 }
 
 /// Arguments of an attribute's copy function.

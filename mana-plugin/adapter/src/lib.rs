@@ -2,7 +2,8 @@
 //!
 //! Built once for each MPI (`MPICC` names its compiler), loaded by the lower half, which asks
 //! `mana_adapter_v1` for the table. The entries are generated from the procedure table; `translate`
-//! has one function for each kind of value; `watch` the waits that can be interrupted.
+//! has one function for each kind of value; `watch` the waits that can be interrupted; `optional` finds what
+//! not every library has.
 #![allow(
     non_snake_case,
     non_upper_case_globals,
@@ -12,6 +13,7 @@
 mod by_hand;
 mod library;
 mod operations;
+mod optional;
 mod translate;
 mod watch;
 

@@ -299,6 +299,18 @@ pub(crate) fn amode_back(value: i32) -> i32 {
         .fold(0, |bits, [standard, _]| bits | standard)
 }
 
+/// The length of an array that the caller may leave out, with its length.
+///
+/// # Safety
+/// `count` is null or readable.
+pub(crate) unsafe fn len_at(count: *const i32) -> usize {
+    // SAFETY: the caller's promise.
+    match unsafe { count.as_ref() } {
+        Some(count) => len(*count),
+        None => 0,
+    }
+}
+
 /// An element count that is negative only in wrong programs.
 #[inline(always)]
 pub(crate) fn len(count: i32) -> usize {

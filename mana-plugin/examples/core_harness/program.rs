@@ -204,6 +204,33 @@ extern "C" fn cancel(_f: usize, _extra: usize, _complete: i32) -> i32 {
     0
 }
 
+extern "C" fn poll(_f: usize, _extra: usize, _status: *mut Status) -> i32 {
+    0
+}
+
+extern "C" fn wait(_f: usize, _extra: usize) -> i32 {
+    0
+}
+
+extern "C" fn event(_f: usize, _instance: usize, _at: usize, _safety: i32, _data: usize) -> i32 {
+    0
+}
+
+extern "C" fn event_free(_f: usize, _at: usize, _safety: i32, _data: usize) -> i32 {
+    0
+}
+
+extern "C" fn event_dropped(
+    _f: usize,
+    _n: i64,
+    _at: usize,
+    _s: i32,
+    _safety: i32,
+    _d: usize,
+) -> i32 {
+    0
+}
+
 static STUB: StubEntries = StubEntries {
     magic: STUB_MAGIC,
     version: STUB_VERSION,
@@ -215,6 +242,11 @@ static STUB: StubEntries = StubEntries {
     grequest_query: query,
     grequest_free: free,
     grequest_cancel: cancel,
+    grequest_poll: poll,
+    grequest_wait: wait,
+    event,
+    event_free,
+    event_dropped,
 };
 
 fn setup() {

@@ -169,7 +169,7 @@ pub enum RebuildError {
 
 /// Why no checkpoint can be taken now, and until when, in one line; asked before [`gate_arm`].
 pub fn refusal() -> Option<&'static str> {
-    crate::dynamic::refusal()
+    crate::dynamic::refusal().or_else(crate::failures::refusal)
 }
 
 /// Closes the gates at the sequence numbers of this instant and reports them. Before `MPI_Init` and

@@ -90,7 +90,7 @@ pub fn run(bytes: &[u8]) -> Result<(), RebuildError> {
         .state
         .requests
         .iter()
-        .filter(|(_, r)| r.orphan)
+        .filter(|(_, r)| r.orphan && r.work != Work::Generalised)
         .map(|(i, _)| i)
         .collect();
     repost()?;

@@ -194,7 +194,7 @@ pub fn text(bytes: &[u8]) -> Vec<u8> {
 }
 
 /// The pairs of an info object of the library.
-fn pairs_of(real: u64) -> Outcome<Pairs> {
+pub fn pairs_of(real: u64) -> Outcome<Pairs> {
     let procs = core().procs();
     let mut n = 0;
     // SAFETY: output arguments of ours, in this and the following calls.

@@ -195,26 +195,63 @@ pub unsafe extern "C" fn MPI_Register_datarep(
     dtype_file_extent_fn: *mut c_void,
     _extra_state: *const c_void,
 ) -> i32 {
-    let _guard = entry::enter();
     // SAFETY: a string argument.
     let name = unsafe { bytes_of(datarep) };
+    let functions = [read_conversion_fn, write_conversion_fn];
+    register(
+        name,
+        functions,
+        dtype_file_extent_fn,
+        "MPI_Register_datarep",
+    )
+}
+
+/// The same with functions that count in `MPI_Count`; neither kind is ever called.
+pub unsafe extern "C" fn MPI_Register_datarep_c(
+    datarep: *const c_char,
+    read_conversion_fn: *mut c_void,
+    write_conversion_fn: *mut c_void,
+    dtype_file_extent_fn: *mut c_void,
+    _extra_state: *const c_void,
+) -> i32 {
+    // SAFETY: a string argument.
+    let name = unsafe { bytes_of(datarep) };
+    let functions = [read_conversion_fn, write_conversion_fn];
+    register(
+        name,
+        functions,
+        dtype_file_extent_fn,
+        "MPI_Register_datarep_c",
+    )
+}
+
+fn register(
+    name: Vec<u8>,
+    conversions: [*mut c_void; 2],
+    extent: *mut c_void,
+    procedure: &'static str,
+) -> i32 {
+    let _guard = entry::enter();
     let known = &core().state.datareps;
-    let outcome = if name.is_empty()
-        || name.len() >= MPI_MAX_DATAREP_STRING as usize
-        || dtype_file_extent_fn.is_null()
-    {
-        Err(MPI_ERR_ARG)
-    } else if !read_conversion_fn.is_null() || !write_conversion_fn.is_null() {
-        Err(MPI_ERR_CONVERSION)
-    } else if PREDEFINED.contains(&name.as_slice()) || known.iter().any(|d| d.name == name) {
-        Err(MPI_ERR_DUP_DATAREP)
-    } else if core().adapter.family == Family::OpenMpi {
-        Err(MPI_ERR_OTHER)
-    } else {
-        core().state.datareps.push(Datarep { name });
-        Ok(())
-    };
-    finish(outcome, MPI_FILE_NULL, "MPI_Register_datarep")
+    let mpich = core().adapter.family == Family::Mpich;
+    let longest = MPI_MAX_DATAREP_STRING as usize;
+    let outcome =
+        if name.is_empty() || name.len() >= longest + usize::from(mpich) || extent.is_null() {
+            Err(MPI_ERR_ARG)
+        } else if conversions.iter().any(|f| !f.is_null()) {
+            Err(MPI_ERR_CONVERSION)
+        } else if known.iter().any(|d| d.name == name) {
+            Err(MPI_ERR_DUP_DATAREP)
+        } else if mpich {
+            // The names that are there from the beginning can be given once more.
+            core().state.datareps.push(Datarep { name });
+            Ok(())
+        } else if PREDEFINED.contains(&name.as_slice()) {
+            Err(MPI_ERR_DUP_DATAREP)
+        } else {
+            Err(MPI_ERR_OTHER)
+        };
+    finish(outcome, MPI_FILE_NULL, procedure)
 }
 
 /// The handler of a file; that of the null file is what new files get.

@@ -39,7 +39,7 @@ const COMMON: &[&str] = &[
     "MPIX_Query_ze_support",
 ];
 
-/// Those of `newer`, `large` and `sessions`, which not every stub has.
+/// Those of `newer`, `large`, `sessions` and `extensions`, which not every stub has.
 #[allow(dead_code, reason = "Open MPI's ABI does not have them")]
 const NEWER: &[&str] = &[
     "MPI_Comm_c2f",
@@ -105,6 +105,10 @@ const NEWER: &[&str] = &[
     "MPI_Win_allocate_c",
     "MPI_Win_allocate_shared_c",
     "MPI_Win_shared_query_c",
+    "MPIX_GPU_query_support",
+    "MPIX_Grequest_class_allocate",
+    "MPIX_Grequest_class_create",
+    "MPIX_Grequest_start",
 ];
 
 /// Names of the table that are Fortran procedures, or macros for functions of other names.

@@ -24,6 +24,11 @@ pub static mana_stub_entries: StubEntries = StubEntries {
     grequest_query,
     grequest_free,
     grequest_cancel,
+    grequest_poll,
+    grequest_wait,
+    event: crate::events::event,
+    event_free: crate::events::event_free,
+    event_dropped: crate::events::event_dropped,
 };
 
 static REGISTERED: AtomicBool = AtomicBool::new(false);
@@ -236,4 +241,26 @@ unsafe extern "C" fn grequest_cancel(function: usize, state: usize, complete: i3
         }
     }
     t::error(rc)
+}
+
+unsafe extern "C" fn grequest_poll(function: usize, extra: usize, status: *mut Status) -> i32 {
+    type Poll = unsafe extern "C" fn(usize, *mut t::ProgramStatus) -> i32;
+    let (extra, _) = grequests::program(extra);
+    // SAFETY: `function` is what the program gave; the status is the core's.
+    unsafe {
+        let mut s = t::ProgramStatus::default();
+        t::status_give(&*status, &mut s);
+        let call: Poll = core::mem::transmute(function);
+        t::error(call(extra, &mut s))
+    }
+}
+
+unsafe extern "C" fn grequest_wait(function: usize, extra: usize) -> i32 {
+    type Wait = unsafe extern "C" fn(i32, *mut usize, f64, *mut t::ProgramStatus) -> i32;
+    let (mut extra, _) = grequests::program(extra);
+    // SAFETY: `function` is what the program gave; like MPICH, one request at a time and no status.
+    unsafe {
+        let call: Wait = core::mem::transmute(function);
+        t::error(call(1, &mut extra, 0.0, core::ptr::null_mut()))
+    }
 }

@@ -80,14 +80,14 @@ pub fn set_fortran(word: u64) {
     }
 }
 
-/// `MPI_Grequest_start`
-#[no_mangle]
-unsafe extern "C" fn mana_MPI_Grequest_start(
-    query: *mut c_void,
-    free: *mut c_void,
-    cancel: *mut c_void,
+/// Starts a request with `call`, which gets the extra state and where to put the word.
+///
+/// # Safety
+/// `request` is the program's output.
+pub unsafe fn start(
     extra: *const c_void,
     request: *mut t::Handle,
+    call: impl FnOnce(*const c_void, *mut u64) -> i32,
 ) -> i32 {
     let Some(s) = take() else {
         return t::error_back(mpi_std::MPI_ERR_NO_MEM);
@@ -97,19 +97,33 @@ unsafe extern "C" fn mana_MPI_Grequest_start(
     s.is_c.store(1, Ordering::Relaxed);
     let mut word = 0u64;
     let state: *const c_void = (&raw const *s).cast();
-    let word_p = &raw mut word;
-    // SAFETY: the slot's signature is the table's; `request` is the program's output.
+    let rc = call(state, &raw mut word);
+    if rc == 0 {
+        s.content
+            .store(t::GREQUEST_MAGIC << 32 | word, Ordering::Relaxed);
+        // SAFETY: the caller's promise.
+        unsafe { *request = t::grequest_back(word, state as usize) };
+    } else {
+        s.used.store(0, Ordering::Release);
+    }
+    t::error_back(rc)
+}
+
+/// `MPI_Grequest_start`
+#[no_mangle]
+unsafe extern "C" fn mana_MPI_Grequest_start(
+    query: *mut c_void,
+    free: *mut c_void,
+    cancel: *mut c_void,
+    extra: *const c_void,
+    request: *mut t::Handle,
+) -> i32 {
+    // SAFETY: the program's output.
     unsafe {
-        let rc = cross!(slot::MPI_Grequest_start,
-            fn(*mut c_void, *mut c_void, *mut c_void, *const c_void, *mut u64) -> i32;
-            query, free, cancel, state, word_p);
-        if rc == 0 {
-            s.content
-                .store(t::GREQUEST_MAGIC << 32 | word, Ordering::Relaxed);
-            *request = t::grequest_back(word, state as usize);
-        } else {
-            s.used.store(0, Ordering::Release);
-        }
-        t::error_back(rc)
+        start(extra, request, |state, word| {
+            cross!(slot::MPI_Grequest_start,
+                fn(*mut c_void, *mut c_void, *mut c_void, *const c_void, *mut u64) -> i32;
+                query, free, cancel, state, word)
+        })
     }
 }

@@ -143,6 +143,19 @@ pub fn amode_back(value: i32) -> i32 {
     out
 }
 
+/// The length of an array that the caller may leave out, with its length.
+///
+/// # Safety
+/// `count` is null or readable.
+#[allow(dead_code, reason = "not every ABI has such a procedure")]
+pub unsafe fn len_at(count: *const i32) -> usize {
+    // SAFETY: the caller's promise.
+    match unsafe { count.as_ref() } {
+        Some(count) => len(*count),
+        None => 0,
+    }
+}
+
 /// An element count that is negative only in wrong programs.
 #[inline(always)]
 pub fn len(count: i32) -> usize {

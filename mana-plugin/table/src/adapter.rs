@@ -33,6 +33,28 @@ fn core_only(p: &Procedure) -> bool {
         || !(p.openmpi && p.mpich)
 }
 
+/// Whether the library is asked for it by name, because not every one has it.
+fn optional(p: &Procedure) -> bool {
+    matches!(&p.policy, Policy::Custom(area) if area == "tool" || area == "failures")
+        && !(p.openmpi && p.mpich)
+}
+
+/// The type of a parameter in the library's form.
+fn library_type(p: &Param) -> String {
+    let handle = match p.kind {
+        Kind::Comm => "MPI_Comm",
+        Kind::Group => "MPI_Group",
+        Kind::Datatype => "MPI_Datatype",
+        Kind::Info => "MPI_Info",
+        _ => return crate::rust_type(p),
+    };
+    if p.by_pointer() {
+        format!("*mut ffi::{handle}")
+    } else {
+        format!("ffi::{handle}")
+    }
+}
+
 /// Source of all entries and of `PROCS: ProcTable`.
 ///
 /// # Errors
@@ -69,12 +91,28 @@ fn entry(out: &mut String, p: &Procedure) {
         arguments(p),
         p.result.rust_type()
     );
-    if core_only(p) {
-        let _ = writeln!(out, "    let _ = ({},);", names(p));
+    if core_only(p) && !optional(p) {
+        if !p.params().is_empty() {
+            let _ = writeln!(out, "    let _ = ({},);", names(p));
+        }
         let _ = writeln!(out, "    mpi_std::MPI_ERR_UNSUPPORTED_OPERATION\n}}");
         return;
     }
     let mut before = String::new();
+    let mut callee = format!("ffi::{}", p.name);
+    if optional(p) {
+        let types: Vec<String> = p.params().iter().map(library_type).collect();
+        let _ = writeln!(
+            before,
+            "    static FOUND: crate::optional::Found = crate::optional::Found::new();\n    \
+             let address = FOUND.of(c{:?});\n    \
+             if address == 0 {{ return mpi_std::Extras::ABSENT; }}\n    \
+             let call: unsafe extern \"C\" fn({}) -> i32 = core::mem::transmute(address);",
+            p.name,
+            types.join(", ")
+        );
+        callee = "call".to_owned();
+    }
     let mut call = Vec::new();
     let mut after = String::new();
     for q in p.params() {
@@ -148,7 +186,12 @@ fn entry(out: &mut String, p: &Procedure) {
                     "new"
                 };
                 let _ = writeln!(before, "    let mut {n}_l = t::Handles::{new}({n}, {len});");
-                call.push(format!("{n}_l.pointer()"));
+                call.push(match optional(p) {
+                    true => format!(
+                        "if {n}.is_null() {{ core::ptr::null_mut() }} else {{ {n}_l.pointer() }}"
+                    ),
+                    false => format!("{n}_l.pointer()"),
+                });
                 if out_dir {
                     let _ = writeln!(after, "    {n}_l.give({n}, t::{}_word);", kind.word());
                 }
@@ -200,8 +243,7 @@ fn entry(out: &mut String, p: &Procedure) {
     };
     let _ = writeln!(
         out,
-        "    // SAFETY: the core's promise on the arguments is that of the standard.\n    unsafe {{\n{before}    let rc = ffi::{}({});\n{after}    {result}\n    }}\n}}",
-        p.name,
+        "    // SAFETY: the core's promise on the arguments is that of the standard.\n    unsafe {{\n{before}    let rc = {callee}({});\n{after}    {result}\n    }}\n}}",
         call.join(", ")
     );
 }
@@ -229,7 +271,12 @@ fn count(p: &Procedure, length: &Length) -> String {
         .iter()
         .find(|q| q.kind == Kind::Comm)
         .map_or("0", |q| q.name.as_str());
+    let written = |n: &String| {
+        let length = p.params().iter().find(|q| &q.name == n);
+        length.is_some_and(|q| q.direction == Direction::InOut)
+    };
     match length {
+        Length::Param(n) if written(n) => format!("t::len_at({n})"),
         Length::Param(n) => format!("t::len({n})"),
         Length::Constant(n) => format!("mpi_std::{n} as usize"),
         Length::Triples(n) => format!("t::len({n}) * 3"),

@@ -317,6 +317,13 @@ fn count(p: &Procedure, length: &Length) -> String {
         {
             format!("t::len({n} as i32)")
         }
+        Length::Param(n)
+            if p.params()
+                .iter()
+                .any(|q| &q.name == n && q.direction == Direction::InOut) =>
+        {
+            format!("t::len_at({n})")
+        }
         Length::Param(n) => format!("t::len({n})"),
         Length::Constant(n) => format!("mpi_std::{n} as usize"),
         Length::Triples(n) => format!("t::len({n}) * 3"),

@@ -176,6 +176,13 @@ pub const PROGRAMS: &[Program] = &[
         ..C
     },
     Program {
+        name: "extensions",
+        source: "extensions.c",
+        ranks: 2,
+        mpis: &[Mpi::Mpich],
+        ..C
+    },
+    Program {
         name: "large",
         source: "large.c",
         fast: &["--rounds", "25", "--pause", "0"],

@@ -35,6 +35,7 @@ const TEST: &[&str] = &[
     "nwchem-openmpi",
     "nwchem-mpich",
     "libcoarrays-openmpi-dev",
+    "libhdf5-doc",
     "libhdf5-mpich-dev",
     "libhdf5-openmpi-dev",
     "libpetsc-real-dev",

@@ -19,6 +19,8 @@ mod objects;
 mod attributes;
 #[path = "../../src/callbacks.rs"]
 mod callbacks;
+#[path = "../../src/events.rs"]
+mod events;
 #[path = "../../src/grequests.rs"]
 mod grequests;
 #[path = "../../src/local.rs"]

@@ -16,6 +16,10 @@ mod files;
 mod attributes;
 #[path = "../../src/callbacks.rs"]
 mod callbacks;
+#[path = "../../src/events.rs"]
+mod events;
+#[path = "../../src/extensions.rs"]
+mod extensions;
 #[path = "../../src/grequests.rs"]
 mod grequests;
 #[path = "../../src/large.rs"]

@@ -38,6 +38,9 @@ const WAYS: &[&str] = &[
 ];
 const SHORT: usize = 5;
 
+/// Those of MPICH alone, always run.
+const MPICH: &[&str] = &["agree", "shrink", "revoke", "acknowledge", "acknowledged"];
+
 const ENDS: Program = Program {
     name: "ends",
     source: "ends.c",
@@ -73,8 +76,17 @@ fn run(context: &Context, mpi: Mpi) -> Result<Verdict> {
     } else {
         (&WAYS[..SHORT], &["1"])
     };
+    let alone = match mpi {
+        Mpi::Mpich => MPICH,
+        _ => &[],
+    };
     let mut codes = Vec::new();
-    for way in ways {
+    for way in ways.iter().chain(alone) {
+        let ranks = if alone.contains(way) {
+            &ranks[..1]
+        } else {
+            ranks
+        };
         for rank in ranks {
             let line = ENDS.line(&executable, &["--how", way, "--by", rank]);
             let mut command = mpi.launcher(ENDS.ranks, false);

@@ -5,8 +5,10 @@ mod cluster;
 mod commands;
 mod corruption;
 mod dense;
+mod events;
 mod exits;
 mod faults;
+mod hdf5;
 mod hpcc;
 mod lammps;
 mod modes;
@@ -60,7 +62,9 @@ pub fn beside_others(full: bool) -> Vec<Scenario> {
         modes::all(),
         requeue::all(),
         wrapper::all(),
+        events::all(),
         exits::all(),
+        hdf5::all(),
         profiler::all(),
         mpi4py::all(),
         commands::all(),
