@@ -100,6 +100,8 @@ pub struct Config {
     pub files: Files,
     /// Descriptors that cannot survive.
     pub lost_fd: LostFd,
+    /// Libraries loaded into the program before all others (separated by `:` in the file).
+    pub plugins: Vec<PathBuf>,
     /// What to tell the user once.
     pub notes: Vec<String>,
 }
@@ -116,40 +118,27 @@ impl Config {
         options: &BTreeMap<String, String>,
         environment: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Self, Error> {
-        let file = match explicit
-            .map(Path::to_owned)
-            .or_else(|| environment("MANA_CONF").map(PathBuf::from))
-        {
-            Some(named) => Some(named),
-            None => search(environment).into_iter().find(|p| p.is_file()),
-        };
+        let file = file_in_use(explicit, environment);
         let mut values = keys::Values::default();
-        if let Some(path) = &file {
-            let text = std::fs::read_to_string(path).map_err(|e| Error::Config {
-                place: path.display().to_string(),
-                reason: format!(
-                    "the configuration file named by {} cannot be read ({e})",
-                    if explicit.is_some() {
-                        "--config"
-                    } else {
-                        "MANA_CONF, or found where one is looked for,"
-                    }
-                ),
-            })?;
-            for entry in file::entries(path, &text)? {
-                values.set(&entry.key, &entry.value, &entry.place, environment)?;
-            }
-        }
-        for key in keys::NAMES {
-            let variable = format!("MANA_{}", key.to_uppercase());
-            if let Some(value) = environment(&variable) {
-                values.set(key, &value, &variable, environment)?;
-            }
-        }
-        for (key, value) in options {
-            values.set(key, value, "command line", environment)?;
+        for entry in gather(file.as_deref(), explicit.is_some(), options, environment)? {
+            values.set(&entry.key, &entry.value, &entry.place, environment)?;
         }
         Ok(values.finish(file, environment))
+    }
+
+    /// What was set, by key, as it was written; without defaults.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn given(
+        explicit: Option<&Path>,
+        options: &BTreeMap<String, String>,
+        environment: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<BTreeMap<String, String>, Error> {
+        Self::load(explicit, options, environment)?;
+        let file = file_in_use(explicit, environment);
+        let all = gather(file.as_deref(), explicit.is_some(), options, environment)?;
+        Ok(all.into_iter().map(|e| (e.key, e.value)).collect())
     }
 
     /// The interval of a level; `None`: by hand only.
@@ -166,6 +155,59 @@ impl Config {
             Level::Group => false,
         }
     }
+}
+
+/// The file in effect.
+fn file_in_use(
+    explicit: Option<&Path>,
+    environment: &dyn Fn(&str) -> Option<String>,
+) -> Option<PathBuf> {
+    let named = explicit.map(Path::to_owned);
+    named
+        .or_else(|| environment("MANA_CONF").map(PathBuf::from))
+        .or_else(|| search(environment).into_iter().find(|p| p.is_file()))
+}
+
+/// All that was set, in the order in which later ones win.
+fn gather(
+    file: Option<&Path>,
+    explicit: bool,
+    options: &BTreeMap<String, String>,
+    environment: &dyn Fn(&str) -> Option<String>,
+) -> Result<Vec<file::Entry>, Error> {
+    let mut all = Vec::new();
+    if let Some(path) = file {
+        let text = std::fs::read_to_string(path).map_err(|e| Error::Config {
+            place: path.display().to_string(),
+            reason: format!(
+                "the configuration file named by {} cannot be read ({e})",
+                if explicit {
+                    "--config"
+                } else {
+                    "MANA_CONF, or found where one is looked for,"
+                }
+            ),
+        })?;
+        all.extend(file::entries(path, &text)?);
+    }
+    for key in keys::NAMES {
+        let variable = format!("MANA_{}", key.to_uppercase());
+        if let Some(value) = environment(&variable) {
+            all.push(file::Entry {
+                key: key.to_owned(),
+                value,
+                place: variable,
+            });
+        }
+    }
+    for (key, value) in options {
+        all.push(file::Entry {
+            key: key.clone(),
+            value: value.clone(),
+            place: "command line".to_owned(),
+        });
+    }
+    Ok(all)
 }
 
 fn search(environment: &dyn Fn(&str) -> Option<String>) -> Vec<PathBuf> {

@@ -16,6 +16,7 @@
 //! | `session` | one rank's part in taking generations |
 //! | `recovery` | choosing and fetching what to resume from |
 //! | `offline` | what the tools ask of a store |
+//! | `published` | what programs leave for the report |
 //! | `fault` | places where tests make the process die or the storage stop |
 #![warn(missing_docs)]
 
@@ -27,6 +28,7 @@ pub mod identity;
 pub mod image_file;
 pub mod manifest;
 pub mod offline;
+pub mod published;
 pub mod records;
 pub mod recovery;
 pub mod session;

@@ -19,6 +19,21 @@ pub fn stopping() -> bool {
 static OWNER: AtomicI32 = AtomicI32::new(0);
 static DEPTH: AtomicU32 = AtomicU32::new(0);
 
+/// Kernel thread id of the thread that runs callbacks of checkpoint events just now; 0: none.
+static FORBIDDEN: AtomicI32 = AtomicI32::new(0);
+
+/// The calling thread begins, or ends, to run callbacks that may not call MPI.
+pub fn forbid(on: bool) {
+    FORBIDDEN.store(if on { me() } else { 0 }, Ordering::Relaxed);
+}
+
+#[cold]
+fn refuse(forbidden: i32) {
+    if forbidden == me() {
+        core().hooks.misused("a callback of checkpoint events (mana_on) called MPI, which it may not: no message is certain to pass while a checkpoint is being taken");
+    }
+}
+
 /// Held during a call.
 pub struct Guard {
     locked: bool,
@@ -27,6 +42,10 @@ pub struct Guard {
 /// Enters the layer.
 #[inline(always)]
 pub fn enter() -> Guard {
+    let forbidden = FORBIDDEN.load(Ordering::Relaxed);
+    if forbidden != 0 {
+        refuse(forbidden);
+    }
     if core().multiple {
         lock(1);
         return Guard { locked: true };

@@ -59,6 +59,12 @@ pub trait MpiHooks: Sync {
     /// none begins before this has returned on all ranks.
     fn files_settled(&self) {}
 
+    /// The program did what it was told not to: says so and ends the process.
+    fn misused(&self, what: &str) {
+        log::error!("{what}");
+        std::process::abort();
+    }
+
     /// Calls `function`, code of the upper half with the C calling convention, with up to six
     /// integer or pointer arguments, and returns its integer result.
     ///

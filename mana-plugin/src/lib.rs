@@ -113,6 +113,12 @@ pub fn procedures() -> &'static mpi_std::ProcTable {
     &generated::TABLE
 }
 
+/// The calling thread begins (or ends) to run callbacks that may not call MPI; its calls end the program
+/// by [`MpiHooks::misused`].
+pub fn forbid_on(on: bool) {
+    entry::forbid(on);
+}
+
 /// Whether MPI has been active in this process and has ended.
 pub fn finalised() -> bool {
     state::installed() && state::core().finalised

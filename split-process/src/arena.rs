@@ -293,6 +293,7 @@ pub fn unmap(start: usize, len: usize) -> isize {
 
 /// Notes that a range of the arena is free.
 pub fn released(start: usize, len: usize) {
+    crate::excluded::forget(start, start.saturating_add(len));
     let mut guard = lock();
     let zones = guard.get_or_insert_default();
     // SAFETY: the cursors are atomics.

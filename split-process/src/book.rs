@@ -23,6 +23,8 @@ pub struct KernelSigaction {
 pub const MAX_OUTSIDE: usize = 128;
 /// Most threads that can have a timed wait adjusted at the same time.
 pub const MAX_SCRATCH: usize = 8192;
+/// Most ranges that can be kept out of images.
+pub const MAX_EXCLUDED: usize = 256;
 
 /// See the module's text.
 #[repr(C)]
@@ -55,6 +57,10 @@ pub struct Book {
     pub exe: [u8; 4096],
     /// Time values for timed waits that go on with their remainder, by the thread's slot.
     pub scratch: [[i64; 2]; MAX_SCRATCH],
+    /// What the program registered for events (`mana_raw::interface::Events`); 0: nothing.
+    pub interface: AtomicUsize,
+    /// Memory the program keeps out of images: start, end; 0, 0: free. See `excluded`.
+    pub excluded: [[AtomicUsize; 2]; MAX_EXCLUDED],
 }
 
 /// Address of the book.
@@ -78,6 +84,39 @@ static OPEN: AtomicUsize = AtomicUsize::new(0);
 /// Declares the book readable.
 pub fn open() {
     OPEN.store(1, Ordering::Release);
+}
+
+/// Whether the book can be read.
+pub fn is_open() -> bool {
+    OPEN.load(Ordering::Acquire) != 0
+}
+
+/// How many restarts the program's memory has seen.
+pub fn restarts() -> usize {
+    match is_open() {
+        // SAFETY: the book is open; written before the program runs.
+        true => unsafe { book() }.restarts,
+        false => 0,
+    }
+}
+
+/// Address of what the program registered for events; 0: nothing.
+pub fn interface() -> usize {
+    match is_open() {
+        // SAFETY: the book is open; an atomic.
+        true => unsafe { book() }.interface.load(Ordering::Acquire),
+        false => 0,
+    }
+}
+
+/// Remembers it over restarts. Called for the program, whose book is open.
+pub fn set_interface(address: usize) {
+    if is_open() {
+        // SAFETY: as above.
+        unsafe { book() }
+            .interface
+            .store(address, Ordering::Release);
+    }
 }
 
 /// Whether `address` belongs to the upper half.

@@ -158,6 +158,9 @@ impl Parked {
                     RegionKind::PrivateFile => self.file_runs(&region),
                     _ => present_runs(&mut pagemap, &region).map_err(proc("read", PAGEMAP))?,
                 };
+                if region.kind == RegionKind::Anonymous {
+                    crate::excluded::leave_out(&mut region.runs);
+                }
                 if !region.runs.is_empty() && region.prot & libc::PROT_READ as u32 == 0 {
                     self.make_readable(&region);
                 }

@@ -2,7 +2,7 @@
 
 use mana_raw::layout::{
     CommCache, ControlPage, COMM_CACHE, COMM_CACHE_MAX, CONTROL, CONTROL_LEN, CONTROL_MAGIC,
-    CONTROL_VERSION, PROC_SLOTS, PROC_SLOTS_MAX,
+    CONTROL_VERSION, INTERFACE_SLOTS, INTERFACE_SLOTS_MAX, PROC_SLOTS, PROC_SLOTS_MAX,
 };
 use mana_raw::{base, sys};
 
@@ -57,6 +57,20 @@ pub fn publish_slots(slots: &[usize]) -> Result<(), crate::LaunchError> {
     }
     // SAFETY: mapped.
     unsafe { page() }.proc_slots = slots.len().min(PROC_SLOTS_MAX) as u64;
+    Ok(())
+}
+
+/// Fills the slots of the application interface (`mana_raw::interface::slot`), under the same rule.
+pub fn publish_interface(slots: &[usize]) -> Result<(), crate::LaunchError> {
+    map()?;
+    for (i, &slot) in slots.iter().take(INTERFACE_SLOTS_MAX).enumerate() {
+        // SAFETY: as in `publish_slots`.
+        unsafe {
+            (PROC_SLOTS as *mut usize)
+                .add(INTERFACE_SLOTS + i)
+                .write_volatile(slot)
+        };
+    }
     Ok(())
 }
 

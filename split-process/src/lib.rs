@@ -18,6 +18,7 @@
 //! | `threads` | one lower pthread for each thread of the program |
 //! | `park`, `wait` | signal 33; interrupted waits go on |
 //! | `capture`, `snapshot`, `restore`, `processor` | the image's view of all that |
+//! | `excluded` | memory the program keeps out of its images |
 //! | `descriptors` | keeping the lower half's descriptors out of the program's way |
 #![warn(missing_docs)]
 
@@ -30,6 +31,7 @@ mod children;
 mod control;
 mod descriptors;
 mod elf;
+mod excluded;
 mod launch;
 mod park;
 mod patch;
@@ -44,9 +46,12 @@ mod vdso;
 mod wait;
 
 pub use api::*;
-pub use book::in_upper_range;
-pub use control::{membarrier, membarrier_register, publish_comm, publish_slots};
+pub use book::{in_upper_range, interface, restarts, set_interface};
+pub use control::{
+    membarrier, membarrier_register, publish_comm, publish_interface, publish_slots,
+};
 pub use descriptors::{with_reserved_descriptors, LOWER_FD_BASE};
+pub use excluded::{exclude, include, Refused};
 pub use mana_raw::layout::PARK_SIGNAL;
 pub use mana_raw::upcall::{call_upper, NoUpcall};
 pub use park::{park_all, set_pending, Parked};
@@ -59,6 +64,11 @@ pub use threads::Job;
 /// The identity of the calling thread, if it carries a thread of the upper half.
 pub fn current_thread_id() -> Option<ThreadId> {
     threads::current().map(|t| t.identity())
+}
+
+/// Whether the program has threads: it has been entered, and has not ended.
+pub fn is_running() -> bool {
+    !threads::live().is_empty()
 }
 
 /// The identity of the thread of the upper half that the kernel knows as `tid` in this process.

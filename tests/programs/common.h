@@ -5,7 +5,9 @@
 #ifndef MANA_TEST_COMMON_H
 #define MANA_TEST_COMMON_H
 
+#ifndef MPI_H /* of a program that is also built without */
 #include <mpi.h>
+#endif
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>

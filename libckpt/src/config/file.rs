@@ -50,6 +50,15 @@ fn from_toml(path: &Path, text: &str, table: &toml::Table) -> Result<Vec<Entry>,
             toml::Value::Integer(n) => n.to_string(),
             toml::Value::Float(x) => x.to_string(),
             toml::Value::Boolean(b) => b.to_string(),
+            // The one key with several values; the older form separates them by colons.
+            toml::Value::Array(list)
+                if key == "plugins" && list.iter().all(toml::Value::is_str) =>
+            {
+                list.iter()
+                    .filter_map(toml::Value::as_str)
+                    .collect::<Vec<_>>()
+                    .join(":")
+            }
             other => {
                 let reason = format!("{key}: expected a single value, not {}", other.type_str());
                 return Err(Error::Config { place, reason });

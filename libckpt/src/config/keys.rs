@@ -6,7 +6,7 @@ use super::{Config, Files, LostFd, OnError, Snapshot};
 use crate::Error;
 
 /// Every key, as in the file.
-pub(super) const NAMES: [&str; 25] = [
+pub(super) const NAMES: [&str; 26] = [
     "global_ckpt_dir",
     "local_ckpt_dir",
     "local_ckpt_interval",
@@ -32,6 +32,7 @@ pub(super) const NAMES: [&str; 25] = [
     "files",
     "lost_fd",
     "group_ckpt_interval",
+    "plugins",
 ];
 
 const YEAR: f64 = 365.0 * 86400.0;
@@ -56,6 +57,7 @@ pub(super) struct Values {
     on_error: Option<OnError>,
     files: Option<Files>,
     lost_fd: Option<LostFd>,
+    plugins: Option<Vec<PathBuf>>,
 }
 
 impl Values {
@@ -126,6 +128,19 @@ impl Values {
             }
             "mpi" => self.mpi = (!value.is_empty()).then(|| value.to_owned()),
             "lower_preload" => self.lower_preload = (!value.is_empty()).then(|| value.to_owned()),
+            "plugins" => {
+                let mut all = Vec::new();
+                for one in value.split(':').filter(|one| !one.is_empty()) {
+                    let path = expand(one, environment).map_err(|r| bad(format!("{key}: {r}")))?;
+                    if path.contains(' ') || !path.contains('/') {
+                        return Err(bad(format!(
+                            "{key}: {path:?} is not a path with a directory and without spaces"
+                        )));
+                    }
+                    all.push(absolute(path.into()));
+                }
+                self.plugins = Some(all);
+            }
             "checkpoint_timeout" => self.checkpoint_timeout = Some(whole(1, 7 * 86400)?),
             "drain_budget" => {
                 self.drain_budget = Some(bytes(value).ok_or_else(|| {
@@ -227,6 +242,7 @@ impl Values {
             on_error: self.on_error.unwrap_or_default(),
             files: self.files.unwrap_or_default(),
             lost_fd: self.lost_fd.unwrap_or_default(),
+            plugins: self.plugins.unwrap_or_default(),
             notes,
         }
     }

@@ -4,6 +4,7 @@
 //!  bin/mana, bin/mana_launch -> mana, ...
 //!  lib/mana/mana-lower
 //!  lib/mana/libmana_wrapper.so    for wrapper scripts (`wrapper`)
+//!  lib/mana/libmana_interface.so  the application interface, in every program under control
 //!  lib/mana/adapters/<name>/{libmana_adapter.so, adapter.toml}
 //!  lib/mana/stubs/{openmpi, mpich, standard}/lib*.so.*
 //!  share/mana/src    sources of the adapter, for `mana adapter`
@@ -93,6 +94,11 @@ impl Installation {
     /// The library for wrapper scripts.
     pub fn wrapper(&self) -> PathBuf {
         self.root.join("lib/mana/libmana_wrapper.so")
+    }
+
+    /// The upper half's library of the application interface.
+    pub fn interface(&self) -> PathBuf {
+        self.root.join("lib/mana/libmana_interface.so")
     }
 
     /// The program of all commands.

@@ -232,6 +232,12 @@ fn execute(
         Some((adapter, stub)) => (Some(adapter.to_spec()), Some(stub)),
         None => (None, None),
     };
+    if let Some(missing) = config.plugins.iter().find(|p| !p.is_file()) {
+        return Err(Failure::new(format!(
+            "plugins: {} is missing; correct the path or leave it out",
+            missing.display()
+        )));
+    }
     let cure = adapter_needs_cure.then(|| installation.finalize_cure());
     let spec = LaunchSpec {
         version: env!("CARGO_PKG_VERSION").into(),
@@ -247,6 +253,7 @@ fn execute(
         without_global: start.without_global,
         adapter,
         stub,
+        interface: Some(installation.interface()).filter(|path| path.is_file()),
         upper_ld_preload: std::env::var_os("LD_PRELOAD").map(OsText),
         upper_ld_library_path: std::env::var_os("LD_LIBRARY_PATH").map(OsText),
         coordinator: coordinator(start, config)?,

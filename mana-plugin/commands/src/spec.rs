@@ -156,6 +156,8 @@ pub struct LaunchSpec {
     pub adapter: Option<Adapter>,
     /// The upper half's MPI library; `None` together with `adapter`.
     pub stub: Option<Stub>,
+    /// Loaded into every program beside the stub: the library of the application interface.
+    pub interface: Option<PathBuf>,
     /// The user's `LD_PRELOAD`, for the upper half only.
     pub upper_ld_preload: Option<OsText>,
     /// The user's `LD_LIBRARY_PATH`, for the upper half.
@@ -330,6 +332,7 @@ mod tests {
                 preload: vec!["lib/libmpich.so.12".into()],
                 directory: "lib".into(),
             }),
+            interface: Some("lib/libmana_interface.so".into()),
             upper_ld_preload: Some("libx.so".into()),
             upper_ld_library_path: None,
             coordinator: None,

@@ -12,12 +12,12 @@ use libckpt::config::OnError;
 use libckpt::recovery::{self, Outcome as Recovery, Recovered, Wish};
 use libckpt::session::{Beginning, Session};
 use libckpt::{Collective, GenerationId};
-use mana_control::{Agent, AgentOptions, Outcome, Secret};
+use mana_control::{Agent, AgentOptions, Outcome, Request, Secret};
 use mana_plugin::WorldCollective;
 
 use crate::meeting::{self, Asker};
 use crate::outcome::agree;
-use crate::{agreement, coordinator, job, messages, outcome, rank, Failure};
+use crate::{agreement, coordinator, interface, job, messages, outcome, rank, Failure};
 
 /// How often the job's records are looked at for a newer start.
 const FENCE: Duration = Duration::from_secs(5);
@@ -32,12 +32,16 @@ enum Command {
     /// The program is entered (again), or in `MPI_Init`: checkpoints may come.
     Go(Sender<Result<(), Failure>>),
     Finalizing(Sender<()>),
+    /// Something the program's threads cannot do: it needs descriptors.
+    Work(Work),
     Exit {
         code: i32,
         limit: Duration,
         reply: Sender<Outcome>,
     },
 }
+
+type Work = Box<dyn FnOnce(&Place) + Send>;
 
 /// What the program's threads know of the control thread.
 struct Control {
@@ -52,8 +56,8 @@ pub struct Place {
     pub session: Arc<Session>,
     pub incarnation: u32,
     first: u64,
-    addresses: Vec<String>,
-    secret: Secret,
+    pub addresses: Vec<String>,
+    pub secret: Secret,
     thread_level: i32,
 }
 
@@ -340,6 +344,7 @@ fn spawn_agent(place: &Place) -> Result<(), Failure> {
 
 /// Serves the program's threads until the process ends.
 fn serve(place: &Place, commands: &Receiver<Command>) {
+    interface::begun(place);
     loop {
         match commands.recv_timeout(FENCE) {
             Ok(Command::Go(reply)) => drop(reply),
@@ -349,6 +354,7 @@ fn serve(place: &Place, commands: &Receiver<Command>) {
                 }
                 let _ = reply.send(());
             }
+            Ok(Command::Work(work)) => work(place),
             Ok(Command::Exit { code, limit, reply }) => {
                 let outcome = AGENT
                     .get()
@@ -358,6 +364,30 @@ fn serve(place: &Place, commands: &Receiver<Command>) {
             Err(RecvTimeoutError::Timeout) => fence(place),
             Err(RecvTimeoutError::Disconnected) => return,
         }
+    }
+}
+
+/// Has the control thread do something, soon. `false`: there is none (any more).
+pub fn on_control(work: impl FnOnce(&Place) + Send + 'static) -> bool {
+    CONTROL
+        .get()
+        .is_some_and(|c| c.commands.send(Command::Work(Box::new(work))).is_ok())
+}
+
+/// Whether the job has begun: the control thread exists.
+pub fn has_begun() -> bool {
+    CONTROL.get().is_some()
+}
+
+/// Whether checkpoints are possible as far as the connection goes.
+pub fn is_connected() -> bool {
+    AGENT.get().is_some_and(Agent::is_connected)
+}
+
+/// Asks for a checkpoint without waiting; on the control thread.
+pub fn request(request: Request) {
+    if let Some(agent) = AGENT.get() {
+        agent.request(request);
     }
 }
 

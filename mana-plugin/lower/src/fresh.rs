@@ -1,7 +1,9 @@
 //! Starting the program from its beginning.
 
 use std::convert::Infallible;
+use std::path::PathBuf;
 
+use mana::spec::LaunchSpec;
 use split_process::{Hooks, Launch};
 
 use crate::{control, job, mpi, Failure};
@@ -12,6 +14,19 @@ pub fn hooks() -> Hooks {
         on_exit: Some(control::exiting),
         on_execve: Some(control::replacing),
     }
+}
+
+/// What is loaded into the program before its own libraries: plug-ins first, since they may wrap the
+/// functions of all others.
+fn libraries(spec: &LaunchSpec) -> Vec<PathBuf> {
+    let stub = spec.stub.iter().flat_map(|s| &s.preload);
+    let all = spec
+        .config
+        .plugins
+        .iter()
+        .chain(stub)
+        .chain(&spec.interface);
+    all.cloned().collect()
 }
 
 /// Never returns but on failure.
@@ -27,7 +42,7 @@ pub fn enter() -> Result<Infallible, Failure> {
         program: spec.program.clone(),
         args: spec.args.iter().flatten().map(|a| a.0.clone()).collect(),
         env: spec.upper_environment(),
-        upper_preload: spec.stub.iter().flat_map(|s| s.preload.clone()).collect(),
+        upper_preload: libraries(spec),
         upper_library_path: spec.stub.iter().map(|s| s.directory.clone()).collect(),
     };
     let resolved = launch.resolve()?;

@@ -11,6 +11,7 @@
 //! | `outcome` | a failure of one rank is a failure of all, said once |
 //! | `meeting` | collectives of the control thread, done by the MPI thread |
 //! | `mpi` | what the MPI layer asks of its surroundings |
+//! | `interface` | what the program asks of us by `mana.h`, and what it is told |
 //! | `calls` | what the MPI library writes to the program's files, so that a resume can take it back |
 //! | `raised` | high numbers for descriptors the MPI library opens |
 //! | `addresses` | keeps mappings of the MPI library out of the program's addresses |
@@ -32,6 +33,7 @@ mod control;
 mod coordinator;
 mod fresh;
 mod image;
+mod interface;
 mod meeting;
 mod messages;
 mod mpi;
@@ -74,6 +76,9 @@ pub extern "C" fn main(_argc: i32, _argv: *const *const libc::c_char) -> i32 {
     messages::install(&spec.identity, spec.quiet);
     let mode = spec.mode;
     JOB.get_or_init(|| Job { spec, inherited });
+    if let Err(e) = interface::install() {
+        outcome::fail(&*e);
+    }
     let ended = match mode {
         Mode::Fresh => fresh::run(),
         Mode::Resume => resume::run(),

@@ -77,6 +77,10 @@ impl MpiHooks for Surroundings {
         crate::calls::JOURNAL.settled();
     }
 
+    fn misused(&self, what: &str) {
+        messages::fail(format_args!("{what}"));
+    }
+
     unsafe fn upcall(&self, function: usize, args: &[u64; 6]) -> u64 {
         // SAFETY: as the caller promises.
         match unsafe { split_process::call_upper(function, args) } {

@@ -21,7 +21,7 @@ use split_process::Parked;
 
 use crate::calls::JOURNAL;
 use crate::snapshot::{Camera, Image};
-use crate::{coordinator, image, job, messages, mpi};
+use crate::{coordinator, image, interface, job, messages, mpi};
 
 /// For all threads to leave the lower half once every rank is at its safe point.
 const PARK: Duration = Duration::from_secs(20);
@@ -122,6 +122,7 @@ impl Rank {
         if let Some(parked) = self.parked.take() {
             parked.release();
         }
+        interface::after_release();
         self.phase = "running";
     }
 }
@@ -221,24 +222,38 @@ impl RankHooks for Rank {
     }
 
     fn poll(&mut self) -> GatePoll {
-        if !self.has_mpi {
-            return GatePoll {
-                reached: true,
-                where_: "no MPI".into(),
-                ..GatePoll::default()
-            };
+        let mut poll = match self.has_mpi {
+            false => {
+                // Registered before it is loaded.
+                let reached = split_process::is_running();
+                let where_ = if reached { "no MPI" } else { "being loaded" };
+                GatePoll {
+                    reached,
+                    where_: where_.into(),
+                    ..GatePoll::default()
+                }
+            }
+            true => {
+                let found = checkpoint::gate_poll();
+                GatePoll {
+                    reached: found.reached,
+                    waiting: found.waiting.as_ref().map(sequence),
+                    seqs: found.seqs.iter().map(sequence).collect(),
+                    where_: found.where_,
+                }
+            }
+        };
+        if let Some(why) = interface::holds::description() {
+            poll.reached = false;
+            poll.where_ = why;
         }
-        let found = checkpoint::gate_poll();
-        GatePoll {
-            reached: found.reached,
-            waiting: found.waiting.as_ref().map(sequence),
-            seqs: found.seqs.iter().map(sequence).collect(),
-            where_: found.where_,
-        }
+        poll
     }
 
     fn stop(&mut self) -> Result<(), StepError> {
         fault::point("rank.stop");
+        self.phase = "telling the program";
+        interface::before_stop()?;
         self.phase = "parking";
         self.stopped = Some(Instant::now());
         if self.has_mpi {

@@ -23,7 +23,7 @@ use libckpt::store::Store;
 use process_state::RestoreContext;
 use split_process::{Restorer, RunBuffer};
 
-use crate::{calls, control, fresh, image, job, messages, mpi, Failure};
+use crate::{calls, control, fresh, image, interface, job, messages, mpi, Failure};
 
 /// First number for descriptors that are needed only during the restore.
 const TEMPORARY_FD: i32 = 900;
@@ -122,6 +122,7 @@ pub fn run() -> Result<Infallible, Failure> {
         mana_plugin::checkpoint::rebuild(state)?;
     }
     restorer.finish(fresh::hooks(), || {
+        interface::restarted();
         if let Err(e) = process_state::restore_timers(&loaded.state, &context) {
             messages::fail(format_args!("timers: {e}"));
         }

@@ -15,8 +15,12 @@ pub const CONTROL: usize = ARENA_START;
 pub const CONTROL_LEN: usize = 0x1_0000;
 /// Address of the MPI procedure slots: one `usize` per row of the procedure table, in its order.
 pub const PROC_SLOTS: usize = CONTROL + 0x1000;
-/// How many procedure slots there is room for (0x1000..0x8000).
-pub const PROC_SLOTS_MAX: usize = 0x7000 / 8;
+/// How many procedure slots there is room for, up to [`INTERFACE_SLOTS`].
+pub const PROC_SLOTS_MAX: usize = 0x7000 / 8 - INTERFACE_SLOTS_MAX;
+/// Index of the first slot of the application interface (see `interface`), behind the procedures'.
+pub const INTERFACE_SLOTS: usize = PROC_SLOTS_MAX;
+/// How many of them there is room for (the table ends at 0x8000).
+pub const INTERFACE_SLOTS_MAX: usize = 16;
 /// Address of the communicator cache: [`CommCache`] entries, published by the lower half so that
 /// `MPI_Comm_rank` and `MPI_Comm_size` need not cross.
 pub const COMM_CACHE: usize = CONTROL + 0x8000;

@@ -9,6 +9,7 @@
 pub mod base;
 pub mod cross;
 pub mod entry;
+pub mod interface;
 pub mod layout;
 pub mod shim;
 pub mod sys;

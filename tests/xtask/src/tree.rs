@@ -4,11 +4,12 @@
 //!  bin/mana, bin/mana_{launch,restart,status,coordinator} -> mana
 //!  lib/mana/mana-lower
 //!  lib/mana/adapters/<name>/{libmana_adapter.so, adapter.toml}   one for each MPI found
-//!  lib/mana/{libmana_mpich_finalize, libmana_wrapper}.so
+//!  include/mana.h
+//!  lib/mana/{libmana_interface, libmana_mpich_finalize, libmana_wrapper}.so
 //!  lib/mana/stubs/openmpi/libmpi.so.40
 //!  lib/mana/stubs/mpich/{libmpich.so.12, libmpi.so.12}
 //!  lib/mana/stubs/standard/libmpi_abi.so.{0, 1}
-//!  share/doc/mana, share/man/man1, share/mana/{templates, slurm, src}
+//!  share/doc/mana, share/man/man1, share/mana/{templates, slurm, interface, src}
 //! ```
 
 use std::fs;
@@ -81,6 +82,11 @@ pub fn build() -> Result<PathBuf> {
     place(&release.join("mana-lower"), &lib.join("mana-lower"))?;
 
     stubs(&top, &target, &lib)?;
+    interface(&top, &target, &lib)?;
+    place(
+        &top.join("mana-plugin/interface/c/mana.h"),
+        &tree.join("include/mana.h"),
+    )?;
     for (library, source) in [
         (
             "libmana_mpich_finalize.so",
@@ -167,6 +173,27 @@ fn stubs(top: &Path, target: &Path, lib: &Path) -> Result<()> {
     Ok(())
 }
 
+/// The library of the application interface, linked like the stubs.
+fn interface(top: &Path, target: &Path, lib: &Path) -> Result<()> {
+    let package = "mana-interface-upper";
+    run(cargo()
+        .current_dir(top)
+        .args(["build", "--release", "--quiet", "-p", package]))?;
+    let name = "libmana_interface.so";
+    let made = target.join("release").join(name);
+    let exports = top.join("mana-plugin/interface/upper/exports.map");
+    run(Command::new("gcc")
+        .args(["-shared", "-nostdlib", "-o"])
+        .arg(&made)
+        .arg(format!("-Wl,-soname,{name}"))
+        .arg(format!("-Wl,--version-script={}", exports.display()))
+        .args(LINK)
+        .arg("-Wl,--whole-archive")
+        .arg(target.join("release/libmana_interface_upper.a"))
+        .args(["-Wl,--no-whole-archive", "-lc"]))?;
+    place(&made, &lib.join(name))
+}
+
 /// Manual pages, completions, guide, templates.
 fn documents(top: &Path, share: &Path, mana: &Path) -> Result<()> {
     let man = share.join("man/man1");
@@ -189,6 +216,12 @@ fn documents(top: &Path, share: &Path, mana: &Path) -> Result<()> {
     copy_all(&top.join("docs"), &doc)?;
     for name in ["README.md", "CHANGELOG.md"] {
         place(&top.join(name), &doc.join(name))?;
+    }
+    for part in ["c", "fortran", "python", "rust", "examples", "plugins"] {
+        copy_all(
+            &top.join("mana-plugin/interface").join(part),
+            &share.join("mana/interface").join(part),
+        )?;
     }
     copy_all(&top.join("templates"), &share.join("mana/templates"))?;
     copy_all(&top.join("slurm"), &share.join("mana/slurm"))

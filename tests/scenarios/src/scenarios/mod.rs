@@ -10,6 +10,7 @@ mod exits;
 mod faults;
 mod hdf5;
 mod hpcc;
+mod interface;
 mod lammps;
 mod modes;
 mod mpi4py;
@@ -68,6 +69,7 @@ pub fn beside_others(full: bool) -> Vec<Scenario> {
         profiler::all(),
         mpi4py::all(),
         commands::all(),
+        interface::all(),
         other_mpis::all(full),
     ];
     small.into_iter().flatten().collect()
