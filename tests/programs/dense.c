@@ -1,6 +1,8 @@
 /* The dense mixed program: random point to point in every mode, wildcards, overlapping communicators, blocking and
  * non-blocking collectives, user operations and derived types, all drawn from one seed that every rank holds.
- *   dense [--rounds N] [--seed N] [--messages N] [--pause MS] [--sabotage drop|duplicate|reorder|corrupt]
+ *   dense [--rounds N] [--seed N] [--messages N] [--pause MS] [--mixed SUM] [--files PREFIX]
+ *         [--sabotage drop|duplicate|reorder|corrupt]
+ * With --mixed also windows (1), files (2) and inter-communicators (4); each has a part of this program (dense/).
  *
  * Every message carries its stream (source, communicator, class), its number in the stream and a checksum. Receives
  * are accounted in the order they were posted, which for one stream is the order MPI promises. The hash of a stream
@@ -12,6 +14,9 @@
  * The plan of a round is drawn by all ranks alike; the tag carries the round (modulo 64, with a barrier every 32), so
  * a wildcard never takes a message of another round. */
 #include "common.h"
+#include "dense/files.h"
+#include "dense/intercomm.h"
+#include "dense/windows.h"
 
 enum { COMMS = 5, LARGEST = 40000, MESSAGES = 64, OPEN = 4 };
 
@@ -573,9 +578,10 @@ int main(int argc, char **argv)
     long rounds = option(argc, argv, "--rounds", 300), pause = option(argc, argv, "--pause", 10);
     int count = (int)option(argc, argv, "--messages", 24);
     const char *how = text_option(argc, argv, "--sabotage", "");
+    long mixed = option(argc, argv, "--mixed", 0), seed = option(argc, argv, "--seed", 1);
     sabotage = strcmp(how, "duplicate") == 0 ? 'u' : how[0];
     CHECK(count <= MESSAGES && world_size >= 2, "at most %d messages, at least 2 ranks", MESSAGES);
-    plan.state = (uint64_t)option(argc, argv, "--seed", 1);
+    plan.state = (uint64_t)seed;
     streams = calloc((size_t)world_size * COMMS * CLASSES, sizeof *streams);
     make_communicators();
     MPI_Type_contiguous(2, MPI_UINT64_T, &comb);
@@ -584,6 +590,9 @@ int main(int argc, char **argv)
     int space = MESSAGES * 2 * (LARGEST * 8 + MPI_BSEND_OVERHEAD);
     attached = malloc((size_t)space);
     MPI_Buffer_attach(attached, space);
+    if (mixed & 1) win_begin((uint64_t)seed);
+    if (mixed & 2) file_begin((uint64_t)seed, text_option(argc, argv, "--files", "dense"));
+    if (mixed & 4) inter_begin((uint64_t)seed);
 
     struct collective open[OPEN];
     int opened = 0;
@@ -602,6 +611,9 @@ int main(int argc, char **argv)
             draw_collective(&open[opened]);
             start_collective(&open[opened++], 0);
         }
+        if (mixed & 1) win_round(round);
+        if (mixed & 2) file_round(round);
+        if (mixed & 4) inter_round(round);
         if (idle == (unsigned)world_rank) pause_ms(pause);
         messages_of(round, count);
         while (opened) end_collective(&open[--opened]);
@@ -611,6 +623,9 @@ int main(int argc, char **argv)
     expect_silence();
     for (int i = 0; i < world_size * COMMS * CLASSES; i++) local_hash = fold(local_hash, fold(streams[i].got, streams[i].hash));
     local_hash = fold(local_hash, errors);
+    if (mixed & 1) local_hash = fold(local_hash, win_end());
+    if (mixed & 2) local_hash = fold(local_hash, file_end());
+    if (mixed & 4) local_hash = fold(local_hash, inter_end());
 
     uint64_t total = 0;
     MPI_Allreduce(&errors, &total, 1, MPI_UINT64_T, MPI_SUM, MPI_COMM_WORLD);

@@ -9,6 +9,7 @@
 //!                                    /aside     where it is kept if it was deleted since
 //!                                    /block-<k> what its block k was, saved before the first overwrite
 //!  <global>/<job>/files-litter/<key>            a hidden file that the library has made
+//!                /files-lost                    the newest generation of which a record could not be made
 //! ```
 //! All ranks write there, from all nodes. Each of these is claimed: it is made under another name, is
 //! durable, and gets its own by link(2), which one rank alone can do. A rank goes on to write only when
@@ -35,7 +36,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mana_control::GenerationId;
 
-pub use restore::{restore, Error};
+pub use restore::{check, restore, Error};
 pub use store::{forget_all, prune};
 use watched::Watched;
 
@@ -154,8 +155,20 @@ impl Journal {
 
     /// The program names a file to MPI; `path` begins at the root.
     pub fn name(&self, path: &Path) {
-        lock(&self.names).insert(path.to_path_buf());
+        let first = {
+            let mut names = lock(&self.names);
+            names.insert(path.to_path_buf());
+            names.len() == 1
+        };
         self.any.store(true, Ordering::Release);
+        if let Some(root) = self.root().filter(|_| first) {
+            if let Err(e) = store::reserve(&root) {
+                log::warn!(
+                    "{}: {e}: what the program writes to files may not be taken back by a resume",
+                    store::note(&root).display()
+                );
+            }
+        }
     }
 
     /// Where this job keeps its records, and the generation it was resumed from. Once.

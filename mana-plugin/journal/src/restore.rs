@@ -26,6 +26,37 @@ pub enum Error {
         /// The cause.
         source: io::Error,
     },
+    /// Records were not made.
+    #[error("generation {target} is not resumed: what the program's files were then could not all be saved while {lost} was the newest generation (lines of that run name them); to resume with files that may be newer than the program's memory, delete {}", note.display())]
+    Lost {
+        /// What was to be resumed.
+        target: GenerationId,
+        /// The newest generation of which a record is missing.
+        lost: GenerationId,
+        /// What says so.
+        note: PathBuf,
+    },
+    /// It is not known whether any are missing.
+    #[error("{}: {source}", note.display())]
+    Note {
+        /// What would say so.
+        note: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+}
+
+/// Whether all records are there that [`restore`] needs. Rank 0, before the resume is decided.
+///
+/// # Errors
+/// What the user is to know and can do.
+pub fn check(root: &Path, target: GenerationId) -> Result<(), Error> {
+    let note = store::note(root);
+    match store::lost(root) {
+        Err(source) => Err(Error::Note { note, source }),
+        Ok(Some(lost)) if target <= lost => Err(Error::Lost { target, lost, note }),
+        Ok(_) => Ok(()),
+    }
 }
 
 /// Puts all files back to what they were at `target`. Lines for the user.

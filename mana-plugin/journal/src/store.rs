@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -16,6 +16,8 @@ pub const BLOCK: u64 = 1 << 20;
 /// Directory of hidden files that the library has made.
 const LITTER: &str = "files-litter";
 const PREFIX: &str = "files-";
+/// The newest generation of which a record could not be made.
+const LOST: &str = "files-lost";
 
 /// What a file was when a generation was taken.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -109,6 +111,59 @@ pub fn read_origin(dir: &Path) -> io::Result<Option<Origin>> {
     }
 }
 
+/// Where the note is that records are missing.
+pub fn note(root: &Path) -> PathBuf {
+    root.join(LOST)
+}
+
+/// What the note holds; all ranks write the same for a generation, so they may do it at once.
+fn noted(generation: GenerationId) -> [u8; 12] {
+    let mut bytes = [0; 12];
+    bytes[..4].copy_from_slice(&generation.incarnation.to_le_bytes());
+    bytes[4..].copy_from_slice(&generation.number.to_le_bytes());
+    bytes
+}
+
+/// Takes the room for the note, so that a full disk cannot prevent it.
+pub fn reserve(root: &Path) -> io::Result<()> {
+    match note(root).exists() {
+        true => Ok(()),
+        false => claim(root, LOST, &[0; 12]).map(|_| ()),
+    }
+}
+
+/// A record of `generation` could not be made: neither it nor an older one is complete.
+pub fn lose(root: &Path, generation: GenerationId) -> io::Result<()> {
+    let bytes = noted(generation);
+    let file = match File::options().write(true).open(note(root)) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            return claim(root, LOST, &bytes).map(|_| ());
+        }
+        other => other?,
+    };
+    let whole = [&xxh3_64(&bytes).to_le_bytes()[..], &bytes].concat();
+    file.write_all_at(&whole, 0)?;
+    file.sync_data()
+}
+
+/// The newest generation of which a record is missing.
+pub fn lost(root: &Path) -> io::Result<Option<GenerationId>> {
+    let Some(bytes) = read(root, LOST)? else {
+        return Ok(None);
+    };
+    let number = |from: usize, len: usize| {
+        let mut wide = [0; 8];
+        let part = bytes.get(from..from + len).unwrap_or_default();
+        wide[..part.len()].copy_from_slice(part);
+        u64::from_le_bytes(wide)
+    };
+    let (incarnation, number) = (number(0, 4) as u32, number(4, 8));
+    Ok((incarnation > 0).then_some(GenerationId {
+        incarnation,
+        number,
+    }))
+}
+
 fn litter_key(root: &Path, path: &Path) -> (PathBuf, String) {
     (root.join(LITTER), key(path))
 }
@@ -200,4 +255,5 @@ pub fn forget_all(root: &Path) {
     }
     remove_litter(root);
     let _ = fs::remove_dir(root.join(LITTER));
+    let _ = fs::remove_file(note(root));
 }

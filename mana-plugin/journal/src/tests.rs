@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use mana_control::GenerationId;
 
 use crate::store::{self, BLOCK};
-use crate::{restore, Journal};
+use crate::{check, restore, Journal};
 
 fn generation(number: u64) -> GenerationId {
     GenerationId {
@@ -170,7 +170,7 @@ fn nothing_is_recorded_before_a_checkpoint() {
     let f = p.open(&place.file("a"));
     p.write(&f, 0, &content(100, 0));
     p.write(&f, 50, &content(100, 1));
-    assert!(!place.root().exists());
+    assert_eq!(store::names(&place.root()), ["files-lost"]);
 }
 
 #[test]
@@ -364,4 +364,36 @@ fn what_the_library_makes_beside_a_file_is_removed() {
     assert!(!p.journal.is_watched(file.as_raw_fd()));
     place.restore(1);
     assert_eq!(place.files(), [("a".to_owned(), Vec::new())]);
+}
+
+#[test]
+fn a_record_that_cannot_be_made_forbids_older_generations() {
+    let place = Place::new();
+    let p = Process::new(&place.root(), None);
+    let f = p.open(&place.file("a"));
+    p.write(&f, 0, &content(BLOCK, 0));
+    p.take(1);
+    p.write(&f, 0, b"saved");
+    p.take(2);
+    assert!(check(&place.root(), generation(1)).is_ok());
+    // Where the records would be is no directory: as if there were no room.
+    let dir = place.root().join(store::directory(generation(2)));
+    fs::write(&dir, b"").unwrap();
+    p.write(&f, 5, b"not saved");
+    for number in [1, 2] {
+        let told = check(&place.root(), generation(number)).unwrap_err();
+        assert!(told.to_string().contains("while 1.2 was"), "{told}");
+    }
+    fs::remove_file(&dir).unwrap();
+    p.take(3);
+    let third = place.files();
+    p.write(&f, 9, b"saved again");
+    assert!(check(&place.root(), generation(2)).is_err());
+    assert!(check(&place.root(), generation(3)).is_ok());
+    place.restore(3);
+    assert_eq!(place.files(), third);
+    fs::write(store::note(&place.root()), b"torn").unwrap();
+    assert!(check(&place.root(), generation(3)).is_err());
+    crate::forget_all(&place.root());
+    assert_eq!(fs::read_dir(place.root()).unwrap().count(), 0);
 }

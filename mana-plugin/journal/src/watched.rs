@@ -89,16 +89,16 @@ impl Watched {
     }
 
     /// Runs `with` with the directory of this file's records and what is known of them, if a generation
-    /// is to be kept. A failure is said: the program's write is not held up by it.
+    /// is to be kept. A failure is said and noted: the program's write is not held up by it.
     fn recording(
         &self,
         current: Current,
         with: impl FnOnce(&Path, GenerationId, &mut Seen) -> io::Result<()>,
     ) {
-        let Some((dir, generation, epoch)) = current else {
+        let Some((records, generation, epoch)) = current else {
             return;
         };
-        let dir = dir.join(store::key(&self.path));
+        let dir = records.join(store::key(&self.path));
         let mut seen = lock(&self.seen);
         if seen.epoch != epoch {
             *seen = Seen {
@@ -106,13 +106,19 @@ impl Watched {
                 ..Seen::default()
             };
         }
-        if let Err(e) = with(&dir, generation, &mut seen) {
-            warn_once(format!(
-                "{}: what it was cannot be saved ({}: {e}): after a resume it may be newer than the program's memory",
-                self.path.display(),
-                dir.display()
-            ));
-        }
+        let Err(e) = with(&dir, generation, &mut seen) else {
+            return;
+        };
+        let consequence = match records.parent().map(|root| store::lose(root, generation)) {
+            Some(Ok(())) => "a resume needs a newer one, or is refused".to_owned(),
+            Some(Err(e)) => format!("after a resume the file may be newer than the program's memory, and this cannot be noted ({e})"),
+            None => "after a resume the file may be newer than the program's memory".to_owned(),
+        };
+        warn_once(format!(
+            "{}: what it was at generation {generation} cannot be saved ({}: {e}): {consequence}",
+            self.path.display(),
+            dir.display()
+        ));
     }
 
     fn origin(&self, was: Option<(u64, u64)>) -> Origin {

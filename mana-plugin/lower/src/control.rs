@@ -123,6 +123,9 @@ pub fn recover(
                 }
                 Recovery::Fresh => None,
             };
+            if let Some(recovered) = &recovered {
+                files_are_there(&session, recovered.generation, &asker)?;
+            }
             match &recovered {
                 Some(recovered) => report(recovered, asker.rank()),
                 None if asker.rank() == 0 => log::info!(
@@ -167,6 +170,23 @@ pub fn go() -> Result<(), Failure> {
         .send(Command::Go(reply))
         .map_err(|_| gone())?;
     replied.recv().map_err(|_| gone())?
+}
+
+/// Whether the program's files can be put back to what they were; the same answer on all ranks.
+fn files_are_there<T>(
+    session: &Session,
+    generation: GenerationId,
+    all: &Asker<T>,
+) -> Result<(), Failure> {
+    let told = match all.rank() {
+        0 => mana_journal::check(session.global().root(), generation).err(),
+        _ => None,
+    };
+    let words = told.map(|e| e.to_string()).unwrap_or_default();
+    match all.bcast(0, words.as_bytes())?.as_slice() {
+        [] => Ok(()),
+        words => Err(String::from_utf8_lossy(words).into_owned().into()),
+    }
 }
 
 fn report(recovered: &Recovered, rank: u32) {

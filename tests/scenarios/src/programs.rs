@@ -313,7 +313,7 @@ pub const PROGRAMS: &[Program] = &[
         flags: &["-pthread"],
         ranks: 2,
         fast: &["--pause", "0"],
-        slow: &["--pause", "250"],
+        slow: &["--pause", "120"],
         ..C
     },
     Program {
@@ -323,6 +323,15 @@ pub const PROGRAMS: &[Program] = &[
         ranks: 2,
         fast: &["--pause", "0"],
         slow: &["--pause", "40"],
+        ..C
+    },
+    Program {
+        name: "tasks",
+        source: "tasks.c",
+        flags: &["-fopenmp"],
+        ranks: 2,
+        fast: &["--pause", "0"],
+        slow: &["--pause", "60"],
         ..C
     },
     Program {
@@ -394,8 +403,8 @@ pub const PROGRAMS: &[Program] = &[
     Program {
         name: "dense",
         source: "dense.c",
-        fast: &["--rounds", "250", "--pause", "1"],
-        slow: &["--rounds", "250", "--pause", "40"],
+        fast: &["--rounds", "80", "--pause", "1", "--mixed", "7"],
+        slow: &["--rounds", "80", "--pause", "100", "--mixed", "7"],
         ..C
     },
 ];

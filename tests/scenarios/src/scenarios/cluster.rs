@@ -155,11 +155,24 @@ fn interface(mpi: Mpi) -> &'static str {
     }
 }
 
-fn program() -> Result<&'static Program> {
+/// What runs: where a node is lost, a mixture of messages, collectives, windows and files.
+fn program(event: Event) -> Result<&'static Program> {
+    let name = match event {
+        Event::PowerLoss => "dense",
+        Event::None | Event::Requeue => "wildcards",
+    };
     PROGRAMS
         .iter()
-        .find(|program| program.name == "wildcards")
+        .find(|program| program.name == name)
         .context("no such program")
+}
+
+/// The arguments with which it takes long enough.
+fn slow(program: &Program) -> &'static [&'static str] {
+    match program.name {
+        "dense" => program.slow,
+        _ => &["--pause", "120"],
+    }
 }
 
 /// MPICH's own end hangs between nodes: the preloaded cure.
@@ -205,8 +218,13 @@ fn configure(mpi: Mpi, directory: &Path) -> Result<PathBuf> {
 }
 
 /// The result of the program on `ranks` ranks.
-fn native_result(context: &Context, mpi: Mpi, ranks: u32, directory: &Path) -> Result<String> {
-    let program = program()?;
+fn native_result(
+    context: &Context,
+    program: &Program,
+    mpi: Mpi,
+    ranks: u32,
+    directory: &Path,
+) -> Result<String> {
     let executable = context.build(program, mpi)?;
     context.native(&format!("{} on {ranks}", program.name), || {
         let mut command = mpi.launcher(ranks, false);
@@ -221,12 +239,12 @@ fn native_result(context: &Context, mpi: Mpi, ranks: u32, directory: &Path) -> R
 }
 
 fn native(context: &Context, mpi: Mpi) -> Result<Verdict> {
-    let program = program()?;
+    let program = program(Event::None)?;
     if let Some(why) = program.missing(mpi) {
         return skipped(why);
     }
     let mut place = context.directory("cluster-native")?;
-    let expected = native_result(context, mpi, NODES, place.path())?;
+    let expected = native_result(context, program, mpi, NODES, place.path())?;
     let executable = context.build(program, mpi)?;
     let cluster = match Cluster::up()? {
         Ok(cluster) => cluster,
@@ -254,7 +272,7 @@ fn native(context: &Context, mpi: Mpi) -> Result<Verdict> {
 }
 
 fn product(context: &Context, mpi: Mpi, event: Event) -> Result<Verdict> {
-    let program = program()?;
+    let program = program(event)?;
     if let Some(why) = program.missing(mpi) {
         return skipped(why);
     }
@@ -262,7 +280,7 @@ fn product(context: &Context, mpi: Mpi, event: Event) -> Result<Verdict> {
         return skipped("no installed tree was named with --mana");
     };
     let mut place = context.directory("cluster")?;
-    let expected = native_result(context, mpi, NODES, place.path())?;
+    let expected = native_result(context, program, mpi, NODES, place.path())?;
     let executable = context.build(program, mpi)?;
     let cluster = match Cluster::up()? {
         Ok(cluster) => cluster,
@@ -275,7 +293,11 @@ fn product(context: &Context, mpi: Mpi, event: Event) -> Result<Verdict> {
         .with_file_name("slurm")
         .join("requeue.sbatch");
     let output = place.path().join("output");
-    let line = program.line(&executable, &["--pause", "120"]);
+    let mut line = program.line(&executable, slow(program));
+    if event == Event::PowerLoss {
+        let files = place.path().join("written");
+        line.extend(["--files".to_owned(), files.to_string_lossy().into_owned()]);
+    }
     let launch = product.command("mana_launch");
     let slow = line.join(" ");
     let setting = format!(

@@ -1,4 +1,5 @@
-//! The dense mixed program under checkpoints every second and under kills at random moments.
+//! The dense mixed program, with windows, files and inter-communicators, under checkpoints every second and under
+//! kills at random moments; its messages and collectives alone where the drain is told to mistreat one.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -63,8 +64,8 @@ pub fn all() -> Vec<Scenario> {
 /// Rounds for about `seconds` of work natively, and the arguments.
 fn arguments(context: &Context, mpi: Mpi, seconds: u64) -> Vec<String> {
     // MPICH's ranks busy-wait: three on two processors take turns by the scheduler's slices.
-    let rounds = seconds * if mpi == Mpi::OpenMpi { 100 } else { 40 };
-    options(context, rounds, &["--pause", "10"])
+    let rounds = seconds * if mpi == Mpi::OpenMpi { 80 } else { 25 };
+    options(context, rounds, &["--pause", "10", "--mixed", "7"])
 }
 
 /// Arguments for a run whose drains hold many messages of one stream: more messages a round, and a

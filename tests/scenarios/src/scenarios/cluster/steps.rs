@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context as _, Result};
 
-use super::{configure, interface, native_result, program, Cluster, LIMIT};
+use super::{configure, interface, native_result, program, Cluster, Event, LIMIT};
 use crate::context::{skipped, Context, Verdict};
 use crate::mpi::Mpi;
 
@@ -12,7 +12,7 @@ use crate::mpi::Mpi;
 const PAUSES: [&str; 2] = ["120", "121"];
 
 pub fn run(context: &Context, mpi: Mpi) -> Result<Verdict> {
-    let program = program()?;
+    let program = program(Event::Requeue)?;
     if let Some(why) = program.missing(mpi) {
         return skipped(why);
     }
@@ -20,7 +20,7 @@ pub fn run(context: &Context, mpi: Mpi) -> Result<Verdict> {
         return skipped("no installed tree was named with --mana");
     };
     let mut place = context.directory("cluster-steps")?;
-    let expected = native_result(context, mpi, 2, place.path())?;
+    let expected = native_result(context, program, mpi, 2, place.path())?;
     let executable = context.build(program, mpi)?;
     let cluster = match Cluster::up()? {
         Ok(cluster) => cluster,
