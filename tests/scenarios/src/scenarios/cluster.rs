@@ -155,11 +155,12 @@ fn interface(mpi: Mpi) -> &'static str {
     }
 }
 
-/// What runs: where a node is lost, a mixture of messages, collectives, windows and files.
-fn program(event: Event) -> Result<&'static Program> {
-    let name = match event {
-        Event::PowerLoss => "dense",
-        Event::None | Event::Requeue => "wildcards",
+/// What runs: where a node is lost under MPICH, a mixture of messages, collectives, windows and files. (Open MPI has no
+/// windows between these nodes.)
+fn program(mpi: Mpi, event: Event) -> Result<&'static Program> {
+    let name = match (mpi, event) {
+        (Mpi::Mpich, Event::PowerLoss) => "dense",
+        _ => "wildcards",
     };
     PROGRAMS
         .iter()
@@ -239,7 +240,7 @@ fn native_result(
 }
 
 fn native(context: &Context, mpi: Mpi) -> Result<Verdict> {
-    let program = program(Event::None)?;
+    let program = program(mpi, Event::None)?;
     if let Some(why) = program.missing(mpi) {
         return skipped(why);
     }
@@ -272,7 +273,7 @@ fn native(context: &Context, mpi: Mpi) -> Result<Verdict> {
 }
 
 fn product(context: &Context, mpi: Mpi, event: Event) -> Result<Verdict> {
-    let program = program(event)?;
+    let program = program(mpi, event)?;
     if let Some(why) = program.missing(mpi) {
         return skipped(why);
     }
@@ -294,7 +295,7 @@ fn product(context: &Context, mpi: Mpi, event: Event) -> Result<Verdict> {
         .join("requeue.sbatch");
     let output = place.path().join("output");
     let mut line = program.line(&executable, slow(program));
-    if event == Event::PowerLoss {
+    if program.name == "dense" {
         let files = place.path().join("written");
         line.extend(["--files".to_owned(), files.to_string_lossy().into_owned()]);
     }

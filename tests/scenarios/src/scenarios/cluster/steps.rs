@@ -12,7 +12,7 @@ use crate::mpi::Mpi;
 const PAUSES: [&str; 2] = ["120", "121"];
 
 pub fn run(context: &Context, mpi: Mpi) -> Result<Verdict> {
-    let program = program(Event::Requeue)?;
+    let program = program(mpi, Event::Requeue)?;
     if let Some(why) = program.missing(mpi) {
         return skipped(why);
     }
