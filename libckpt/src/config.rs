@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::lines::Lines;
 use crate::{Error, Level};
 
 /// How the image is taken.
@@ -63,6 +64,49 @@ pub enum LostFd {
     Refuse,
 }
 
+/// How much is said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// What went wrong.
+    Error,
+    /// And what deserves attention.
+    Warn,
+    /// And changes of state.
+    Info,
+    /// And what helps to find a mistake of ours.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+impl std::str::FromStr for LogLevel {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        Ok(match text {
+            "error" => Self::Error,
+            "warn" => Self::Warn,
+            "info" => Self::Info,
+            "debug" => Self::Debug,
+            "trace" => Self::Trace,
+            _ => return Err(()),
+        })
+    }
+}
+
+impl From<LogLevel> for log::LevelFilter {
+    fn from(level: LogLevel) -> Self {
+        match level {
+            LogLevel::Error => Self::Error,
+            LogLevel::Warn => Self::Warn,
+            LogLevel::Info => Self::Info,
+            LogLevel::Debug => Self::Debug,
+            LogLevel::Trace => Self::Trace,
+        }
+    }
+}
+
 /// The effective configuration.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Config {
@@ -102,6 +146,15 @@ pub struct Config {
     pub lost_fd: LostFd,
     /// Libraries loaded into the program before all others (separated by `:` in the file).
     pub plugins: Vec<PathBuf>,
+    /// Where lines about what happens go.
+    #[serde(default)]
+    pub lines: Lines,
+    /// How much is said; `None`: what the options say.
+    #[serde(default)]
+    pub log_level: Option<LogLevel>,
+    /// File for metrics in Prometheus' text format.
+    #[serde(default)]
+    pub metrics_file: Option<PathBuf>,
     /// What to tell the user once.
     pub notes: Vec<String>,
 }

@@ -15,6 +15,7 @@
 //! | `transport` | copies between nodes |
 //! | `session` | one rank's part in taking generations |
 //! | `recovery` | choosing and fetching what to resume from |
+//! | `lines` | what is said, on standard error or in a file |
 //! | `offline` | what the tools ask of a store |
 //! | `published` | what programs leave for the report |
 //! | `fault` | places where tests make the process die or the storage stop |
@@ -26,6 +27,7 @@ mod error;
 pub mod fault;
 pub mod identity;
 pub mod image_file;
+pub mod lines;
 pub mod manifest;
 pub mod offline;
 pub mod published;

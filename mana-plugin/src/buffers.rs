@@ -7,6 +7,7 @@
 use crate::errors::finish;
 use crate::p2p::{self, Envelope};
 use crate::state::{core, AttachedBuffer, Kept, Outcome, Phase, Work, WORLD};
+use crate::whereabouts::Place;
 use crate::{collectives, entry, requests, thread};
 use mpi_std::*;
 use serde::{Deserialize, Serialize};
@@ -111,7 +112,8 @@ fn attach(owner: Owner, buffer: *const c_void, size: i32) -> Outcome {
 
 fn flush(owner: Owner) -> Outcome {
     thread::set_cont(0, 0);
-    entry::poll(|| is_empty(owner).then_some(()))
+    let place = || Place::of("the detaching or flushing of a buffer");
+    entry::poll(place, || is_empty(owner).then_some(()))
 }
 
 unsafe fn detach(owner: Owner, buffer_addr: *mut c_void, size: *mut i32) -> Outcome {

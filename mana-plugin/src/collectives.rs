@@ -8,6 +8,7 @@ use crate::gate::{self, Gate, Passage};
 use crate::p2p::{self, Envelope};
 use crate::requests;
 use crate::state::{core, Kept, Outcome, Phase, Work};
+use crate::whereabouts::Place;
 use crate::{entry, ops};
 use mana_raw::layout::AGAIN;
 use mpi_std::*;
@@ -40,7 +41,9 @@ pub fn pass(g: &'static Gate, name: &'static &'static str) -> Outcome {
 
 #[cold]
 fn wait(g: &'static Gate) -> Outcome {
-    let passed = entry::poll(|| (gate::retry(g) == Passage::Open).then_some(()));
+    // The gate itself knows who waits there.
+    let place = || Place::of("");
+    let passed = entry::poll(place, || (gate::retry(g) == Passage::Open).then_some(()));
     passed.inspect_err(|code| {
         if *code == AGAIN {
             gate::give_up(g);

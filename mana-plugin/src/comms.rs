@@ -63,6 +63,9 @@ impl Comm {
     }
 }
 
+/// Identity of `MPI_COMM_WORLD`.
+pub const WORLD_ID: u64 = 1;
+
 /// A descriptor without attributes. `local` is the local group of an inter-communicator.
 pub fn describe(
     real: u64,
@@ -608,7 +611,13 @@ pub unsafe extern "C" fn MPI_Comm_get_info(comm: u64, info_used: *mut u64) -> i3
 /// Makes the descriptors of the world and of self.
 pub fn begin(rank: i32, size: i32) {
     let everyone: Members = (0..size as u32).collect();
-    let mut world = describe(MPI_COMM_WORLD, everyone, None, 1, MPI_ERRORS_ARE_FATAL);
+    let mut world = describe(
+        MPI_COMM_WORLD,
+        everyone,
+        None,
+        WORLD_ID,
+        MPI_ERRORS_ARE_FATAL,
+    );
     world.name = b"MPI_COMM_WORLD".to_vec();
     let mut own = describe(
         MPI_COMM_SELF,

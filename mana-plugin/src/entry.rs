@@ -4,16 +4,21 @@
 //! recursive lock (upcalls come back in on the same thread) that waits let go of while they wait.
 
 use crate::state::core;
+use crate::whereabouts::{Asked, Place};
 use mana_raw::layout::AGAIN;
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 
-/// Set by `checkpoint::stop`: every wait returns `AGAIN`.
+/// Watched by every wait: 0, [`LEAVE`] or [`TELL`]. Only the control thread changes it.
 pub static STOP: AtomicU64 = AtomicU64::new(0);
+/// Set by `checkpoint::stop`: every wait returns `AGAIN`.
+pub const LEAVE: u64 = 1;
+/// Set by `whereabouts::ask`: every wait says what it waits for, and goes on.
+pub const TELL: u64 = 2;
 
-/// Whether waits must end.
+/// Whether a wait must end. One that is only asked tells its place, and goes on.
 #[inline(always)]
-pub fn stopping() -> bool {
-    STOP.load(Ordering::Relaxed) != 0
+pub fn leaving(asked: &mut Asked, place: impl FnOnce() -> Place) -> bool {
+    STOP.load(Ordering::Relaxed) != 0 && !asked.tell(place)
 }
 
 static OWNER: AtomicI32 = AtomicI32::new(0);
@@ -118,14 +123,24 @@ pub fn progress() -> impl Fn() {
     move || unsafe { call(comm) }
 }
 
-/// Polls `ready` while driving progress, until it has something or a stop is requested.
-pub fn poll<T>(mut ready: impl FnMut() -> Option<T>) -> Result<T, i32> {
+/// Polls `ready` while driving progress, until it has something or a stop is requested. `place` says
+/// what is waited for.
+pub fn poll<T>(place: impl Fn() -> Place, ready: impl FnMut() -> Option<T>) -> Result<T, i32> {
+    poll_asked(&mut Asked::default(), place, ready)
+}
+
+/// The same for a part of a longer wait.
+pub fn poll_asked<T>(
+    asked: &mut Asked,
+    place: impl Fn() -> Place,
+    mut ready: impl FnMut() -> Option<T>,
+) -> Result<T, i32> {
     let mut turns = 0u32;
     loop {
         if let Some(out) = ready() {
             return Ok(out);
         }
-        if stopping() {
+        if leaving(asked, &place) {
             return Err(AGAIN);
         }
         let step = progress();

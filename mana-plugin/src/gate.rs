@@ -11,6 +11,7 @@
 //! Communicators of one process have no gate (nobody else can be affected).
 
 use crate::checkpoint::{CommSeq, GatePoll};
+use crate::whereabouts::Place;
 use std::collections::HashMap;
 use std::sync::atomic::{compiler_fence, AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -38,6 +39,8 @@ static ARMED: AtomicBool = AtomicBool::new(false);
 static INSIDE: AtomicU64 = AtomicU64::new(0);
 /// Name of the collective entered last, for messages.
 static LAST_NAME: AtomicPtr<&'static str> = AtomicPtr::new(std::ptr::null_mut());
+/// Its gate; null if it has none.
+static LAST_GATE: AtomicPtr<Gate> = AtomicPtr::new(std::ptr::null_mut());
 static BOOK: Mutex<Book> = Mutex::new(Book {
     gates: Vec::new(),
     unused: Vec::new(),
@@ -152,6 +155,7 @@ pub fn enter(gate: &'static Gate, name: &'static &'static str, multiple: bool) -
         name as *const &'static str as *mut &'static str,
         Ordering::Relaxed,
     );
+    LAST_GATE.store(gate as *const Gate as *mut Gate, Ordering::Relaxed);
     add_seq(gate, multiple);
     // The processor may still let the load below pass the store above; the control thread's
     // membarrier makes up for that.
@@ -170,6 +174,7 @@ pub fn enter_alone(name: &'static &'static str, multiple: bool) {
         name as *const &'static str as *mut &'static str,
         Ordering::Relaxed,
     );
+    LAST_GATE.store(std::ptr::null_mut(), Ordering::Relaxed);
 }
 
 #[cold]
@@ -286,20 +291,19 @@ pub fn poll() -> GatePoll {
         }
     }
     let inside = INSIDE.load(Ordering::Acquire) > 0;
-    let name = last_name();
     let where_ = if let Some((comm, name)) = book.waiting.first() {
         format!(
-            "waits before {name} number {} on communicator {:016x}",
+            "waits before {name} (number {}) on {}",
             comm.seq + 1,
-            comm.comm_id
+            name_of(comm.comm_id)
         )
     } else if inside {
-        format!("inside {name}")
+        format!("inside {}", last_name())
     } else if let Some((comm, target)) = behind {
         format!(
-            "has not called collective number {} of {target} on communicator {:016x} yet",
+            "has not called collective number {} of {target} on {} yet",
             comm.seq + 1,
-            comm.comm_id
+            name_of(comm.comm_id)
         )
     } else {
         String::from("at the safe point")
@@ -307,8 +311,34 @@ pub fn poll() -> GatePoll {
     GatePoll {
         reached: reached && !inside,
         waiting: book.waiting.first().map(|(c, _)| *c),
+        behind: behind.map(|(c, _)| c),
         seqs,
         where_,
+    }
+}
+
+/// The collective the program is inside, or whose gate it waits at, as far as that can be seen from
+/// outside its threads.
+pub fn place() -> Option<Place> {
+    let book = book();
+    if let Some((comm, name)) = book.waiting.first() {
+        return Some(Place::collective(name, comm.comm_id, comm.seq + 1));
+    }
+    if INSIDE.load(Ordering::Acquire) == 0 {
+        return None;
+    }
+    // SAFETY: null, or a gate: they are never deallocated.
+    let gate = unsafe { LAST_GATE.load(Ordering::Relaxed).as_ref() };
+    Some(match gate.map(Gate::report) {
+        Some(found) => Place::collective(last_name(), found.comm_id, found.seq),
+        None => Place::of(last_name()),
+    })
+}
+
+fn name_of(comm_id: u64) -> String {
+    match comm_id {
+        crate::comms::WORLD_ID => "MPI_COMM_WORLD".into(),
+        id => format!("communicator {id:x}"),
     }
 }
 

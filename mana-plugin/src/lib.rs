@@ -61,6 +61,7 @@ mod thread;
 mod tool;
 mod topologies;
 mod upcall;
+mod whereabouts;
 mod windows;
 mod world;
 

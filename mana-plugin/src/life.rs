@@ -5,6 +5,7 @@
 
 use crate::errors::{self, check, finish, raise};
 use crate::state::{core, Outcome, SELF, WORLD};
+use crate::whereabouts::Place;
 use crate::{attributes, comms, entry, library, requests, Go, Initialized};
 use mpi_std::*;
 use std::ffi::c_void;
@@ -202,7 +203,10 @@ pub unsafe extern "C" fn MPI_Is_thread_main(flag: *mut i32) -> i32 {
 
 /// Ends the real MPI, past the glue's gate.
 fn end() -> Outcome {
-    entry::poll(|| (core().hooks.finalizing() == Go::On).then_some(()))?;
+    let place = || Place::of("MPI_Finalize");
+    entry::poll(place, || {
+        (core().hooks.finalizing() == Go::On).then_some(())
+    })?;
     attributes::delete_comm(MPI_COMM_SELF)?;
     requests::reap();
     let c = core();

@@ -10,8 +10,9 @@
 use crate::buffers::Owner;
 use crate::drained::{Drained, Pattern};
 use crate::errors::{check, finish};
-use crate::requests::{self, put_status, wait_index, wait_real};
+use crate::requests::{self, put_status, wait_index, wait_on, wait_real};
 use crate::state::{core, Core, Kept, Outcome, Phase, Request, SavedStatus, Work};
+use crate::whereabouts::{send_name, Place};
 use crate::{entry, synchronous, thread};
 use mana_raw::layout::AGAIN;
 use mpi_std::*;
@@ -299,7 +300,14 @@ unsafe fn send(mode: u8, e: Envelope) -> Outcome {
             &entry::STOP,
         )
     };
-    match entry::unlocked(go) {
+    let mut rc = entry::unlocked(go);
+    if rc == AGAIN {
+        let place = || Place::with(send_name(mode), comm, e.peer, e.tag, true);
+        let mut told = Status::EMPTY;
+        // SAFETY: the send that was started.
+        rc = unsafe { wait_on(&mut real, &mut told, place) };
+    }
+    match rc {
         MPI_SUCCESS => {
             if mode == SYNCHRONOUS {
                 synchronous::end(comm);
@@ -381,7 +389,12 @@ unsafe fn recv(e: Envelope, status: *mut Status) -> Outcome {
             &entry::STOP,
         )
     };
-    let rc = entry::unlocked(go);
+    let mut rc = entry::unlocked(go);
+    if rc == AGAIN {
+        let place = || Place::with("MPI_Recv", comm, e.peer, e.tag, false);
+        // SAFETY: the receive that was started.
+        rc = unsafe { wait_on(&mut real, &mut s, place) };
+    }
     if rc == AGAIN {
         let mut r = request(Work::Recv, comm, &e, real);
         r.order = core().next_serial();
@@ -741,8 +754,9 @@ pub fn pack(e: &Envelope) -> Outcome<Vec<u8>> {
 pub unsafe fn wait_matched(comm: u32, real: u64, e: &Envelope, status: *mut Status) -> Outcome {
     let mut real = real;
     let mut s = Status::EMPTY;
+    let place = || Place::with("MPI_Mrecv", comm, e.peer, e.tag, false);
     // SAFETY: an active request of the library.
-    let rc = unsafe { wait_real(&mut real, &mut s) };
+    let rc = unsafe { wait_real(&mut real, &mut s, place) };
     if rc == AGAIN {
         return Err(leave_for_later(request(Work::MatchedRecv, comm, e, real)));
     }

@@ -7,6 +7,7 @@ use crate::errors::{check, finish};
 use crate::p2p::{self, pattern, Envelope, NOBODY};
 use crate::requests::{self, put_status};
 use crate::state::{core, Message, Outcome, Phase, SavedStatus, Work};
+use crate::whereabouts::{Asked, Place};
 use crate::{drained::Drained, entry, synchronous};
 use mana_raw::layout::AGAIN;
 use mpi_std::*;
@@ -40,14 +41,23 @@ fn look(source: i32, tag: i32, comm: u64) -> Outcome<Option<Status>> {
     Ok((flag != 0).then_some(status))
 }
 
+/// Where a probe waits.
+fn probing(call: &str, source: i32, tag: i32, comm: u64) -> Place {
+    match core().comm_index(comm) {
+        Ok(index) => Place::with(call, index, source, tag, false),
+        Err(_) => Place::of(call),
+    }
+}
+
 /// Repeats `step` until it finds something or a stop is requested.
-fn until<T>(mut step: impl FnMut() -> Outcome<Option<T>>) -> Outcome<T> {
+fn until<T>(place: impl Fn() -> Place, mut step: impl FnMut() -> Outcome<Option<T>>) -> Outcome<T> {
     let mut turns = 0u32;
+    let mut asked = Asked::default();
     loop {
         if let Some(found) = step()? {
             return Ok(found);
         }
-        if entry::stopping() {
+        if entry::leaving(&mut asked, &place) {
             return Err(AGAIN);
         }
         turns = turns.wrapping_add(1);
@@ -79,7 +89,10 @@ pub unsafe extern "C" fn MPI_Iprobe(
 pub unsafe extern "C" fn MPI_Probe(source: i32, tag: i32, comm: u64, status: *mut Status) -> i32 {
     let _guard = entry::enter();
     // SAFETY: an output argument.
-    let outcome = until(|| look(source, tag, comm)).map(|s| unsafe { put_status(status, &s) });
+    let place = || probing("MPI_Probe", source, tag, comm);
+    // SAFETY: an output argument.
+    let outcome =
+        until(place, || look(source, tag, comm)).map(|s| unsafe { put_status(status, &s) });
     finish(outcome, comm, "MPI_Probe")
 }
 
@@ -151,7 +164,8 @@ pub unsafe extern "C" fn MPI_Mprobe(
     status: *mut Status,
 ) -> i32 {
     let _guard = entry::enter();
-    let outcome = until(|| extract(source, tag, comm)).map(|(m, s)| {
+    let place = || probing("MPI_Mprobe", source, tag, comm);
+    let outcome = until(place, || extract(source, tag, comm)).map(|(m, s)| {
         // SAFETY: output arguments.
         unsafe { *message = m };
         // SAFETY: as above.

@@ -7,6 +7,7 @@
 use crate::errors::{check, finish};
 use crate::p2p::{self, World};
 use crate::state::{core, Core, Outcome, Phase, Request, SavedStatus, Work};
+use crate::whereabouts::{Asked, Place};
 use crate::{entry, grequest, thread, upcall};
 use mana_raw::layout::AGAIN;
 use mpi_std::*;
@@ -317,12 +318,39 @@ fn generalised_end(index: u32, status: &mut Status) -> i32 {
     }
 }
 
-/// Waits for a real request without holding the layer.
+/// Waits for a real request without holding the layer; `place` says what is waited for.
 ///
 /// # Safety
 /// As of the adapter's `wait_watch`.
 #[inline(always)]
-pub unsafe fn wait_real(real: &mut u64, status: &mut Status) -> i32 {
+pub unsafe fn wait_real(real: &mut u64, status: &mut Status, place: impl Fn() -> Place) -> i32 {
+    // SAFETY: passed on.
+    let rc = unsafe { wait_once(real, status) };
+    if rc == AGAIN {
+        // SAFETY: as above.
+        return unsafe { wait_on(real, status, place) };
+    }
+    rc
+}
+
+/// A wait for a real request has come back before its end: goes on with it if it was only asked where
+/// it is.
+///
+/// # Safety
+/// As of [`wait_real`].
+#[cold]
+pub unsafe fn wait_on(real: &mut u64, status: &mut Status, place: impl Fn() -> Place) -> i32 {
+    let mut asked = Asked::default();
+    let mut rc = AGAIN;
+    while rc == AGAIN && asked.tell(&place) {
+        // SAFETY: passed on.
+        rc = unsafe { wait_once(real, status) };
+    }
+    rc
+}
+
+#[inline(always)]
+unsafe fn wait_once(real: &mut u64, status: &mut Status) -> i32 {
     let c = core();
     if !c.multiple {
         // SAFETY: `real` is an active request of the library.
@@ -333,21 +361,28 @@ pub unsafe fn wait_real(real: &mut u64, status: &mut Status) -> i32 {
     entry::unlocked(|| unsafe { wait(real, status, &entry::STOP) })
 }
 
-/// Waits until request `index` is done. `Err(AGAIN)` at a stop.
+/// Waits until request `index` of a blocking call is done. `Err(AGAIN)` at a stop.
 #[inline(always)]
 pub fn wait_index(index: u32) -> Outcome {
+    wait_index_in(index, "")
+}
+
+/// The same in procedure `call`.
+#[inline(always)]
+pub fn wait_index_in(index: u32, call: &str) -> Outcome {
+    let place = || Place::request(call, index);
     let c = core();
     let r = c.request(index)?;
     if r.phase != Phase::Active {
         return Ok(());
     }
     if r.apart() {
-        return entry::poll(|| test_index(index).then_some(()));
+        return entry::poll(place, || test_index(index).then_some(()));
     }
     let mut real = r.real;
     let mut status = Status::EMPTY;
     // SAFETY: the request is active, so `real` is one of the library's.
-    let rc = unsafe { wait_real(&mut real, &mut status) };
+    let rc = unsafe { wait_real(&mut real, &mut status, place) };
     if rc == AGAIN {
         return Err(AGAIN);
     }
@@ -427,7 +462,7 @@ pub unsafe extern "C" fn MPI_Wait(request: *mut u64, status: *mut Status) -> i32
             let mut real = r.real;
             let mut s = Status::EMPTY;
             // SAFETY: the request is active, so `real` is one of the library's.
-            let rc = unsafe { wait_real(&mut real, &mut s) };
+            let rc = unsafe { wait_real(&mut real, &mut s, || Place::request("MPI_Wait", i)) };
             if rc == AGAIN {
                 return Err(AGAIN);
             }
@@ -437,7 +472,7 @@ pub unsafe extern "C" fn MPI_Wait(request: *mut u64, status: *mut Status) -> i32
             unsafe { put_status(status, if receive { &s } else { &Status::EMPTY }) };
             return check(rc);
         }
-        wait_index(i)?;
+        wait_index_in(i, "MPI_Wait")?;
         if core().request(i)?.phase == Phase::Inactive {
             // SAFETY: as above.
             unsafe { put_status(status, &Status::EMPTY) };

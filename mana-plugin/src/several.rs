@@ -3,8 +3,9 @@
 //! Lower half.
 
 use crate::errors::{check, finish};
-use crate::requests::{hand_over, index, put_status, test_index, wait_index};
+use crate::requests::{hand_over, index, put_status, test_index, wait_index_in};
 use crate::state::{core, Outcome, Phase, Scratch, Work};
+use crate::whereabouts::{Asked, Place};
 use crate::{entry, grequest};
 use mana_raw::layout::AGAIN;
 use mpi_std::*;
@@ -20,6 +21,20 @@ struct Active {
     mixed: bool,
     /// Some request is done already.
     done: Option<u32>,
+}
+
+impl Active {
+    /// What procedure `call` waits for: the first of the requests, and how many more there are.
+    fn place(&self, requests: *const u64, call: &'static str) -> impl Fn() -> Place {
+        let first = self.positions.first().copied();
+        let more = self.positions.len().saturating_sub(1) as u32;
+        move || {
+            // SAFETY: the program's array, in the call that collected it.
+            let index = first.and_then(|at| unsafe { index_at(requests, at) }.ok());
+            let place = index.map_or_else(|| Place::of(call), |i| Place::request(call, i));
+            Place { more, ..place }
+        }
+    }
 }
 
 unsafe fn collect(count: i32, requests: *const u64) -> Outcome<Active> {
@@ -139,7 +154,14 @@ unsafe fn wait_all_active(
     let reals = scratch.reals.as_mut_ptr();
     let active = scratch.places.len() as i32;
     // SAFETY: the arrays have `active` elements and the requests are active.
-    let rc = entry::unlocked(|| unsafe { watch(active, reals, out, &entry::STOP) });
+    let mut rc = entry::unlocked(|| unsafe { watch(active, reals, out, &entry::STOP) });
+    if rc == AGAIN {
+        let mut asked = Asked::default();
+        while rc == AGAIN && asked.tell(|| first_open(scratch)) {
+            // SAFETY: as above; nothing has changed in the arrays.
+            rc = entry::unlocked(|| unsafe { watch(active, reals, out, &entry::STOP) });
+        }
+    }
     if rc != MPI_SUCCESS {
         // Nothing was lost: what completed says so below.
         for (k, (&real, &(index, _))) in scratch.reals.iter().zip(&scratch.places).enumerate() {
@@ -166,6 +188,29 @@ unsafe fn wait_all_active(
     // SAFETY: the program's arrays; all of these requests are complete.
     unsafe { settle_all(requests, statuses, scratch, telling) };
     Ok(true)
+}
+
+/// What `MPI_Waitall` still waits for.
+#[cold]
+fn first_open(scratch: &Scratch) -> Place {
+    let look = core().procs().MPI_Request_get_status;
+    let mut open = scratch
+        .reals
+        .iter()
+        .zip(&scratch.places)
+        .filter(|(real, _)| {
+            let (mut flag, mut status) = (0, Status::EMPTY);
+            // SAFETY: an active request of the library, which stays one.
+            let rc = unsafe { look(**real, &mut flag, &mut status) };
+            rc != MPI_SUCCESS || flag == 0
+        });
+    let Some((_, (index, _))) = open.next() else {
+        return Place::of("MPI_Waitall");
+    };
+    Place {
+        more: open.count() as u32,
+        ..Place::request("MPI_Waitall", *index)
+    }
 }
 
 /// [`crate::requests::settle`] for all requests of `scratch`, with what it tells the program.
@@ -268,7 +313,7 @@ unsafe fn wait_all_mixed(count: i32, requests: *mut u64, statuses: *mut Status) 
         if a.mixed {
             grequest::wait(index);
         }
-        wait_index(index)?;
+        wait_index_in(index, "MPI_Waitall")?;
     }
     // SAFETY: as above.
     unsafe { hand_over_all(count, requests, statuses) }
@@ -362,7 +407,9 @@ pub unsafe extern "C" fn MPI_Waitany(
             return Ok(());
         }
         // SAFETY: as above.
-        let at = wait_some(|| unsafe { any_done(&mut a, array_of_requests) })?;
+        let place = a.place(array_of_requests, "MPI_Waitany");
+        // SAFETY: as above.
+        let at = wait_some(place, || unsafe { any_done(&mut a, array_of_requests) })?;
         // SAFETY: as above.
         unsafe { *index = at as i32 };
         // SAFETY: as above.
@@ -376,13 +423,17 @@ pub unsafe extern "C" fn MPI_Waitany(
 }
 
 /// Polls until `step` has something; the library makes progress inside the tests.
-fn wait_some<T>(mut step: impl FnMut() -> Outcome<Option<T>>) -> Outcome<T> {
+fn wait_some<T>(
+    place: impl Fn() -> Place,
+    mut step: impl FnMut() -> Outcome<Option<T>>,
+) -> Outcome<T> {
     let mut turns = 0u32;
+    let mut asked = Asked::default();
     loop {
         if let Some(out) = step()? {
             return Ok(out);
         }
-        if entry::stopping() {
+        if entry::leaving(&mut asked, &place) {
             return Err(AGAIN);
         }
         turns = turns.wrapping_add(1);
@@ -500,7 +551,7 @@ unsafe fn some(
     // SAFETY: as above.
     let step = || unsafe { some_done(&a, requests) }.map(|any| any.then_some(()));
     if wait {
-        wait_some(step)?;
+        wait_some(a.place(requests, "MPI_Waitsome"), step)?;
     } else {
         step()?;
     }

@@ -71,6 +71,12 @@ pub fn is_running() -> bool {
     !threads::live().is_empty()
 }
 
+/// Whether a thread of the program is in the lower half just now: in MPI, or in a system call that the
+/// lower half handles.
+pub fn inside() -> bool {
+    threads::live().iter().any(|thread| thread.depth() > 0)
+}
+
 /// The identity of the thread of the upper half that the kernel knows as `tid` in this process.
 pub fn thread_of_kernel_tid(tid: i32) -> Option<ThreadId> {
     threads::by_kernel_tid(tid)

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use nix::sys::epoll::{Epoll, EpollCreateFlags};
 
 use crate::connect::after;
+use crate::keeper::{Keeper, Places};
 use crate::machine::Core;
 use crate::server::{Server, ServerParts};
 use crate::wire::above;
@@ -37,6 +38,10 @@ pub struct CoordinatorOptions {
     pub settings: Option<Settings>,
     /// Where to leave the file for tools (mode 0600), if anywhere; removed at the end.
     pub rendezvous: Option<PathBuf>,
+    /// Directory of all jobs, to keep the job's events in (`<events>/<job>/events.jsonl`), if anywhere.
+    pub events: Option<PathBuf>,
+    /// File for metrics in Prometheus' text format, if anywhere; removed at the end.
+    pub metrics: Option<PathBuf>,
     /// Our descriptors are moved to this number or above, out of the program's way (0: leave them).
     pub fd_floor: i32,
 }
@@ -158,6 +163,10 @@ impl Coordinator {
         if let Some(path) = &options.rendezvous {
             rendezvous.write(path)?;
         }
+        let keeper = Keeper::start(Places {
+            events: options.events,
+            metrics: options.metrics,
+        })?;
         let (commands, received) = mpsc::channel();
         let ending = Arc::new(Ending::default());
         let server = Server::new(ServerParts {
@@ -170,6 +179,7 @@ impl Coordinator {
             rendezvous: options.rendezvous.map(|path| (path, rendezvous.clone())),
             fd_floor: floor,
             epoll,
+            keeper,
         })?;
         let thread = std::thread::Builder::new()
             .name("mana-coord".into())

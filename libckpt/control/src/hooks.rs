@@ -16,7 +16,7 @@ use std::task::Poll;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Checkpoint, GenerationId, Level};
+use crate::{Checkpoint, GenerationId, Level, Place};
 
 /// Progress of one communicator's collectives on one rank.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -36,6 +36,8 @@ pub struct GatePoll {
     pub reached: bool,
     /// The communicator at whose gate a thread waits, with the number it has reached.
     pub waiting: Option<CommSeq>,
+    /// A communicator on which this rank has yet to start collectives, with the number it has reached.
+    pub behind: Option<CommSeq>,
     /// All communicators that have started at least one collective.
     pub seqs: Vec<CommSeq>,
     /// What this rank is doing, for a human.
@@ -209,6 +211,15 @@ pub trait RankHooks: Send {
         String::new()
     }
 
+    /// Ask the program's threads what they wait for. Must not wait: [`RankHooks::places`] is called
+    /// about two milliseconds later. Never while the rank is stopped.
+    fn ask(&mut self) {}
+
+    /// What the program's threads said after [`RankHooks::ask`]; empty: none waits.
+    fn places(&mut self) -> Vec<Place> {
+        Vec::new()
+    }
+
     /// The job has ended with `outcome`; called before [`crate::Agent::exit`] returns. The place to
     /// record the end and, on [`Outcome::Finished`], to prune.
     fn finish(&mut self, outcome: &Outcome) {
@@ -280,6 +291,12 @@ impl<H: RankHooks + ?Sized> RankHooks for Box<H> {
     }
     fn state(&mut self) -> String {
         (**self).state()
+    }
+    fn ask(&mut self) {
+        (**self).ask();
+    }
+    fn places(&mut self) -> Vec<Place> {
+        (**self).places()
     }
     fn finish(&mut self, outcome: &Outcome) {
         (**self).finish(outcome);

@@ -11,9 +11,13 @@ mod client;
 mod connect;
 mod coordinator;
 mod error;
+mod event;
 mod generation;
 mod hooks;
+mod keeper;
 mod machine;
+mod metrics;
+mod place;
 mod protocol;
 mod rendezvous;
 mod scheduler;
@@ -28,14 +32,17 @@ pub use agent::{Agent, AgentOptions};
 pub use client::{Client, Request};
 pub use coordinator::{Coordinator, CoordinatorOptions};
 pub use error::ControlError;
+pub use event::{Event, EventLog, Record};
 pub use generation::{Checkpoint, GenerationId, Level};
 pub use hooks::{
     CaptureStarted, CommSeq, DrainReport, GatePoll, ImageReport, Outcome, RankHooks, Started,
     StepError,
 };
+pub use place::Place;
 pub use rendezvous::Rendezvous;
 pub use secret::Secret;
 pub use settings::Settings;
 pub use status::{
-    CurrentStatus, GenerationStatus, LevelStatus, LevelWorkStatus, RankStatus, Status,
+    CurrentStatus, GenerationStatus, LevelStatus, LevelWorkStatus, RankPlace, RankStatus, Stall,
+    Status, Waiting,
 };

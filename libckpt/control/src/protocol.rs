@@ -11,11 +11,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     CaptureStarted, Checkpoint, CommSeq, DrainReport, GatePoll, GenerationId, GenerationStatus,
-    ImageReport, Level, Outcome, Request, Settings, Started, Status, StepError,
+    ImageReport, Level, Outcome, Place, Request, Settings, Started, Status, StepError,
 };
 
 /// Version of handshake and messages; both sides must have the same.
-pub(crate) const VERSION: u16 = 1;
+pub(crate) const VERSION: u16 = 2;
 /// Longest payload a coordinator accepts from a rank or tool.
 pub(crate) const MAX_TO_COORDINATOR: usize = 4 << 20;
 /// Longest payload a rank or tool accepts from the coordinator (the reports of a million ranks).
@@ -24,6 +24,8 @@ pub(crate) const MAX_FROM_COORDINATOR: usize = 64 << 20;
 pub(crate) const MAX_RANKS: u32 = 1 << 20;
 /// Longest text a rank may send about itself; longer ones are cut.
 pub(crate) const MAX_TEXT: usize = 400;
+/// Most threads of a rank that are told of.
+pub(crate) const MAX_PLACES: usize = 16;
 
 /// A rank introduces itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -154,9 +156,10 @@ pub(crate) enum FromRank {
     },
     /// A checkpoint is wanted (a signal of the batch system).
     Request(Request),
-    /// To `Ping`.
+    /// To `Ping`, and now and then on the way to the safe point.
     Pong {
         doing: String,
+        places: Vec<Place>,
     },
 }
 
@@ -192,6 +195,19 @@ pub(crate) fn bounded(text: &str) -> String {
     text.chars()
         .filter(|c| !c.is_control())
         .take(MAX_TEXT)
+        .collect()
+}
+
+/// The same for what a rank waits for.
+pub(crate) fn bounded_places(places: &[Place]) -> Vec<Place> {
+    places
+        .iter()
+        .take(MAX_PLACES)
+        .map(|place| Place {
+            call: bounded(&place.call),
+            comm_name: bounded(&place.comm_name),
+            ..place.clone()
+        })
         .collect()
 }
 

@@ -18,11 +18,13 @@ use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags, EpollTimeout};
 use crate::auth::{exactly, Challenge, Hello, Role, Transcript};
 use crate::connect::one_line;
 use crate::coordinator::{Command, Ending};
+use crate::keeper::Keeper;
 use crate::machine::{Action, Core, To};
+use crate::metrics;
 use crate::protocol::{FromRank, FromTool, ToRank, ToTool, MAX_TO_COORDINATOR};
 use crate::secret::random_bytes;
 use crate::wire::{encode, Wire};
-use crate::{ControlError, Rendezvous, Secret};
+use crate::{ControlError, Event, Record, Rendezvous, Secret};
 
 /// How long a stranger may take to prove itself and, if it is a rank, to register.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -32,6 +34,10 @@ const MAX_STRANGERS: usize = 1024;
 const MAX_TOOLS: usize = 64;
 /// Most bytes queued for one peer that does not read.
 const MAX_UNSENT: usize = 256 << 20;
+/// Between two looks of a monitoring system.
+const METRICS: Duration = Duration::from_secs(15);
+/// For the job's last events to be written.
+const LAST_EVENTS: Duration = Duration::from_secs(2);
 /// Messages a peer may send at once, and per second in the long run.
 const BURST: f64 = 4000.0;
 const RATE: f64 = 2000.0;
@@ -93,6 +99,9 @@ pub(crate) struct Server {
     quit: bool,
     /// Not accepting for lack of descriptors until then.
     accept_again: Option<Duration>,
+    keeper: Option<Keeper>,
+    /// When to write metrics next.
+    next_metrics: Duration,
 }
 
 pub(crate) struct ServerParts {
@@ -105,6 +114,7 @@ pub(crate) struct ServerParts {
     pub rendezvous: Option<(std::path::PathBuf, Rendezvous)>,
     pub fd_floor: i32,
     pub epoll: Epoll,
+    pub keeper: Option<Keeper>,
 }
 
 impl Server {
@@ -135,6 +145,8 @@ impl Server {
             touched: Vec::new(),
             quit: false,
             accept_again: None,
+            keeper: parts.keeper,
+            next_metrics: Duration::ZERO,
         })
     }
 
@@ -165,6 +177,7 @@ impl Server {
             }
             self.drop_silent(now);
             self.act();
+            self.measure(now);
             self.withdraw();
             self.flush(now);
             self.note_end();
@@ -187,6 +200,9 @@ impl Server {
         }
         if let Some(again) = self.accept_again {
             wake = wake.min(again);
+        }
+        if self.keeper.as_ref().is_some_and(Keeper::keeps_metrics) {
+            wake = wake.min(self.next_metrics);
         }
         // Rounded up, or the loop would spin for the last fraction of a millisecond.
         let millis = wake.saturating_sub(now).as_millis().saturating_add(1);
@@ -514,9 +530,38 @@ impl Server {
                     warning: false,
                     text,
                 } => log::info!("{text}"),
+                Action::Event {
+                    job,
+                    incarnation,
+                    event,
+                } => self.keep(job, Record::now(incarnation, event)),
                 Action::Quit => self.quit = true,
             }
         }
+    }
+
+    /// Keeps an event for the report; at the end of the job it is written before anybody is told.
+    fn keep(&mut self, job: String, record: Record) {
+        let Some(keeper) = &mut self.keeper else {
+            return;
+        };
+        let is_last = matches!(record.event, Event::Ended { .. });
+        keeper.event(job, record);
+        if is_last {
+            keeper.flush(LAST_EVENTS);
+        }
+        self.next_metrics = Duration::ZERO;
+    }
+
+    /// Writes metrics, if they are wanted and it is time.
+    fn measure(&mut self, now: Duration) {
+        if now < self.next_metrics {
+            return;
+        }
+        if let Some(keeper) = self.keeper.as_mut().filter(|k| k.keeps_metrics()) {
+            keeper.metrics(metrics::text(&self.core.status(now)));
+        }
+        self.next_metrics = now + METRICS;
     }
 
     /// Encodes once, seals for each.

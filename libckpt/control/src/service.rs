@@ -13,9 +13,10 @@ use std::time::{Duration, Instant};
 use crate::agent::{Finalize, Shared};
 use crate::auth::exactly;
 use crate::connect::one_line;
-use crate::protocol::{bounded, FromRank, Pause, ToRank};
+use crate::place::are_same;
+use crate::protocol::{bounded, bounded_places, FromRank, Pause, ToRank};
 use crate::wire::Wire;
-use crate::{Checkpoint, ControlError, GatePoll, GenerationId, Level, RankHooks};
+use crate::{Checkpoint, ControlError, GatePoll, GenerationId, Level, Place, RankHooks};
 
 /// Between two looks at the gates.
 const GATE_POLL: Duration = Duration::from_micros(500);
@@ -23,6 +24,10 @@ const GATE_POLL: Duration = Duration::from_micros(500);
 const GATE_POLL_REACHED: Duration = Duration::from_millis(5);
 /// Shortest and longest time between two looks at work in the background.
 const WORK_POLL: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(20));
+/// From a question to the program's threads to their answers.
+const ANSWER: Duration = Duration::from_millis(2);
+/// On the way to the safe point: until the first question, and between two.
+const QUESTIONS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(500));
 /// With nothing to poll.
 const IDLE: Duration = Duration::from_secs(3600);
 
@@ -67,6 +72,19 @@ enum Step {
     Committed,
 }
 
+/// A question to the program's threads.
+#[derive(Debug, Default)]
+struct Inquiry {
+    /// When to ask.
+    next: Option<Instant>,
+    /// When to look at the answers.
+    answers: Option<Instant>,
+    /// The coordinator waits for them.
+    owed: bool,
+    /// What was told last.
+    told: Vec<Place>,
+}
+
 /// The checkpoint this rank takes part in.
 #[derive(Debug)]
 struct Taking {
@@ -86,6 +104,7 @@ pub(crate) struct Service {
     woken: UnixStream,
     taking: Option<Taking>,
     levels: Vec<(GenerationId, Level, Watch)>,
+    inquiry: Inquiry,
 }
 
 impl Service {
@@ -102,6 +121,7 @@ impl Service {
             woken,
             taking: None,
             levels: Vec::new(),
+            inquiry: Inquiry::default(),
         }
     }
 
@@ -183,6 +203,8 @@ impl Service {
             .iter()
             .map(|(_, _, watch)| watch.next)
             .chain(step)
+            .chain(self.inquiry.next)
+            .chain(self.inquiry.answers)
             .min();
         next.map_or(IDLE, |next| next.saturating_duration_since(Instant::now()))
     }
@@ -240,6 +262,7 @@ impl Service {
                         }
                         _ => return Ok(()),
                     }
+                    self.inquiry.next.get_or_insert(now + QUESTIONS.0);
                     self.hooks.targets(&targets);
                 }
             }
@@ -247,6 +270,7 @@ impl Service {
                 if let Some(taking) = self.at(generation) {
                     taking.step = Step::Ordered;
                     taking.stopped_at = Some(Instant::now());
+                    self.inquiry = Inquiry::default();
                     let result = self.hooks.stop();
                     self.wire
                         .push_message(&FromRank::Stopped { generation, result })?;
@@ -277,6 +301,7 @@ impl Service {
                     if let Some(taking) = self.at(generation) {
                         taking.step = Step::Writing(Watch::new(now));
                         let pause = taking.pause(now);
+                        taking.stopped_at = None;
                         self.wire
                             .push_message(&FromRank::Resumed { generation, pause })?;
                     }
@@ -299,6 +324,7 @@ impl Service {
                     .take_if(|taking| taking.checkpoint.generation == generation)
                     .is_some()
                 {
+                    self.inquiry = Inquiry::default();
                     self.hooks.abandon(generation, &reason);
                 }
             }
@@ -338,8 +364,60 @@ impl Service {
             }
             ToRank::EndJob { reason } => self.hooks.end_job(&bounded(&reason)),
             ToRank::Ping => {
-                let doing = bounded(&self.hooks.state());
-                self.wire.push_message(&FromRank::Pong { doing })?;
+                self.inquiry.owed = true;
+                self.ask(Instant::now());
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the program's threads run, as far as this rank knows.
+    fn is_running(&self) -> bool {
+        let stopped = |taking: &Taking| taking.stopped_at.is_some();
+        !self.taking.as_ref().is_some_and(stopped)
+    }
+
+    fn ask(&mut self, now: Instant) {
+        if self.inquiry.answers.is_none() && self.is_running() {
+            self.hooks.ask();
+        }
+        self.inquiry.answers.get_or_insert(now + ANSWER);
+    }
+
+    /// What this rank last said on its way to the safe point, if it is on it.
+    fn on_the_way(&self) -> Option<&GatePoll> {
+        match &self.taking.as_ref()?.step {
+            Step::Gate(gate) => gate.told.as_ref().map(|(_, poll)| poll),
+            _ => None,
+        }
+    }
+
+    /// Questions to the program's threads, and what they answered.
+    fn inquire(&mut self, now: Instant) -> Result<(), ControlError> {
+        if self.inquiry.next.is_some_and(|next| now >= next) {
+            // A rank at its safe point is asked too, if rarely: another may wait for it.
+            self.inquiry.next = self.on_the_way().map(|poll| match poll.reached {
+                true => now + QUESTIONS.1 * 4,
+                false => now + QUESTIONS.1,
+            });
+            if self.inquiry.next.is_some() {
+                self.ask(now);
+            }
+        }
+        if self.inquiry.answers.is_some_and(|time| now >= time) {
+            self.inquiry.answers = None;
+            let places = if self.is_running() {
+                bounded_places(&self.hooks.places())
+            } else {
+                Vec::new()
+            };
+            if std::mem::take(&mut self.inquiry.owed) || !are_same(&places, &self.inquiry.told) {
+                self.inquiry.told.clone_from(&places);
+                let doing = match self.on_the_way() {
+                    Some(poll) => poll.where_.clone(),
+                    None => bounded(&self.hooks.state()),
+                };
+                self.wire.push_message(&FromRank::Pong { doing, places })?;
             }
         }
         Ok(())
@@ -348,6 +426,7 @@ impl Service {
     /// Looks at everything whose time has come.
     fn poll(&mut self) -> Result<(), ControlError> {
         let now = Instant::now();
+        self.inquire(now)?;
         if let Some(taking) = &mut self.taking {
             let generation = taking.checkpoint.generation;
             match &mut taking.step {

@@ -29,6 +29,10 @@ pub struct Settings {
     /// After this long in one step the log names whom the checkpoint waits for (and again each time
     /// the wait has doubled).
     pub warn_after: Duration,
+    /// For all ranks to register, from the first one on; then what [`Settings::stop_on_error`] says.
+    pub start_limit: Duration,
+    /// When checkpointing as such fails: end the job instead of letting it run on unprotected.
+    pub stop_on_error: bool,
     /// After a rank is lost without having reported its end, end the others after this long (`None`:
     /// leave that to the MPI launcher).
     pub end_after_loss: Option<Duration>,
@@ -46,6 +50,8 @@ impl Default for Settings {
             commit_limit: Duration::from_secs(120),
             level_limit: Duration::from_secs(6 * 3600),
             warn_after: Duration::from_secs(10),
+            start_limit: Duration::from_secs(300),
+            stop_on_error: false,
             end_after_loss: None,
         }
     }

@@ -35,8 +35,12 @@ pub struct Status {
     pub abandoned: u64,
     /// The last one committed.
     pub last: Option<GenerationStatus>,
+    /// The last ones committed, oldest first; at most 32.
+    pub recent: Vec<GenerationStatus>,
     /// Why the last abandoned one was given up.
     pub last_failure: Option<String>,
+    /// Where the ranks were when a checkpoint was last given up for lack of time.
+    pub last_stall: Option<Stall>,
     /// How the job ended, once it has.
     pub outcome: Option<Outcome>,
     /// All ranks, in order.
@@ -56,8 +60,16 @@ pub struct CurrentStatus {
     pub step_seconds: f64,
     /// How many ranks it still waits for.
     pub waits_for: u32,
+    /// Ranks in the job.
+    pub ranks: u32,
+    /// Bytes of all images, once they are known.
+    pub bytes: u64,
+    /// Seconds since the checkpoint began.
+    pub seconds: f64,
     /// The first of them, and what they are doing.
     pub waits: String,
+    /// Whom of the program's ranks the others wait for, if that can be seen.
+    pub cause: Option<String>,
 }
 
 /// Background work for one level of one generation.
@@ -69,6 +81,10 @@ pub struct LevelWorkStatus {
     pub level: Level,
     /// Ranks not done yet.
     pub waits_for: u32,
+    /// Ranks in the job.
+    pub ranks: u32,
+    /// Bytes of all images.
+    pub bytes: u64,
     /// Seconds since it began.
     pub seconds: f64,
 }
@@ -88,6 +104,14 @@ pub struct LevelStatus {
     pub last: Option<GenerationId>,
     /// Seconds since then.
     pub age: Option<f64>,
+    /// Bytes of all its images.
+    pub bytes: Option<u64>,
+    /// How long it took to get there: the writing of the images (local), or the work for this level.
+    pub seconds: Option<f64>,
+    /// Bytes a second, over all ranks.
+    pub bandwidth: Option<f64>,
+    /// What a job survives that has a checkpoint here.
+    pub survives: String,
 }
 
 /// A committed generation in figures.
@@ -109,6 +133,9 @@ pub struct GenerationStatus {
     pub snapshot: f64,
     /// Longest time any rank was stopped: first gate or park to resume.
     pub stopped: f64,
+    /// From the resume until every image was durable.
+    #[serde(default)]
+    pub write: f64,
 }
 
 /// One rank.
@@ -130,4 +157,60 @@ pub struct RankStatus {
     pub code: Option<i32>,
     /// What it was last seen doing.
     pub doing: String,
+    /// What its threads wait for inside MPI; empty: none waits.
+    pub waiting: Vec<Waiting>,
+}
+
+/// What one thread of a rank waits for inside MPI.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Waiting {
+    /// All of it in words, without the time.
+    pub text: String,
+    /// The MPI procedure.
+    pub call: String,
+    /// Name of the communicator, or its identity (hexadecimal, the same on all members).
+    pub communicator: String,
+    /// Rank of the other side; `None`: none is named, or any will do.
+    pub peer: Option<u32>,
+    /// Tag; `None`: there is none, or any will do.
+    pub tag: Option<i32>,
+    /// Number of the collective on its communicator, from 1.
+    pub number: Option<u64>,
+    /// Seconds, as far as the wait was seen (ranks are asked every five seconds, and twice a second
+    /// while a checkpoint waits for them).
+    pub seconds: f64,
+}
+
+/// Where the ranks were when a checkpoint was given up for lack of time.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Stall {
+    /// The checkpoint.
+    pub generation: GenerationId,
+    /// Its level.
+    pub level: Level,
+    /// The step that did not end.
+    pub step: String,
+    /// Seconds it had lasted.
+    pub seconds: f64,
+    /// Whom of the program's ranks the others waited for, if that could be seen.
+    pub cause: Option<String>,
+    /// Ranks that were waited for, or waited themselves, in order; at most 256.
+    pub ranks: Vec<RankPlace>,
+    /// How many more there were.
+    pub omitted: u32,
+}
+
+/// One rank in a [`Stall`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RankPlace {
+    /// World rank.
+    pub rank: u32,
+    /// Host name.
+    pub host: String,
+    /// The checkpoint waited for it.
+    pub awaited: bool,
+    /// What it was doing.
+    pub doing: String,
+    /// What its threads waited for.
+    pub waiting: Vec<Waiting>,
 }

@@ -180,6 +180,8 @@ fn coordinator_options(secret: &Secret) -> CoordinatorOptions {
         port: 0,
         settings: None,
         rendezvous: None,
+        events: None,
+        metrics: None,
         fd_floor: 400,
     }
 }

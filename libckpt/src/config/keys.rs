@@ -2,11 +2,12 @@
 
 use std::path::PathBuf;
 
-use super::{Config, Files, LostFd, OnError, Snapshot};
+use super::{Config, Files, LogLevel, LostFd, OnError, Snapshot};
+use crate::lines::{Format, Lines};
 use crate::Error;
 
 /// Every key, as in the file.
-pub(super) const NAMES: [&str; 26] = [
+pub(super) const NAMES: [&str; 30] = [
     "global_ckpt_dir",
     "local_ckpt_dir",
     "local_ckpt_interval",
@@ -33,6 +34,10 @@ pub(super) const NAMES: [&str; 26] = [
     "lost_fd",
     "group_ckpt_interval",
     "plugins",
+    "log_file",
+    "log_format",
+    "log_level",
+    "metrics_file",
 ];
 
 const YEAR: f64 = 365.0 * 86400.0;
@@ -58,6 +63,9 @@ pub(super) struct Values {
     files: Option<Files>,
     lost_fd: Option<LostFd>,
     plugins: Option<Vec<PathBuf>>,
+    lines: Lines,
+    log_level: Option<LogLevel>,
+    metrics_file: Option<PathBuf>,
 }
 
 impl Values {
@@ -183,6 +191,26 @@ impl Values {
                     }
                 });
             }
+            "log_file" => self.lines.file = Some(absolute(path()?)),
+            "metrics_file" => self.metrics_file = Some(absolute(path()?)),
+            "log_format" => {
+                self.lines.format = match value {
+                    "text" => Format::Text,
+                    "json" => Format::Json,
+                    _ => {
+                        return Err(bad(format!(
+                            "log_format: {value:?} is neither text nor json"
+                        )))
+                    }
+                };
+            }
+            "log_level" => {
+                self.log_level = Some(value.parse().map_err(|()| {
+                    bad(format!(
+                        "log_level: {value:?} is none of error, warn, info, debug, trace"
+                    ))
+                })?);
+            }
             unknown => {
                 let near = nearest(unknown);
                 return Err(bad(format!(
@@ -243,6 +271,9 @@ impl Values {
             files: self.files.unwrap_or_default(),
             lost_fd: self.lost_fd.unwrap_or_default(),
             plugins: self.plugins.unwrap_or_default(),
+            lines: self.lines,
+            log_level: self.log_level,
+            metrics_file: self.metrics_file,
             notes,
         }
     }

@@ -37,6 +37,10 @@ pub enum Verb {
     Inspect(Inspect),
     /// Read every image of a job and compare all checksums
     Verify(Verify),
+    /// Look whether this machine, its MPIs, Slurm and storage are fit, and say how to mend what is not
+    Doctor(Doctor),
+    /// Write a page about a job: what was taken, what it cost, what failed, which intervals would be best
+    Report(Report),
     /// Test mode: lose a simulated node of a running job (its ranks are killed, its storage deleted)
     FailNode(FailNode),
     /// Build an adapter for another MPI into this installation
@@ -44,6 +48,9 @@ pub enum Verb {
     /// Execute what a wrapper script executes, under control if it is an MPI program
     #[command(hide = true)]
     Wrapped(Wrapped),
+    /// Compute for a while, with a known result: the program of doctor's trials
+    #[command(hide = true)]
+    Exercise(Exercise),
     /// Write the manual pages
     #[command(hide = true)]
     Man(Man),
@@ -99,6 +106,15 @@ pub struct Start {
     /// No lines about normal events
     #[arg(long, short)]
     pub quiet: bool,
+    /// Write mana's lines to this file; only errors go to standard error too
+    #[arg(long, value_name = "FILE")]
+    pub log_file: Option<String>,
+    /// Write mana's lines as JSON objects
+    #[arg(long)]
+    pub log_json: bool,
+    /// How much mana says: error, warn, info, debug, trace
+    #[arg(long, value_name = "LEVEL")]
+    pub log_level: Option<String>,
 }
 
 /// `mana launch`
@@ -148,10 +164,10 @@ pub struct Restart {
 pub struct Status {
     #[command(flatten)]
     pub job: JobChoice,
-    /// Show again every second until the job ends
+    /// Keep showing until the job ends: a live view on a terminal (q leaves), a line for each change elsewhere
     #[arg(long, short)]
     pub watch: bool,
-    /// Print the state as JSON
+    /// Print the state as JSON (docs/status.md); with --watch an object a line, every second
     #[arg(long)]
     pub json: bool,
     /// Take a checkpoint now
@@ -221,6 +237,9 @@ pub struct Coordinator {
         env = "MANA_COORD_PORT"
     )]
     pub coord_port: u16,
+    /// Take the one-letter commands from standard input even if that is no terminal
+    #[arg(long)]
+    pub interactive: bool,
 }
 
 /// `mana run`
@@ -273,6 +292,55 @@ pub struct Verify {
     /// Only this generation: NUMBER, or INCARNATION.NUMBER
     #[arg(long, value_name = "GENERATION", value_parser = generation)]
     pub generation: Option<(Option<u32>, u64)>,
+}
+
+/// `mana doctor`
+#[derive(Args, Clone, Debug)]
+pub struct Doctor {
+    #[command(flatten)]
+    pub settings: Settings,
+    /// Also run a small job for some ten seconds: checkpoint, kill, resume (inside an allocation on its nodes)
+    #[arg(long)]
+    pub self_test: bool,
+    /// Print the findings as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `mana exercise`
+#[derive(Args, Clone, Debug)]
+pub struct Exercise {
+    /// How long
+    #[arg(long, default_value_t = 1)]
+    pub seconds: u32,
+}
+
+/// `mana report`
+#[derive(Args, Clone, Debug)]
+pub struct Report {
+    #[command(flatten)]
+    pub job: JobChoice,
+    /// The page [default: mana-report-JOB.html in the current directory]
+    #[arg(long, short, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Mean time between failures of one level, for the advice, instead of what the job met
+    /// (process, node or job: what local, partner and global checkpoints are for)
+    #[arg(long = "mtbf", value_name = "WHAT=SECONDS", value_parser = mean_time)]
+    pub mtbf: Vec<(Failing, f64)>,
+    /// Print the figures as JSON instead
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failing {
+    /// A process: local checkpoints.
+    Process,
+    /// A node: partner or group checkpoints.
+    Node,
+    /// The job with all its nodes: global checkpoints.
+    Job,
 }
 
 /// `mana fail-node`
@@ -337,6 +405,21 @@ fn key_value(text: &str) -> Result<(String, String), String> {
             Ok((key.trim().to_owned(), value.trim().to_owned()))
         }
         _ => Err("expected KEY=VALUE".into()),
+    }
+}
+
+fn mean_time(text: &str) -> Result<(Failing, f64), String> {
+    let expected = "expected process=SECONDS, node=SECONDS or job=SECONDS";
+    let (what, seconds) = text.split_once('=').ok_or(expected)?;
+    let what = match what {
+        "process" => Failing::Process,
+        "node" => Failing::Node,
+        "job" => Failing::Job,
+        _ => return Err(expected.into()),
+    };
+    match seconds.parse::<f64>() {
+        Ok(seconds) if seconds.is_finite() && seconds > 0.0 => Ok((what, seconds)),
+        _ => Err(expected.into()),
     }
 }
 

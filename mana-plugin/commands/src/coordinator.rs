@@ -7,16 +7,23 @@ use std::thread;
 use std::time::Duration;
 
 use libckpt::identity;
-use mana_control::{Coordinator, CoordinatorOptions, Level, Request, Secret};
+use mana_control::{Coordinator, CoordinatorOptions, Level, Request, Secret, Status};
 use nix::sys::signal::{SigSet, Signal};
 
 use crate::cli;
 use crate::message::Failure;
 use crate::settings;
-use crate::status::describe;
+use crate::view::text;
 
-const HELP: &str = "l  list the ranks        s  status         c [LEVEL]  take a checkpoint\n\
-                    i LEVEL SECONDS  change an interval (0: by hand)   k  kill the job   q  quit   h  help";
+const HELP: &str = "\
+l                  list the ranks, where they are and what they do
+s                  status: levels, the last checkpoint, what is waited for
+c [LEVEL]          take a checkpoint (of the highest level, unless named)
+i                  show the intervals
+i [LEVEL] SECONDS  change the interval of one level, or of all that have one (0: by hand only)
+k                  kill the job's ranks
+q                  quit; a job runs on without checkpoints
+h                  this help";
 
 /// The file a stand-alone coordinator leaves for ranks and tools: they need the secret in it.
 pub fn file(global: &Path, port: u16) -> PathBuf {
@@ -54,7 +61,7 @@ pub fn run(options: &cli::Coordinator) -> Result<i32, Failure> {
     log::set_max_level(log::LevelFilter::Info);
     let config = settings::load(&options.settings)?;
     let global = config.global_ckpt_dir.as_path();
-    let stop = stop_signals()?;
+    let stop = stop_signals(options.interactive || std::io::stdin().is_terminal())?;
     let job = options.id.as_deref().map(identity::given).transpose()?;
     let coordinator = Coordinator::spawn(CoordinatorOptions {
         job,
@@ -65,6 +72,8 @@ pub fn run(options: &cli::Coordinator) -> Result<i32, Failure> {
         settings: None,
         // With port 0 the file's name is known only now.
         rendezvous: None,
+        events: Some(global.to_owned()),
+        metrics: config.metrics_file.clone(),
         fd_floor: 0,
     })
     .map_err(|e| {
@@ -108,8 +117,9 @@ fn address(host: &str) -> Result<String, Failure> {
         .ok_or_else(|| Failure::new(format!("--coord-host {host}: has no address")))
 }
 
-/// A channel that tells when a signal asks us to stop. Before any other thread exists.
-fn stop_signals() -> Result<mpsc::Receiver<Event>, Failure> {
+/// A channel that tells when a signal asks us to stop, or (`interactive`) a line was typed. Before any
+/// other thread exists.
+fn stop_signals(interactive: bool) -> Result<mpsc::Receiver<Event>, Failure> {
     let mut set = SigSet::empty();
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
         set.add(signal);
@@ -124,7 +134,7 @@ fn stop_signals() -> Result<mpsc::Receiver<Event>, Failure> {
             let _ = from_signals.send(Event::Stop);
         }
     });
-    if std::io::stdin().is_terminal() {
+    if interactive {
         thread::spawn(move || {
             for line in std::io::stdin().lock().lines().map_while(Result::ok) {
                 if sender.send(Event::Line(line)).is_err() {
@@ -145,31 +155,124 @@ fn serve(coordinator: &Coordinator, events: mpsc::Receiver<Event>) {
     loop {
         match events.recv_timeout(Duration::from_secs(3600)) {
             Ok(Event::Stop) | Err(mpsc::RecvTimeoutError::Disconnected) => return,
-            Ok(Event::Line(line)) if line.trim() == "q" => return,
-            Ok(Event::Line(line)) => command(coordinator, line.trim()),
+            Ok(Event::Line(line)) => {
+                if act(coordinator, line.trim()) {
+                    return;
+                }
+            }
             Err(mpsc::RecvTimeoutError::Timeout) => {}
         }
     }
 }
 
-fn command(coordinator: &Coordinator, line: &str) {
-    let mut words = line.split_whitespace();
-    let verb = words.next().unwrap_or("");
-    let level = words.next().map(str::parse::<Level>).transpose();
-    match (verb, level) {
-        ("", _) => {}
-        ("l" | "s", _) => match coordinator.status() {
-            Ok(state) => print!("{}", describe(&state)),
-            Err(e) => println!("{e}"),
+/// What a typed line means.
+#[derive(Debug, PartialEq, Eq)]
+enum Order {
+    Nothing,
+    List,
+    Status,
+    Checkpoint(Option<Level>),
+    Intervals,
+    /// `None`: all levels that have one. Zero: by hand only.
+    SetInterval(Option<Level>, Duration),
+    Kill,
+    Quit,
+    Help,
+}
+
+fn parse(line: &str) -> Result<Order, String> {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let seconds = |word: &str| match word.parse::<f64>() {
+        Ok(seconds) if (0.0..=366.0 * 86400.0).contains(&seconds) => {
+            Ok(Duration::from_secs_f64(seconds))
+        }
+        _ => Err(format!("{word:?} is not a number of seconds")),
+    };
+    Ok(match words.as_slice() {
+        [] => Order::Nothing,
+        ["l"] => Order::List,
+        ["s"] => Order::Status,
+        ["c"] => Order::Checkpoint(None),
+        ["c", level] => Order::Checkpoint(Some(level.parse()?)),
+        ["i"] => Order::Intervals,
+        ["i", all] => Order::SetInterval(None, seconds(all)?),
+        ["i", level, one] => Order::SetInterval(Some(level.parse()?), seconds(one)?),
+        ["k"] => Order::Kill,
+        ["q"] => Order::Quit,
+        ["h" | "?"] => Order::Help,
+        _ => return Err(format!("{line:?} is no command; h lists them")),
+    })
+}
+
+/// Does what was typed. True: quit.
+fn act(coordinator: &Coordinator, line: &str) -> bool {
+    let with_state = |show: &dyn Fn(&Status) -> String| match coordinator.status() {
+        Ok(state) => print!("{}", show(&state)),
+        Err(e) => println!("{e}"),
+    };
+    match parse(line) {
+        Ok(Order::Nothing) => {}
+        Ok(Order::List) => with_state(&text::list),
+        Ok(Order::Status) => with_state(&text::describe),
+        Ok(Order::Checkpoint(level)) => coordinator.request(Request { level, kill: false }),
+        Ok(Order::Intervals) => with_state(&text::intervals),
+        Ok(Order::SetInterval(level, interval)) => {
+            let wanted = (!interval.is_zero()).then_some(interval);
+            let levels = match level {
+                Some(level) => vec![level],
+                None => with_interval(coordinator),
+            };
+            for level in levels {
+                coordinator.set_interval(level, wanted);
+            }
+            with_state(&text::intervals);
+        }
+        Ok(Order::Kill) => coordinator.kill("asked for on the coordinator's terminal"),
+        Ok(Order::Quit) => return true,
+        Ok(Order::Help) => println!("{HELP}"),
+        Err(why) => println!("{why}"),
+    }
+    // Whoever reads may be gone.
+    let _ = std::io::stdout().flush();
+    false
+}
+
+/// The levels that are taken at intervals.
+fn with_interval(coordinator: &Coordinator) -> Vec<Level> {
+    let levels = coordinator.status().map(|state| state.levels);
+    levels.map_or_else(
+        |_| Vec::new(),
+        |levels| {
+            let timed = levels.into_iter().filter(|l| l.interval.is_some());
+            timed.map(|level| level.level).collect()
         },
-        ("c", Ok(level)) => coordinator.request(Request { level, kill: false }),
-        ("i", Ok(Some(level))) => match words.next().and_then(|w| w.parse::<u64>().ok()) {
-            Some(0) => coordinator.set_interval(level, None),
-            Some(seconds) => coordinator.set_interval(level, Some(Duration::from_secs(seconds))),
-            None => println!("i LEVEL SECONDS"),
-        },
-        ("k", _) => coordinator.kill("asked for on the coordinator's terminal"),
-        (_, Err(e)) => println!("{e}"),
-        _ => println!("{HELP}"),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn letters() {
+        assert_eq!(parse("  "), Ok(Order::Nothing));
+        assert_eq!(parse("c"), Ok(Order::Checkpoint(None)));
+        assert_eq!(
+            parse("c partner"),
+            Ok(Order::Checkpoint(Some(Level::Partner)))
+        );
+        assert_eq!(
+            parse("i local 2.5"),
+            Ok(Order::SetInterval(
+                Some(Level::Local),
+                Duration::from_millis(2500)
+            ))
+        );
+        assert_eq!(parse("i 0"), Ok(Order::SetInterval(None, Duration::ZERO)));
+        assert_eq!(parse("i"), Ok(Order::Intervals));
+        assert_eq!(parse("?"), Ok(Order::Help));
+        for wrong in ["x", "c nowhere", "i local never", "i -1", "q q"] {
+            assert!(parse(wrong).is_err(), "{wrong}");
+        }
     }
 }

@@ -33,10 +33,12 @@ impl Context {
     fn new(start: &cli::Start, speaker: &mut Speaker) -> Result<Self, Failure> {
         let launcher = Launcher::from_environment();
         speaker.rank = launcher.rank;
+        let config = settings::load_with(&start.settings, &named(start))?;
+        speaker.lines = config.lines.clone();
         Ok(Self {
             launcher,
             installation: Installation::find()?,
-            config: settings::load_with(&start.settings, &[("mpi", start.mpi.as_deref())])?,
+            config,
         })
     }
 
@@ -58,6 +60,16 @@ impl Context {
             lines.into_iter().for_each(|line| speaker.say(line));
         }
     }
+}
+
+/// Keys of the configuration that have an option of their own.
+fn named(start: &cli::Start) -> [(&'static str, Option<&str>); 4] {
+    [
+        ("mpi", start.mpi.as_deref()),
+        ("log_file", start.log_file.as_deref()),
+        ("log_format", start.log_json.then_some("json")),
+        ("log_level", start.log_level.as_deref()),
+    ]
 }
 
 /// `mana launch`. Returns only on failure.

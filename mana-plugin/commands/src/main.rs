@@ -12,6 +12,7 @@ mod choice;
 mod cli;
 mod coordinator;
 mod decision;
+mod doctor;
 mod execution;
 mod installation;
 mod job;
@@ -21,10 +22,12 @@ mod manual;
 mod message;
 mod node_failure;
 mod program;
+mod report;
 mod rerun;
 mod settings;
 mod status;
 mod stores;
+mod view;
 mod wrapper;
 
 use std::ffi::OsString;
@@ -71,7 +74,7 @@ fn run() -> i32 {
                 std::thread::sleep(RANK_0_SPEAKS);
             }
             if leading || !failure.same_everywhere {
-                speaker.say(format_args!("error: {}", failure.text));
+                speaker.error(&failure.text);
             }
             failure_code()
         }
@@ -89,6 +92,9 @@ fn execute(verb: Verb, speaker: &mut Speaker) -> Result<i32, Failure> {
         Verb::Status(options) => status::status(&options),
         Verb::Coordinator(options) => coordinator::run(&options),
         Verb::Run(options) => rerun::run(&options, speaker),
+        Verb::Doctor(options) => doctor::doctor(&options),
+        Verb::Exercise(options) => doctor::exercise(options.seconds),
+        Verb::Report(options) => report::report(&options),
         Verb::FailNode(options) => node_failure::fail(&options),
         Verb::List(options) => stores::list(&options),
         Verb::Inspect(options) => stores::inspect(&options),

@@ -2,7 +2,8 @@
 
 use std::ffi::OsString;
 use std::fmt;
-use std::io::Write as _;
+
+use libckpt::lines::{self, Lines};
 
 /// A command could not do its work: one line for the user, and our exit code.
 #[derive(Debug)]
@@ -59,29 +60,29 @@ pub struct Speaker {
     pub job: Option<String>,
     /// The rank as the launcher gave it.
     pub rank: Option<u32>,
+    /// Where lines go.
+    pub lines: Lines,
 }
 
 impl Speaker {
     /// Writes one line.
     pub fn say(&self, text: impl fmt::Display) {
-        let line = format!("{}{text}\n", self.prefix());
-        // Standard error is where a failure to write would be reported.
-        let _ = std::io::stderr().write_all(line.as_bytes());
+        self.write(log::Level::Info, text);
     }
 
-    fn prefix(&self) -> String {
-        let mut inner = Vec::new();
-        if let Some(job) = &self.job {
-            inner.push(format!("job {job}"));
-        }
-        if let Some(rank) = self.rank {
-            inner.push(format!("rank {rank}"));
-        }
-        if inner.is_empty() {
-            return "mana: ".into();
-        }
-        inner.push(format!("host {}", short_host()));
-        format!("mana[{}] ", inner.join(" "))
+    /// Writes one line about what went wrong.
+    pub fn error(&self, text: impl fmt::Display) {
+        self.write(log::Level::Error, text);
+    }
+
+    fn write(&self, level: log::Level, text: impl fmt::Display) {
+        let host = short_host();
+        let speaker = lines::Speaker {
+            job: self.job.as_deref(),
+            rank: self.rank,
+            host: &host,
+        };
+        self.lines.write(level, speaker, &text.to_string());
     }
 }
 

@@ -17,7 +17,7 @@ use crate::cli;
 use crate::job;
 use crate::message::{chain, Failure};
 use crate::settings;
-use crate::status::size;
+use crate::view::size;
 
 /// One directory with generations of the job.
 struct Place {

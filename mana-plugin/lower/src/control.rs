@@ -4,6 +4,7 @@
 //! It and all threads it starts have a descriptor table of their own. The program's threads reach it
 //! through channels only.
 
+use std::collections::BTreeMap;
 use std::sync::mpsc::{channel, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -12,7 +13,7 @@ use libckpt::config::OnError;
 use libckpt::recovery::{self, Outcome as Recovery, Recovered, Wish};
 use libckpt::session::{Beginning, Session};
 use libckpt::{Collective, GenerationId};
-use mana_control::{Agent, AgentOptions, Outcome, Request, Secret};
+use mana_control::{Agent, AgentOptions, Event, EventLog, Outcome, Record, Request, Secret};
 use mana_plugin::WorldCollective;
 
 use crate::meeting::{self, Asker};
@@ -135,6 +136,9 @@ pub fn recover(
             }
             let parent = recovered.as_ref().map(|r| r.generation);
             let place = begin(session, secret, parent, thread_level, &asker)?;
+            if let Some(recovered) = recovered.as_deref().filter(|_| asker.rank() == 0) {
+                note_resume(&place, recovered);
+            }
             Ok((place, recovered))
         });
         match agree(&asker, found, "") {
@@ -196,15 +200,7 @@ fn report(recovered: &Recovered, rank: u32) {
     for line in &recovered.rejected {
         log::warn!("{line}");
     }
-    let mut counts: Vec<(String, usize)> = Vec::new();
-    for source in &recovered.sources {
-        let name = source.to_string();
-        match counts.iter_mut().find(|(n, _)| *n == name) {
-            Some((_, n)) => *n += 1,
-            None => counts.push((name, 1)),
-        }
-    }
-    let list: Vec<String> = counts
+    let list: Vec<String> = sources(recovered)
         .iter()
         .map(|(name, n)| format!("{n} from {name}"))
         .collect();
@@ -215,6 +211,31 @@ fn report(recovered: &Recovered, rank: u32) {
         recovered.sources.len(),
         list.join(", ")
     ));
+}
+
+/// How many images came from where.
+fn sources(recovered: &Recovered) -> BTreeMap<String, u32> {
+    let mut counts = BTreeMap::new();
+    for source in &recovered.sources {
+        *counts.entry(source.to_string()).or_default() += 1;
+    }
+    counts
+}
+
+/// For the report.
+fn note_resume(place: &Place, recovered: &Recovered) {
+    let log = EventLog::new(place.session.global().root());
+    let event = Event::Resumed {
+        last_seen: log.last_seen(),
+        generation: recovered.generation,
+        level: recovered.manifest.level,
+        taken: recovered.manifest.created as f64,
+        sources: sources(recovered),
+        rejected: recovered.rejected.clone(),
+    };
+    if let Err(e) = log.append(&Record::now(place.incarnation, event)) {
+        log::warn!("the resume is not in the job's events: {e}");
+    }
 }
 
 fn protect_again(session: &Arc<Session>, recovered: Arc<Recovered>) {
@@ -353,7 +374,7 @@ fn spawn_agent(place: &Place) -> Result<(), Failure> {
         settings: coordinator::settings(session),
         addresses: place.addresses.clone(),
         secret: place.secret.clone(),
-        connect_limit: CONNECT,
+        connect_limit: CONNECT.min(Duration::from_secs(spec.config.checkpoint_timeout)),
         fd_floor: 0,
     };
     let hooks = rank::Rank::new(Arc::clone(session), place.incarnation, place.thread_level);
@@ -414,8 +435,8 @@ pub fn request(request: Request) {
 /// Ends this process if a newer start of the job has taken over: it would write the program's files.
 fn fence(place: &Place) {
     if let Ok(Some(newest)) = place.session.records().superseded(place.incarnation) {
-        messages::line(format_args!(
-            "error: incarnation {newest} of this job has taken over from {}: this one ends",
+        messages::error(format_args!(
+            "incarnation {newest} of this job has taken over from {}: this one ends",
             place.incarnation
         ));
         // SAFETY: ends this process.
@@ -485,7 +506,7 @@ pub fn aborting(code: i32) {
 pub fn failed(e: &(dyn std::error::Error + 'static)) {
     match job().spec.config.on_error {
         OnError::Continue if e.is::<outcome::Told>() => {}
-        OnError::Continue => messages::line(format_args!("error: {e}{}", consequence())),
+        OnError::Continue => messages::error(format_args!("{e}{}", consequence())),
         OnError::Stop => outcome::fail(e),
     }
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use libckpt::config::OnError;
 use libckpt::session::Session;
 use libckpt::Level;
 use mana_control::{Coordinator, CoordinatorOptions, Rendezvous, Secret, Settings};
@@ -63,6 +64,8 @@ pub fn bring_up(
         port: 0,
         settings: Some(settings(session)),
         rendezvous: Some(file(session)),
+        events: Some(spec.config.global_ckpt_dir.clone()),
+        metrics: spec.config.metrics_file.clone(),
         fd_floor: 0,
     })?;
     let addresses = coordinator.addresses();
@@ -92,6 +95,8 @@ pub fn settings(session: &Session) -> Settings {
         enabled: Level::ALL.map(|l| config.enabled(l, nodes)),
         gate_limit: limit,
         stopped_limit: limit,
+        start_limit: limit,
+        stop_on_error: config.on_error == OnError::Stop,
         ..Settings::default()
     }
 }

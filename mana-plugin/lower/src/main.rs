@@ -73,7 +73,7 @@ pub extern "C" fn main(_argc: i32, _argv: *const *const libc::c_char) -> i32 {
         Ok(spec) => spec,
         Err(e) => messages::fail(format_args!("{e}")),
     };
-    messages::install(&spec.identity, spec.quiet);
+    messages::install(&spec);
     let mode = spec.mode;
     JOB.get_or_init(|| Job { spec, inherited });
     if let Err(e) = interface::install() {

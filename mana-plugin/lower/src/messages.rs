@@ -1,16 +1,20 @@
-//! The log back end: one `write(2)` per line, prefixed with job, rank and host.
+//! The log back end: one `write(2)` per line, prefixed with job, rank and host, to standard error or the
+//! log file of the configuration.
 //!
 //! Lower half only, any thread. Nothing here allocates while a lock is held, and a line is never
 //! split over two writes, so lines of several ranks do not mix within a terminal or pipe.
 
-use std::io::Write as _;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::OnceLock;
+
+use libckpt::lines::{Lines, Speaker};
+use mana::spec::LaunchSpec;
 
 struct Prefix {
     job: String,
     host: String,
     verbose: log::LevelFilter,
+    lines: Lines,
 }
 
 static PREFIX: OnceLock<Prefix> = OnceLock::new();
@@ -26,25 +30,20 @@ impl log::Log for BackEnd {
 
     fn log(&self, record: &log::Record) {
         if self.enabled(record.metadata()) {
-            let note = match record.level() {
-                log::Level::Error => "error: ",
-                log::Level::Warn => "warning: ",
-                _ => "",
-            };
-            line(format_args!("{note}{}", record.args()));
+            say(record.level(), &record.args().to_string());
         }
     }
 
     fn flush(&self) {}
 }
 
-/// Installs the back end. `job` is the job's identity; the level comes from `MANA_LOG`
-/// (`error`, `warn`, `info`, `debug`, `trace`; `info` unless told, `warn` with `--quiet`).
-pub fn install(job: &str, quiet: bool) {
-    let usual = if quiet {
-        log::LevelFilter::Warn
-    } else {
-        log::LevelFilter::Info
+/// Installs the back end. The level comes from `MANA_LOG` (`error`, `warn`, `info`, `debug`, `trace`),
+/// else from the configuration; `info` unless told, `warn` with `--quiet`.
+pub fn install(spec: &LaunchSpec) {
+    let usual = match (spec.config.log_level, spec.quiet) {
+        (Some(level), _) => level.into(),
+        (None, true) => log::LevelFilter::Warn,
+        (None, false) => log::LevelFilter::Info,
     };
     let verbose = std::env::var("MANA_LOG")
         .ok()
@@ -55,9 +54,10 @@ pub fn install(job: &str, quiet: bool) {
         .unwrap_or_else(|_| "?".into());
     let short = host.split('.').next().unwrap_or("?").to_owned();
     let _ = PREFIX.set(Prefix {
-        job: job.to_owned(),
+        job: spec.identity.clone(),
         host: short,
         verbose,
+        lines: spec.config.lines.clone(),
     });
     log::set_max_level(verbose);
     // A second call finds the back end installed already, which is as good.
@@ -69,15 +69,29 @@ pub fn set_rank(rank: u32) {
     RANK.store(i32::try_from(rank).unwrap_or(-1), Ordering::Relaxed);
 }
 
-/// Writes one prefixed line to standard error whatever the level.
+fn say(level: log::Level, text: &str) {
+    let rank = u32::try_from(RANK.load(Ordering::Relaxed)).ok();
+    match PREFIX.get() {
+        Some(prefix) => {
+            let speaker = Speaker {
+                job: Some(&prefix.job),
+                rank,
+                host: &prefix.host,
+            };
+            prefix.lines.write(level, speaker, text);
+        }
+        None => Lines::default().write(level, Speaker::default(), text),
+    }
+}
+
+/// Writes one prefixed line whatever the level.
 pub fn line(text: std::fmt::Arguments) {
-    let rank = RANK.load(Ordering::Relaxed);
-    let whole = match (PREFIX.get(), rank) {
-        (Some(p), r) if r >= 0 => format!("mana[job {} rank {r} host {}] {text}\n", p.job, p.host),
-        (Some(p), _) => format!("mana[job {} host {}] {text}\n", p.job, p.host),
-        (None, _) => format!("mana: {text}\n"),
-    };
-    let _ = std::io::stderr().write_all(whole.as_bytes());
+    say(log::Level::Info, &text.to_string());
+}
+
+/// Writes one prefixed line about what went wrong whatever the level.
+pub fn error(text: std::fmt::Arguments) {
+    say(log::Level::Error, &text.to_string());
 }
 
 /// The exit code of our own failures: 99, or `MANA_FAIL_RC`.
@@ -90,7 +104,7 @@ pub fn failure_code() -> i32 {
 
 /// One line that names what failed and the next step; then the process ends with [`failure_code`].
 pub fn fail(text: std::fmt::Arguments) -> ! {
-    line(format_args!("error: {text}"));
+    error(text);
     end()
 }
 

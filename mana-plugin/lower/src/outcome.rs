@@ -32,7 +32,7 @@ pub fn agree<R>(
     let speaks = |rank: usize| texts[rank].is_some() && !texts[..rank].contains(&texts[rank]);
     if speaks(all.rank() as usize) {
         if let Some(mine) = &mine {
-            messages::line(format_args!("error: {mine}{tail}"));
+            messages::error(format_args!("{mine}{tail}"));
         }
     }
     // A launcher kills everyone as soon as one ends: nobody does before all have spoken.

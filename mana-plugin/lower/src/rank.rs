@@ -13,7 +13,7 @@ use libckpt::records::End;
 use libckpt::session::Session;
 use mana_control::{
     CaptureStarted, Checkpoint, CommSeq, DrainReport, GatePoll, GenerationId, ImageReport, Level,
-    Outcome, RankHooks, Started, StepError,
+    Outcome, Place, RankHooks, Started, StepError,
 };
 use mana_plugin::checkpoint;
 use process_state::FileSync;
@@ -67,6 +67,8 @@ pub struct Rank {
     work: BTreeMap<(GenerationId, Level), Work>,
     pruning: Option<std::thread::JoinHandle<()>>,
     phase: &'static str,
+    /// A thread was in the lower half when the threads were asked.
+    inside: bool,
     stopped: Option<Instant>,
 }
 
@@ -86,6 +88,7 @@ impl Rank {
             work: BTreeMap::new(),
             pruning: None,
             phase: "running",
+            inside: false,
             stopped: None,
         }
     }
@@ -146,6 +149,20 @@ fn prune_journal(session: &Session, protect: &[GenerationId]) -> Result<(), crat
         mana_journal::prune(session.global().root(), *oldest)?;
     }
     Ok(())
+}
+
+fn place(p: checkpoint::Place) -> Place {
+    Place {
+        call: p.call,
+        comm_id: p.comm_id,
+        comm_name: p.comm_name,
+        peer: p.peer,
+        sends: p.sends,
+        tag: p.tag,
+        number: p.number,
+        more: p.more,
+        waited: p.waited,
+    }
 }
 
 fn sequence(c: &checkpoint::CommSeq) -> CommSeq {
@@ -238,6 +255,7 @@ impl RankHooks for Rank {
                 GatePoll {
                     reached: found.reached,
                     waiting: found.waiting.as_ref().map(sequence),
+                    behind: found.behind.as_ref().map(sequence),
                     seqs: found.seqs.iter().map(sequence).collect(),
                     where_: found.where_,
                 }
@@ -473,14 +491,34 @@ impl RankHooks for Rank {
         self.phase.to_owned()
     }
 
+    fn ask(&mut self) {
+        if self.has_mpi {
+            checkpoint::ask_places();
+            self.inside = split_process::inside();
+        }
+    }
+
+    fn places(&mut self) -> Vec<Place> {
+        if !self.has_mpi {
+            return Vec::new();
+        }
+        let mut places: Vec<Place> = checkpoint::places().into_iter().map(place).collect();
+        if places.is_empty() && self.inside && split_process::inside() {
+            // A call that works, or one of the library that does not come back.
+            places.push(Place {
+                call: "inside an MPI procedure or a system call".into(),
+                ..Place::default()
+            });
+        }
+        places
+    }
+
     fn coordinator_gone(&mut self, reason: &str) {
         // An embedded coordinator goes with rank 0's process, and the launcher ends the job.
         let alone = job().spec.coordinator.is_some();
         if alone && job().spec.config.on_error == OnError::Stop {
             if self.session.rank() == 0 {
-                messages::line(format_args!(
-                    "error: {reason}; the job ends (on_error = \"stop\")"
-                ));
+                messages::error(format_args!("{reason}; the job ends (on_error = \"stop\")"));
             } else {
                 // Rank 0 speaks for all; a launcher ends the others when one ends.
                 std::thread::sleep(RANK_0_SPEAKS);

@@ -18,10 +18,11 @@ mod drain;
 mod rebuild;
 mod sabotage;
 
+pub use crate::whereabouts::Place;
 pub(crate) use drain::with_bytes;
 
 use crate::state::{self, core};
-use crate::{entry, gate, windows};
+use crate::{entry, gate, whereabouts, windows};
 use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -43,6 +44,8 @@ pub struct GatePoll {
     pub reached: bool,
     /// The communicator at whose gate a thread waits, with the number it has reached.
     pub waiting: Option<CommSeq>,
+    /// A communicator whose target is not reached yet.
+    pub behind: Option<CommSeq>,
     /// All communicators that have started at least one collective.
     pub seqs: Vec<CommSeq>,
     /// What this rank is doing, for a human: `MPI_Allreduce on MPI_COMM_WORLD (number 12)`.
@@ -194,10 +197,26 @@ pub fn gate_poll() -> GatePoll {
     gate::poll()
 }
 
+/// Asks all threads that wait inside MPI what they wait for; [`places`] has the answers a moment later.
+/// Nothing after [`stop`]. Costs the program nothing unless it waits.
+pub fn ask_places() {
+    whereabouts::ask();
+}
+
+/// What the program's threads wait for: the answers to [`ask_places`], or the collective one is inside.
+/// Empty if none waits in MPI.
+pub fn places() -> Vec<Place> {
+    let mut places = whereabouts::answers();
+    if places.is_empty() {
+        places.extend(gate::place());
+    }
+    places
+}
+
 /// Makes every wait inside MPI return `AGAIN` to the stub, so that all threads can be parked in
 /// upper code. Call it when all ranks have reached the safe point.
 pub fn stop() {
-    entry::STOP.store(1, Ordering::SeqCst);
+    entry::STOP.store(entry::LEAVE, Ordering::SeqCst);
 }
 
 static ATTENDING: AtomicBool = AtomicBool::new(false);

@@ -7,6 +7,7 @@ use super::alone::library;
 use super::{finish, flush, flush_all, Board};
 use crate::errors::check;
 use crate::state::{core, Outcome};
+use crate::whereabouts::Place;
 use crate::{collectives, entry, groups};
 use mpi_std::*;
 
@@ -100,7 +101,8 @@ fn start(win: u64, group: u64) -> Outcome {
     if e.access.is_some() || e.all.is_some() || !e.locks.is_empty() {
         return Err(MPI_ERR_RMA_SYNC);
     }
-    entry::poll(|| {
+    let place = || Place::of("MPI_Win_start");
+    entry::poll(place, || {
         let Ok(w) = core().window(win) else {
             return Some(());
         };
@@ -170,7 +172,8 @@ pub unsafe extern "C" fn MPI_Win_complete(win: u64) -> i32 {
 
 pub unsafe extern "C" fn MPI_Win_wait(win: u64) -> i32 {
     let _guard = entry::enter();
-    let waited = entry::poll(|| match closed(win) {
+    let place = || Place::of("MPI_Win_wait");
+    let waited = entry::poll(place, || match closed(win) {
         Ok(false) => None,
         Ok(true) => Some(Ok(())),
         Err(code) => Some(Err(code)),

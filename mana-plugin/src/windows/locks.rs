@@ -10,6 +10,7 @@ use super::{finish, flush, flush_all, All, Board, Lock};
 use crate::entry;
 use crate::errors::check;
 use crate::state::{core, Outcome};
+use crate::whereabouts::{Asked, Place};
 use mana_raw::layout::AGAIN;
 use mpi_std::*;
 
@@ -82,13 +83,15 @@ fn attempt(control: u64, rank: i32, change: u64, allowed: impl Fn(u64) -> bool) 
 /// Attempts until it succeeds, more and more rarely. `Err(AGAIN)` at a stop.
 fn insist(control: u64, rank: i32, change: u64, allowed: impl Fn(u64) -> bool) -> Outcome {
     let mut pause = 1;
+    let mut asked = Asked::default();
     loop {
         // Looking first disturbs nobody.
         if allowed(sum(control, rank, 0)?) && attempt(control, rank, change, &allowed)? {
             return Ok(());
         }
         let mut turns = 0;
-        entry::poll(|| {
+        let place = || Place::of("the lock of a window");
+        entry::poll_asked(&mut asked, place, || {
             turns += 1;
             (turns > pause).then_some(())
         })?;

@@ -82,6 +82,16 @@ pub const COMPUTE: Program = Program {
     ..C
 };
 
+/// Ranks that wait for one that computes.
+pub const STALL: Program = Program {
+    name: "stall",
+    source: "stall.c",
+    ranks: 4,
+    fast: &[],
+    slow: &["--hold", "9"],
+    ..C
+};
+
 /// Every program whose result is compared in all modes.
 pub const PROGRAMS: &[Program] = &[
     Program {

@@ -5,6 +5,7 @@
 //! | `setup` | installs what is missing on the machine, or names the line to run |
 //! | `build` | lays out an installable tree in `target/mana` |
 //! | `install` | copies that tree |
+//! | `package` | a relocatable tar file and a Debian package of it |
 //! | `demo` | the main job: a node dies, and the answer is the same |
 //! | `test` | all tests, one closing line |
 //! | `coverage` | records what the test programs call, and writes docs/coverage.md |
@@ -13,6 +14,7 @@
 mod demo;
 mod install;
 mod mpis;
+mod package;
 mod process;
 mod roots;
 mod setup;
@@ -48,6 +50,12 @@ enum Task {
         #[arg(long, value_name = "DIR")]
         prefix: PathBuf,
     },
+    /// Make packages of the tree: a tar file that works wherever it is unpacked, and a Debian package
+    Package {
+        /// Where to [default: target/packages]
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+    },
     /// Show the main job: LAMMPS on four simulated nodes, one of which is lost
     Demo,
     /// Run all tests; the last line is "N passed, N failed, N skipped"
@@ -75,6 +83,7 @@ fn main() -> ExitCode {
         Task::Setup => setup::run(setup::Purpose::Tests).map(|()| true),
         Task::Build => tree::build().map(|_| true),
         Task::Install { prefix } => install::run(&prefix).map(|()| true),
+        Task::Package { out } => package::package(out.as_deref()).map(|()| true),
         Task::Demo => demo::run(),
         Task::Test { full, only, seed } => tests_all::run(&tests_all::Choice { full, only, seed }),
         Task::Coverage => tests_all::coverage().map(|outcome| outcome.good()),

@@ -26,6 +26,7 @@ const DEMO: &[&str] = &["lammps", "procps"];
 /// To test it: programs of other people, and tools of the tests. Those that a release does not have are
 /// left out: the tests that need them are skipped then, and say so.
 const TEST: &[&str] = &[
+    "chromium",
     "hpcc",
     "python3",
     "python3-dev",

@@ -10,7 +10,7 @@
 use std::time::Duration;
 
 use crate::protocol::ToRank;
-use crate::Outcome;
+use crate::{Event, Outcome};
 
 use super::ranks::Life;
 use super::{Core, To};
@@ -75,6 +75,12 @@ impl Core {
         }
         let reason = format!("{name} is gone");
         if !expected {
+            let found = self.ranks.get(rank).cloned().unwrap_or_default();
+            self.event(Event::Lost {
+                rank,
+                host: found.host,
+                node: found.node,
+            });
             self.close(reason.clone());
             if !self.killed {
                 self.warn(format!(
@@ -101,6 +107,12 @@ impl Core {
             self.abandon(now, "the job is being ended".into());
         }
         self.info(format!("ending the job: {reason}"));
+        if !std::mem::replace(&mut self.end_told, true) {
+            // The ranks end as soon as they hear of it.
+            self.event(Event::Ended {
+                outcome: Outcome::Killed,
+            });
+        }
         self.send(
             To::All,
             ToRank::EndJob {
@@ -160,6 +172,11 @@ impl Core {
         let Some(outcome) = self.outcome.clone() else {
             return;
         };
+        if !std::mem::replace(&mut self.end_told, true) {
+            self.event(Event::Ended {
+                outcome: outcome.clone(),
+            });
+        }
         // Nothing waits for level work any more.
         for job in &mut self.jobs {
             self.actions.extend(job.answers());

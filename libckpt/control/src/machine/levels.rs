@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use crate::protocol::{bounded, ToRank, ToTool};
 use crate::{
-    Checkpoint, GenerationId, GenerationStatus, Level, LevelWorkStatus, Settings, StepError,
+    Checkpoint, Event, GenerationId, GenerationStatus, Level, LevelWorkStatus, Settings, StepError,
 };
 
 use super::ranks::Roll;
 use super::report::seconds;
-use super::{Action, Core, To};
+use super::{Action, Complete, Core, To};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
@@ -94,6 +94,8 @@ impl LevelJob {
             generation: self.checkpoint.generation,
             level: *self.levels.front()?,
             waits_for: u32::try_from(self.roll.count_missing()).unwrap_or(u32::MAX),
+            ranks: u32::try_from(self.roll.len()).unwrap_or(u32::MAX),
+            bytes: self.purpose.figures.bytes,
             seconds: now.saturating_sub(self.started).as_secs_f64(),
         })
     }
@@ -238,12 +240,34 @@ impl Core {
             );
             job.intact = false;
             job.broken.get_or_insert_with(|| line.clone());
+            self.event(Event::LevelFailed {
+                generation: checkpoint.generation,
+                level,
+                reason: failure,
+            });
             self.warn(line);
         } else if stage == Stage::Work {
             return self.enter_stage(now, index, Stage::Record);
         } else {
             let since = now.saturating_sub(job.started).as_secs_f64();
-            self.figures.complete[level.index()] = Some((checkpoint.generation, now));
+            let figures = &job.purpose.figures;
+            let took = match level {
+                Level::Local => figures.write,
+                _ => since,
+            };
+            let bytes = figures.bytes;
+            self.figures.complete[level.index()] = Some(Complete {
+                generation: checkpoint.generation,
+                at: now,
+                bytes,
+                seconds: took,
+            });
+            self.event(Event::LevelComplete {
+                generation: checkpoint.generation,
+                level,
+                seconds: took,
+                bytes,
+            });
             if level > Level::Local {
                 self.info(format!(
                     "checkpoint {} complete on level {level} after {}",
@@ -305,7 +329,7 @@ impl Core {
         for index in (0..self.jobs.len()).rev() {
             let job = &mut self.jobs[index];
             let waited = now.saturating_sub(job.started);
-            let whom = || self.ranks.names(job.roll.missing());
+            let whom = || self.ranks.names(job.roll.missing(), now);
             if now >= job.deadline {
                 let reason = format!("waited {} for {}", seconds(waited.as_secs_f64()), whom());
                 job.failure = Some(reason);

@@ -13,16 +13,22 @@ mod gate;
 mod levels;
 mod ranks;
 mod report;
+mod stall;
+mod starting;
 mod taking;
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::protocol::{bounded, FromRank, FromTool, Registration, ToRank, ToTool};
+use crate::protocol::{bounded, bounded_places, FromRank, FromTool, Registration, ToRank, ToTool};
 use crate::scheduler::Scheduler;
-use crate::{GenerationId, GenerationStatus, Level, Outcome, Request, Settings, Started};
+use crate::{
+    Event, GenerationId, GenerationStatus, Level, Outcome, Request, Settings, Stall, Started,
+};
 
 use levels::LevelJob;
 use ranks::{Life, Ranks};
+use starting::Starting;
 use taking::Taking;
 
 /// Whom a message goes to.
@@ -53,6 +59,12 @@ pub(crate) enum Action {
         warning: bool,
         text: String,
     },
+    /// To be kept for the report.
+    Event {
+        job: String,
+        incarnation: u32,
+        event: Event,
+    },
     /// A tool wants a stand-alone coordinator to stop.
     Quit,
 }
@@ -74,9 +86,25 @@ struct Figures {
     abandoned: u64,
     last: Option<GenerationStatus>,
     last_failure: Option<String>,
-    /// Per level: last complete generation and when.
-    complete: [Option<(GenerationId, Duration)>; 4],
+    /// Where the ranks were when the last one was given up for lack of time.
+    last_stall: Option<Stall>,
+    /// The last ones committed.
+    recent: VecDeque<GenerationStatus>,
+    /// Per level: last complete generation.
+    complete: [Option<Complete>; 4],
 }
+
+/// A generation that has reached a level.
+#[derive(Clone, Copy, Debug)]
+struct Complete {
+    generation: GenerationId,
+    at: Duration,
+    bytes: u64,
+    seconds: f64,
+}
+
+/// How many committed generations a status shows.
+const RECENT: usize = 32;
 
 /// The coordinator's state.
 pub(crate) struct Core {
@@ -99,7 +127,11 @@ pub(crate) struct Core {
     killed: bool,
     /// When to end the ranks that are left after a loss.
     end_after_loss: Option<Duration>,
+    /// While ranks are missing at the start: when the first came, and when to say something next.
+    starting: Option<Starting>,
     outcome: Option<Outcome>,
+    /// The end is in the event log.
+    end_told: bool,
     next_ping: Duration,
     figures: Figures,
     actions: Vec<Action>,
@@ -128,7 +160,9 @@ impl Core {
             closed: None,
             killed: false,
             end_after_loss: None,
+            starting: None,
             outcome: None,
+            end_told: false,
             next_ping: PING_EVERY,
             figures: Figures::default(),
             actions: Vec::new(),
@@ -187,7 +221,10 @@ impl Core {
         }
         self.send(To::Rank(rank), ToRank::Welcome);
         if complete {
+            self.starting = None;
             self.begin(now);
+        } else if self.starting.is_none() {
+            self.starting = Some(Starting::new(now, &self.settings));
         }
         Ok(())
     }
@@ -208,6 +245,21 @@ impl Core {
                 ..facts
             }),
         );
+        self.event(Event::Started {
+            ranks: facts.ranks,
+            nodes: facts.nodes,
+            program: self
+                .ranks
+                .get(0)
+                .map(|r| r.program.clone())
+                .unwrap_or_default(),
+            intervals: Level::ALL.map(|level| {
+                self.scheduler
+                    .interval(level)
+                    .map(|every| every.as_secs_f64())
+            }),
+            enabled: self.settings.enabled,
+        });
         self.debug_line(format!(
             "{} ranks on {} nodes registered",
             facts.ranks, facts.nodes
@@ -270,9 +322,11 @@ impl Core {
                     ));
                 }
             }
-            FromRank::Pong { doing } => {
+            FromRank::Pong { doing, places } => {
                 if let Some(found) = self.ranks.get_mut(rank) {
                     found.doing = bounded(&doing);
+                    found.places = bounded_places(&places);
+                    found.places_at = now;
                 }
             }
         }
@@ -382,6 +436,7 @@ impl Core {
 
     /// Time has passed.
     pub fn tick(&mut self, now: Duration) {
+        self.tick_starting(now);
         self.tick_taking(now);
         self.tick_levels(now);
         self.tick_ending(now);
@@ -399,6 +454,7 @@ impl Core {
     pub fn wake(&self) -> Duration {
         let mut wake = self.next_ping;
         let mut consider = |time: Option<Duration>| wake = time.map_or(wake, |time| wake.min(time));
+        consider(self.wake_starting());
         consider(self.wake_taking());
         consider(self.wake_levels());
         consider(self.end_after_loss);
@@ -437,6 +493,15 @@ impl Core {
 
     fn send(&mut self, to: To, message: ToRank) {
         self.actions.push(Action::Send { to, message });
+    }
+
+    fn event(&mut self, event: Event) {
+        let job = self.job.clone().unwrap_or_default();
+        self.actions.push(Action::Event {
+            job,
+            incarnation: self.incarnation.unwrap_or(0),
+            event,
+        });
     }
 
     fn info(&mut self, text: String) {

@@ -1,7 +1,12 @@
 //! The ranks of the job as the coordinator knows them.
 
+use std::time::Duration;
+
 use crate::protocol::{bounded, Registration, MAX_RANKS};
-use crate::RankStatus;
+use crate::status::Waiting;
+use crate::{CommSeq, Place, RankStatus};
+
+use super::report::seconds;
 
 /// Where a rank is in its life.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,6 +33,11 @@ pub(super) struct Rank {
     pub pid: u32,
     pub program: String,
     pub doing: String,
+    /// What its threads wait for, and when it said so.
+    pub places: Vec<Place>,
+    pub places_at: Duration,
+    /// A communicator on which it has yet to start collectives to reach the safe point.
+    pub behind: Option<CommSeq>,
     /// Lowest rank of its node.
     pub leader: bool,
     /// Was told the job's outcome.
@@ -36,7 +46,35 @@ pub(super) struct Rank {
 }
 
 impl Rank {
-    pub fn status(&self, rank: u32) -> RankStatus {
+    /// What its threads wait for, as of now: nothing new was heard since.
+    pub fn waiting(&self, now: Duration) -> Vec<Waiting> {
+        let since = now.saturating_sub(self.places_at);
+        self.places
+            .iter()
+            .map(|place| Waiting {
+                text: place.to_string(),
+                call: place.call.clone(),
+                communicator: match (place.comm_name.as_str(), place.comm_id) {
+                    ("", Some(id)) => format!("{id:x}"),
+                    (name, _) => name.to_owned(),
+                },
+                peer: place.peer,
+                tag: place.tag,
+                number: place.number,
+                seconds: place.waited.saturating_add(since).as_secs_f64(),
+            })
+            .collect()
+    }
+
+    /// What it was last seen doing, in words.
+    pub fn whereabouts(&self, now: Duration) -> String {
+        match self.waiting(now).first() {
+            Some(first) => format!("{}, for {}", first.text, seconds(first.seconds)),
+            None => self.doing.clone(),
+        }
+    }
+
+    pub fn status(&self, rank: u32, now: Duration) -> RankStatus {
         let (state, code) = match self.life {
             Life::Missing => ("missing", None),
             Life::Running => ("running", None),
@@ -54,6 +92,7 @@ impl Rank {
             state: state.into(),
             code,
             doing: self.doing.clone(),
+            waiting: self.waiting(now),
         }
     }
 }
@@ -157,12 +196,12 @@ impl Ranks {
     }
 
     /// Names whom something waits for: the first few, how many more, and what the first is doing.
-    pub fn names(&self, missing: impl Iterator<Item = u32>) -> String {
+    pub fn names(&self, missing: impl Iterator<Item = u32>, now: Duration) -> String {
         const SHOWN: usize = 4;
         let missing: Vec<u32> = missing.collect();
         let mut text = match missing.as_slice() {
             [] => return "nobody".into(),
-            [one] => return self.with_doing(*one),
+            [one] => return self.with_doing(*one, now),
             many => {
                 let first: Vec<String> = many.iter().take(SHOWN).map(u32::to_string).collect();
                 format!("ranks {}", first.join(", "))
@@ -174,15 +213,13 @@ impl Ranks {
         format!(
             "{text} of {}; {}",
             self.all.len(),
-            self.with_doing(missing[0])
+            self.with_doing(missing[0], now)
         )
     }
 
-    fn with_doing(&self, rank: u32) -> String {
-        match self.get(rank) {
-            Some(found) if !found.doing.is_empty() => {
-                format!("{}: {}", self.name(rank), found.doing)
-            }
+    fn with_doing(&self, rank: u32, now: Duration) -> String {
+        match self.get(rank).map(|found| found.whereabouts(now)) {
+            Some(doing) if !doing.is_empty() => format!("{}: {doing}", self.name(rank)),
             _ => self.name(rank),
         }
     }
@@ -213,6 +250,10 @@ impl Roll {
             }
             _ => false,
         }
+    }
+
+    pub fn len(&self) -> usize {
+        self.answered.len()
     }
 
     pub fn is_complete(&self) -> bool {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::{CurrentStatus, Level, LevelStatus, Status};
 
 use super::ranks::Life;
-use super::Core;
+use super::{stall, Core};
 
 /// "1.9 GiB".
 pub(super) fn amount(bytes: u64) -> String {
@@ -34,6 +34,16 @@ pub(super) fn seconds(value: f64) -> String {
         format!("{value:.1} s")
     } else {
         format!("{value:.0} s")
+    }
+}
+
+/// What a job survives that has a checkpoint on a level.
+fn survives(level: Level) -> &'static str {
+    match level {
+        Level::Local => "failure of processes",
+        Level::Partner => "loss of nodes, no two of them neighbours",
+        Level::Group => "loss of as many nodes of a group as it has parity",
+        Level::Global => "loss of every node",
     }
 }
 
@@ -68,7 +78,19 @@ impl Core {
                     step: taking.step.name().into(),
                     step_seconds: since(taking.step_started),
                     waits_for: u32::try_from(missing.len()).unwrap_or(u32::MAX),
-                    waits: self.ranks.names(missing.into_iter()),
+                    ranks: u32::try_from(self.ranks.len()).unwrap_or(u32::MAX),
+                    bytes: taking.bytes(),
+                    seconds: taking.lasted(now).as_secs_f64(),
+                    waits: self.ranks.names(missing.iter().copied(), now),
+                    cause: stall::report(
+                        taking.checkpoint,
+                        taking.step.name(),
+                        Duration::ZERO,
+                        &self.ranks,
+                        &missing,
+                        now,
+                    )
+                    .cause,
                 }
             }),
             level_work: self.jobs.iter().filter_map(|job| job.status(now)).collect(),
@@ -88,8 +110,14 @@ impl Core {
                             .due_time(level)
                             .filter(|_| self.closed.is_none())
                             .map(|due| due.as_secs_f64() - now.as_secs_f64()),
-                        last: last.map(|(generation, _)| generation),
-                        age: last.map(|(_, then)| since(then)),
+                        last: last.map(|done| done.generation),
+                        age: last.map(|done| since(done.at)),
+                        bytes: last.map(|done| done.bytes),
+                        seconds: last.map(|done| done.seconds),
+                        bandwidth: last
+                            .filter(|done| done.seconds > 0.0)
+                            .map(|done| done.bytes as f64 / done.seconds),
+                        survives: survives(level).into(),
                     }
                 })
                 .collect(),
@@ -97,13 +125,15 @@ impl Core {
             committed: self.figures.committed,
             abandoned: self.figures.abandoned,
             last: self.figures.last.clone(),
+            recent: self.figures.recent.iter().cloned().collect(),
             last_failure: self.figures.last_failure.clone(),
+            last_stall: self.figures.last_stall.clone(),
             outcome: self.outcome.clone(),
             ranks: self
                 .ranks
                 .iter()
                 .filter(|(_, found)| found.life != Life::Missing)
-                .map(|(rank, found)| found.status(rank))
+                .map(|(rank, found)| found.status(rank, now))
                 .collect(),
         }
     }

@@ -11,15 +11,15 @@ use std::time::Duration;
 
 use crate::protocol::{bounded, Pause, ToRank, ToTool};
 use crate::{
-    CaptureStarted, Checkpoint, CommSeq, DrainReport, GatePoll, GenerationId, GenerationStatus,
-    ImageReport, Level, StepError,
+    CaptureStarted, Checkpoint, CommSeq, DrainReport, Event, GatePoll, GenerationId,
+    GenerationStatus, ImageReport, Level, Stall, StepError,
 };
 
 use super::gate::Gate;
 use super::levels::{LevelJob, Purpose};
 use super::ranks::{Life, Roll};
 use super::report::{amount, seconds};
-use super::{Action, Core, To, Wanted};
+use super::{stall, Action, Core, To, Wanted, RECENT};
 
 /// How long the cause may arrive after its consequences on other ranks.
 const CAUSE_GRACE: Duration = Duration::from_secs(2);
@@ -80,6 +80,8 @@ pub(super) struct Taking {
     images: Vec<ImageReport>,
     pause: Pause,
     stopped: u64,
+    /// From the resume until every image was durable.
+    write: Duration,
     /// A failure that only follows from another one, and until when the cause is waited for.
     consequence: Option<(String, Duration)>,
     manifests: u32,
@@ -94,6 +96,17 @@ impl Taking {
         self.next_warning = now.saturating_add(warn_after);
         self.roll = Roll::new(self.images.len());
         self.consequence = None;
+    }
+
+    /// Bytes of the images that are known.
+    pub fn bytes(&self) -> u64 {
+        let sizes = self.images.iter().map(|image| image.bytes);
+        sizes.fold(0, u64::saturating_add)
+    }
+
+    /// How long it has been under way.
+    pub fn lasted(&self, now: Duration) -> Duration {
+        now.saturating_sub(self.started)
     }
 
     /// The ranks this step waits for.
@@ -136,6 +149,7 @@ impl Core {
             images: vec![ImageReport::default(); ranks],
             pause: Pause::default(),
             stopped: 0,
+            write: Duration::ZERO,
             consequence: None,
             manifests: 0,
             commit_failure: None,
@@ -212,6 +226,10 @@ impl Core {
         let warn_after = self.settings.warn_after;
         if let Some(taking) = &mut self.taking {
             taking.enter(step, now, limit, warn_after);
+            if step == Step::Gate {
+                // The limit is for intent and gate together.
+                taking.deadline = taking.started.saturating_add(limit);
+            }
             self.send(To::All, message);
         }
     }
@@ -263,6 +281,7 @@ impl Core {
         }
         if let Some(found) = self.ranks.get_mut(rank) {
             found.doing = bounded(&poll.where_);
+            found.behind = poll.behind;
         }
         if taking.gate.report(rank as usize, epoch, poll, now) {
             self.advance(now, Step::Stop, ToRank::Stop(generation));
@@ -345,6 +364,7 @@ impl Core {
             let checkpoint = taking.checkpoint;
             let images = Some(taking.images.clone());
             let limit = self.settings.commit_limit;
+            taking.write = now.saturating_sub(taking.step_started);
             taking.enter(Step::Commit, now, limit, self.settings.warn_after);
             self.send(To::Leaders, ToRank::Commit { checkpoint, images });
             self.send(
@@ -416,6 +436,7 @@ impl Core {
             drain: micros(taking.pause.drain),
             snapshot: micros(taking.pause.snapshot),
             stopped: micros(taking.stopped),
+            write: taking.write.as_secs_f64(),
         };
         self.figures.committed += 1;
         self.info(format!(
@@ -435,6 +456,14 @@ impl Core {
             ));
         }
         self.figures.last = Some(figures.clone());
+        self.figures.recent.push_back(figures.clone());
+        if self.figures.recent.len() > RECENT {
+            self.figures.recent.pop_front();
+        }
+        self.event(Event::Committed {
+            scheduled: taking.scheduled,
+            figures: figures.clone(),
+        });
         if taking.scheduled {
             self.scheduler.taken(level, now);
         }
@@ -451,6 +480,18 @@ impl Core {
         );
         self.start_levels(now, job);
         self.after_checkpoint(now);
+    }
+
+    /// Gives the generation up because a step did not end in time: says where every rank is.
+    fn abandon_stalled(&mut self, now: Duration, reason: String, stall: Stall) {
+        let cause = stall.cause.as_deref();
+        let reason = cause.map_or(reason.clone(), |cause| format!("{reason}; {cause}"));
+        let lines = stall::lines(&stall);
+        self.figures.last_stall = Some(stall);
+        self.abandon(now, reason);
+        for line in lines {
+            self.warn(line);
+        }
     }
 
     /// Gives the generation up on all ranks and says so once.
@@ -481,6 +522,13 @@ impl Core {
             });
         }
         self.figures.last_failure = Some(line.clone());
+        self.event(Event::Abandoned {
+            generation,
+            level,
+            step: taking.step.name().into(),
+            seconds: now.saturating_sub(taking.started).as_secs_f64(),
+            reason,
+        });
         self.warn(format!(
             "{line}; the program runs on, older checkpoints are kept"
         ));
@@ -525,24 +573,34 @@ impl Core {
         let Some(taking) = &mut self.taking else {
             return;
         };
-        let waited = seconds((now.saturating_sub(taking.step_started)).as_secs_f64());
+        let lasted = now.saturating_sub(taking.step_started);
+        let waited = seconds(lasted.as_secs_f64());
         if now >= taking.deadline {
-            let whom = self.ranks.names(taking.missing().into_iter());
+            let missing = taking.missing();
+            let whom = self.ranks.names(missing.iter().copied(), now);
             let reason = format!("waited {waited} {} {whom}", taking.step.waiting());
             if taking.step == Step::Commit {
                 taking.commit_failure.get_or_insert(reason);
                 return self.settle_commit(now);
             }
-            return self.abandon(now, reason);
+            let (checkpoint, step) = (taking.checkpoint, taking.step.name());
+            let stall = stall::report(checkpoint, step, lasted, &self.ranks, &missing, now);
+            self.abandon_stalled(now, reason, stall);
+            return;
         }
         let mut warning = None;
         if now >= taking.next_warning {
             taking.next_warning = now.saturating_add(now - taking.step_started);
-            let whom = self.ranks.names(taking.missing().into_iter());
+            let missing = taking.missing();
+            let whom = self.ranks.names(missing.iter().copied(), now);
+            let (checkpoint, step) = (taking.checkpoint, taking.step);
+            let found = stall::report(checkpoint, step.name(), lasted, &self.ranks, &missing, now);
+            let cause = found
+                .cause
+                .map_or(String::new(), |cause| format!("; {cause}"));
             warning = Some(format!(
-                "{} waits {waited} {} {whom}",
-                taking.checkpoint,
-                taking.step.waiting()
+                "{checkpoint} waits {waited} {} {whom}{cause}",
+                step.waiting()
             ));
         }
         let mut raised = None;

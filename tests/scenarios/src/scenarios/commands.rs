@@ -2,6 +2,8 @@
 //! offline tools, a coordinator of its own, an installed tree used by somebody else, bad input.
 
 mod bad_input;
+mod pages;
+mod watchdog;
 
 use std::path::Path;
 use std::process::Command;
@@ -16,7 +18,7 @@ use crate::generations::Damage;
 use crate::job::{Ended, Job};
 use crate::mpi::Mpi;
 use crate::product::{Intervals, Product, Setup};
-use crate::programs::{Program, PROGRAMS};
+use crate::programs::{Program, PROGRAMS, STALL};
 
 const LIMIT: Duration = Duration::from_secs(60);
 /// For a command that only asks or looks.
@@ -54,7 +56,19 @@ pub fn all() -> Vec<Scenario> {
             scenarios.push(Scenario::new(name, shows, move |c| run(c, word, mpi, play)));
         }
     }
-    let once: [(&str, &'static str, Play); 6] = [
+    for mpi in Mpi::ALL {
+        scenarios.push(Scenario::new(
+            format!("commands/watchdog/{}", mpi.name()),
+            "a checkpoint that cannot be taken is given up, and says where every rank is",
+            move |c| run_program(c, "watchdog", mpi, &STALL, watchdog::watchdog),
+        ));
+    }
+    scenarios.push(Scenario::new(
+        "commands/report",
+        "the page of a job that was made up, looked at in a browser",
+        pages::report,
+    ));
+    let once: [(&str, &'static str, Play); 10] = [
         (
             "run",
             "mana run: resumes after a lost node, and does not start again what was ended on request",
@@ -81,6 +95,26 @@ pub fn all() -> Vec<Scenario> {
             installed,
         ),
         (
+            "doctor",
+            "every finding that is not right says how to mend it; its self-test resumes a job on each MPI",
+            pages::doctor,
+        ),
+        (
+            "letters",
+            "the one-letter commands of a stand-alone coordinator",
+            pages::letters,
+        ),
+        (
+            "lines",
+            "log file, JSON lines, metrics, a watched job in a pipe, the report of a job that ended",
+            pages::lines,
+        ),
+        (
+            "lost-report",
+            "a killed job and its recovery in the report",
+            pages::lost,
+        ),
+        (
             "bad-input",
             "each wrong file, key, directory, program: exit 99, one line that names it",
             bad_input::bad_input,
@@ -96,7 +130,16 @@ pub fn all() -> Vec<Scenario> {
 }
 
 fn run(context: &Context, word: &str, mpi: Mpi, play: Play) -> Result<Verdict> {
-    let program: &Program = &PROGRAMS[0];
+    run_program(context, word, mpi, &PROGRAMS[0], play)
+}
+
+fn run_program(
+    context: &Context,
+    word: &str,
+    mpi: Mpi,
+    program: &Program,
+    play: Play,
+) -> Result<Verdict> {
     if let Some(why) = program.missing(mpi) {
         return skipped(why);
     }
@@ -105,10 +148,11 @@ fn run(context: &Context, word: &str, mpi: Mpi, play: Play) -> Result<Verdict> {
     };
     let place = context.directory(&format!("commands-{word}"))?;
     let executable = context.build(program, mpi)?;
-    let setup = product.setup(place.path(), mpi, 2, Intervals::default())?;
+    let ranks = program.ranks.max(2);
+    let setup = product.setup(place.path(), mpi, ranks, Intervals::default())?;
     let quick = program.line(&executable, program.fast);
     let expected = context.native(program.name, || {
-        let mut command = mpi.launcher(2, false);
+        let mut command = mpi.launcher(ranks, false);
         command.args(&quick).current_dir(place.path());
         Job::start(command, place.path())?
             .wait(LIMIT)?
@@ -116,7 +160,10 @@ fn run(context: &Context, word: &str, mpi: Mpi, play: Play) -> Result<Verdict> {
             .result()
     })?;
     let mut stage = Stage {
-        line: program.line(&executable, &["--pause", "30"]),
+        line: match program.slow {
+            [] => program.line(&executable, &["--pause", "30"]),
+            slow => program.line(&executable, slow),
+        },
         quick,
         place,
         setup,

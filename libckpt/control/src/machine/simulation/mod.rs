@@ -12,6 +12,7 @@ use crate::{Checkpoint, CommSeq, DrainReport, GatePoll, ImageReport, StepError};
 use super::*;
 
 mod cases;
+mod waits;
 
 const HELD: Duration = Duration::from_millis(1);
 
@@ -180,7 +181,7 @@ impl Sim {
                 }
                 Action::Answer { tool, message } => self.answers.push((tool, message)),
                 Action::Log { warning, text } => self.log.push((warning, text)),
-                Action::Quit => {}
+                Action::Event { .. } | Action::Quit => {}
             }
         }
     }
@@ -535,6 +536,7 @@ impl Sim {
         let poll = GatePoll {
             reached,
             waiting,
+            behind: None,
             seqs: me.comm_seqs(&self.program),
             where_: "simulating".into(),
         };

@@ -1,0 +1,189 @@
+//! Writes what is kept of a job: its events, and metrics for a monitoring system.
+//!
+//! On a thread of its own, because a file system may take its time and the coordinator must not. What
+//! does not fit into the queue is dropped and counted. A failure is told once.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{sync_channel, Receiver, RecvTimeoutError, Sender, SyncSender, TrySendError};
+use std::time::Duration;
+
+use crate::{ControlError, EventLog, Record};
+
+/// Between two signs of life.
+const ALIVE: Duration = Duration::from_secs(30);
+/// Most things waiting to be written.
+const QUEUE: usize = 1024;
+
+/// Where to keep what.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Places {
+    /// Directory of all jobs: events go to `<events>/<job>/events.jsonl`.
+    pub events: Option<PathBuf>,
+    /// File for metrics.
+    pub metrics: Option<PathBuf>,
+}
+
+enum Order {
+    Event { job: String, record: Box<Record> },
+    Metrics(String),
+    Flush(Sender<()>),
+}
+
+/// The queue of the writing thread.
+pub(crate) struct Keeper {
+    orders: SyncSender<Order>,
+    dropped: u64,
+    keeps_metrics: bool,
+}
+
+impl Keeper {
+    /// Starts the thread; `None` if nothing is to be kept.
+    pub fn start(places: Places) -> Result<Option<Self>, ControlError> {
+        if places.events.is_none() && places.metrics.is_none() {
+            return Ok(None);
+        }
+        let (orders, received) = sync_channel(QUEUE);
+        let keeps_metrics = places.metrics.is_some();
+        std::thread::Builder::new()
+            .name("mana-keeper".into())
+            .spawn(move || run(&places, &received))
+            .map_err(|e| ControlError::io("start", "the thread that keeps events", e))?;
+        Ok(Some(Self {
+            orders,
+            dropped: 0,
+            keeps_metrics,
+        }))
+    }
+
+    /// Whether metrics are wanted.
+    pub fn keeps_metrics(&self) -> bool {
+        self.keeps_metrics
+    }
+
+    /// Keeps an event of a job.
+    pub fn event(&mut self, job: String, record: Record) {
+        let record = Box::new(record);
+        self.order(Order::Event { job, record });
+    }
+
+    /// Replaces the metrics.
+    pub fn metrics(&mut self, text: String) {
+        self.order(Order::Metrics(text));
+    }
+
+    /// Waits until everything so far is written, at most `limit`.
+    pub fn flush(&mut self, limit: Duration) {
+        let (done, waits) = std::sync::mpsc::channel();
+        if self.orders.try_send(Order::Flush(done)).is_ok() {
+            // Late or not, there is nothing more to do about it.
+            let _ = waits.recv_timeout(limit);
+        }
+    }
+
+    fn order(&mut self, order: Order) {
+        match self.orders.try_send(order) {
+            Ok(()) => self.dropped = 0,
+            Err(TrySendError::Full(_)) => {
+                self.dropped += 1;
+                if self.dropped == 1 {
+                    log::warn!("the file system does not take the job's events: some are lost to mana report");
+                }
+            }
+            Err(TrySendError::Disconnected(_)) => {}
+        }
+    }
+}
+
+fn run(places: &Places, orders: &Receiver<Order>) {
+    let mut complained = false;
+    let mut alive: Option<EventLog> = None;
+    loop {
+        let order = match orders.recv_timeout(ALIVE) {
+            Ok(order) => order,
+            Err(RecvTimeoutError::Disconnected) => break,
+            Err(RecvTimeoutError::Timeout) => {
+                if let Some(log) = &alive {
+                    // Of use only to a later start's report.
+                    let _ = log.touch();
+                }
+                continue;
+            }
+        };
+        let (written, what) = match order {
+            Order::Flush(done) => {
+                // Whoever waited may have given up.
+                let _ = done.send(());
+                continue;
+            }
+            Order::Event { job, record } => match &places.events {
+                Some(directory) => {
+                    let directory = directory.join(&job);
+                    alive = Some(EventLog::new(&directory));
+                    (
+                        keep(&directory, &record),
+                        directory.join(EventLog::FILE_NAME),
+                    )
+                }
+                None => continue,
+            },
+            Order::Metrics(text) => match &places.metrics {
+                Some(path) => (replace(path, &text), path.clone()),
+                None => continue,
+            },
+        };
+        if let Err(e) = written {
+            if !std::mem::replace(&mut complained, true) {
+                log::warn!("{} cannot be written: {e}", what.display());
+            }
+        }
+    }
+    if let Some(path) = &places.metrics {
+        // The job is over, and a stale figure is worse than none.
+        let _ = fs::remove_file(path);
+    }
+}
+
+fn keep(directory: &Path, record: &Record) -> io::Result<()> {
+    fs::create_dir_all(directory)?;
+    EventLog::new(directory).append(record)
+}
+
+/// The file is never seen half written.
+fn replace(path: &Path, text: &str) -> io::Result<()> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}", std::process::id()));
+    let temporary = path.with_file_name(name);
+    fs::write(&temporary, text)?;
+    fs::rename(&temporary, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Event, Outcome};
+
+    #[test]
+    fn events_and_metrics_are_written_in_order() {
+        let place = tempfile::tempdir().expect("a directory");
+        let metrics = place.path().join("mana.prom");
+        let mut keeper = Keeper::start(Places {
+            events: Some(place.path().to_owned()),
+            metrics: Some(metrics.clone()),
+        })
+        .expect("a thread")
+        .expect("something to keep");
+        for rank in 0..3 {
+            let outcome = Outcome::Lost { rank };
+            keeper.event("a".into(), Record::now(1, Event::Ended { outcome }));
+            keeper.metrics(format!("mana_x {rank}\n"));
+        }
+        keeper.flush(Duration::from_secs(10));
+        let kept = EventLog::new(&place.path().join("a")).read().expect("read");
+        assert_eq!(kept.len(), 3);
+        assert_eq!(fs::read_to_string(&metrics).expect("text"), "mana_x 2\n");
+        assert_eq!(fs::read_dir(place.path()).expect("list").count(), 2);
+        assert!(Keeper::start(Places::default()).expect("nothing").is_none());
+    }
+}

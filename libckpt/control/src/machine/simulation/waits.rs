@@ -1,0 +1,179 @@
+//! No wait without a name: ranks that do not come, and ranks that do not get on.
+
+use super::*;
+use crate::Place;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn core(ranks: u32, registered: u32, settings: &Settings) -> Core {
+    let mut core = Core::new(Some("job".into()), Some(1), None);
+    for rank in (0..registered).rev() {
+        let registration = Registration {
+            size: ranks,
+            host: format!("n{rank}"),
+            node: rank,
+            pid: rank,
+            program: "sim".into(),
+            next_number: 1,
+            settings: settings.clone(),
+        };
+        core.register(Duration::ZERO, rank, "job", 1, &registration)
+            .expect("register");
+    }
+    core
+}
+
+/// The warnings since the last call, and whether the ranks were told to end.
+fn said(core: &mut Core) -> (Vec<String>, bool) {
+    let (mut lines, mut ended) = (Vec::new(), false);
+    for action in core.take_actions() {
+        match action {
+            Action::Log {
+                warning: true,
+                text,
+            } => lines.push(text),
+            Action::Send {
+                message: ToRank::EndJob { .. },
+                ..
+            } => ended = true,
+            _ => {}
+        }
+    }
+    (lines, ended)
+}
+
+#[test]
+fn ranks_that_do_not_come_are_named_and_the_job_runs_on_or_ends() {
+    for stop_on_error in [false, true] {
+        let settings = Settings {
+            start_limit: SECOND * 30,
+            stop_on_error,
+            ..Settings::default()
+        };
+        let mut core = core(5, 3, &settings);
+        assert_eq!(core.wake(), SECOND * 5, "the ping comes first");
+        core.tick(SECOND * 9);
+        assert_eq!(said(&mut core), (vec![], false));
+        core.tick(SECOND * 10);
+        let (lines, ended) = said(&mut core);
+        assert!(
+            lines.len() == 1 && lines[0].starts_with("2 of 5 ranks (3-4) are not there 10.0 s"),
+            "{lines:?}"
+        );
+        assert!(!ended);
+        core.tick(SECOND * 20);
+        assert_eq!(
+            said(&mut core).0.len(),
+            1,
+            "again when the wait has doubled"
+        );
+        core.tick(SECOND * 30);
+        let (lines, ended) = said(&mut core);
+        assert_eq!(ended, stop_on_error);
+        assert_eq!(
+            lines.iter().any(|line| line.contains("UNPROTECTED")),
+            !stop_on_error,
+            "{lines:?}"
+        );
+        core.tick(SECOND * 31);
+        assert!(said(&mut core).0.is_empty(), "said once");
+    }
+}
+
+#[test]
+fn a_checkpoint_that_does_not_converge_says_where_everybody_is() {
+    let settings = Settings {
+        gate_limit: SECOND * 30,
+        ..Settings::default()
+    };
+    let mut core = core(3, 3, &settings);
+    let request = Request {
+        level: Some(Level::Local),
+        kill: false,
+    };
+    core.want(Duration::ZERO, request, Some(7))
+        .expect("possible");
+    let generation = GenerationId {
+        incarnation: 1,
+        number: 1,
+    };
+    let comm = |seq| CommSeq {
+        comm_id: 1,
+        size: 3,
+        seq,
+    };
+    for rank in 0..3 {
+        let seq = u64::from(rank == 2);
+        let result = Ok(vec![comm(seq)]);
+        core.rank(SECOND, rank, FromRank::Seqs { generation, result });
+    }
+    for rank in 0..3 {
+        let poll = GatePoll {
+            behind: (rank < 2).then(|| comm(0)),
+            where_: "under way".into(),
+            ..GatePoll::default()
+        };
+        let gate = FromRank::Gate {
+            generation,
+            epoch: 1,
+            poll,
+        };
+        core.rank(SECOND, rank, gate);
+    }
+    let place = |call: &str| Place {
+        call: call.into(),
+        comm_id: Some(1),
+        comm_name: "MPI_COMM_WORLD".into(),
+        waited: SECOND * 2,
+        ..Place::default()
+    };
+    let waits = [
+        vec![Place {
+            peer: Some(1),
+            tag: Some(7),
+            ..place("MPI_Recv")
+        }],
+        vec![],
+        vec![Place {
+            number: Some(1),
+            ..place("MPI_Barrier")
+        }],
+    ];
+    for (rank, places) in (0..).zip(waits) {
+        let doing = "computing".into();
+        core.rank(SECOND * 3, rank, FromRank::Pong { doing, places });
+    }
+    core.take_actions();
+    core.tick(SECOND * 15);
+    let (lines, _) = said(&mut core);
+    assert!(
+        lines.len() == 1 && lines[0].contains("ranks 0, 2 wait for rank 1 on n1 (computing)"),
+        "{lines:?}"
+    );
+    let status = core.status(SECOND * 16);
+    let current = status.current.expect("being taken");
+    assert_eq!((current.waits_for, current.ranks), (3, 3));
+    assert!(current
+        .cause
+        .is_some_and(|cause| cause.contains("rank 1 on n1")));
+    let waiting = &status.ranks[0].waiting[0];
+    assert_eq!((waiting.peer, waiting.tag), (Some(1), Some(7)));
+    assert!((waiting.seconds - 15.0).abs() < 1e-9, "{waiting:?}");
+    // The limit is for intent and gate together.
+    core.tick(SECOND * 30);
+    let (lines, _) = said(&mut core);
+    for words in [
+        "abandoned in step gate: waited 29.0 s",
+        "  rank 0: MPI_Recv from rank 1, tag 7, on MPI_COMM_WORLD, for 29.0 s",
+        "  rank 1: computing",
+        "  rank 2: MPI_Barrier (number 1) on MPI_COMM_WORLD, for 29.0 s",
+    ] {
+        assert!(
+            lines.iter().any(|l| l.contains(words)),
+            "{words}\n{lines:#?}"
+        );
+    }
+    let stall = core.status(SECOND * 31).last_stall.expect("kept");
+    assert_eq!((stall.step.as_str(), stall.ranks.len()), ("gate", 3));
+    assert_eq!(stall.generation, generation);
+}

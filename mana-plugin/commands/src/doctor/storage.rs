@@ -1,0 +1,270 @@
+//! The directories of the configuration: can they be written, how fast, how much room, what are they.
+
+use std::fs::{self, File};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::Path;
+use std::time::{Duration, Instant, SystemTime};
+
+use libckpt::Config;
+use nix::sys::statfs::statfs;
+use nix::sys::statvfs::statvfs;
+
+use super::Findings;
+use crate::view::size;
+use crate::view::text::rate;
+
+/// Written to find out how fast a directory is, and for how long at most.
+const SAMPLE: usize = 128 << 20;
+const PIECE: usize = 4 << 20;
+const LIMIT: Duration = Duration::from_secs(4);
+/// Slower than this a checkpoint of a few GiB takes minutes.
+const SLOW: f64 = 50e6;
+/// A clock that differs more than this from the file server's.
+const SKEW: f64 = 5.0;
+
+pub fn look(config: &Config) -> Findings {
+    let mut found = Findings::new("storage");
+    found
+        .list
+        .extend(look_at("global", &config.global_ckpt_dir, true).list);
+    let local = config.local_ckpt_dir.as_path();
+    found.list.extend(look_at("local", local, true).list);
+    let same = device(&config.global_ckpt_dir)
+        .zip(device(local))
+        .is_some_and(|(global, local)| global == local);
+    if same && !config.test_mode {
+        found.warning(
+            "levels",
+            "global_ckpt_dir and local_ckpt_dir are on the same file system",
+            "name a directory of the node itself as local_ckpt_dir, and one of the shared file system as global_ckpt_dir",
+        );
+    }
+    found
+}
+
+/// The device of a directory, or of the nearest one above it that exists.
+fn device(path: &Path) -> Option<u64> {
+    path.ancestors()
+        .find_map(|p| fs::metadata(p).ok())
+        .map(|facts| facts.dev())
+}
+
+/// One directory. Leaves nothing behind.
+pub fn look_at(name: &str, path: &Path, measure: bool) -> Findings {
+    let mut found = Findings::new("storage");
+    let key = format!("{name}_ckpt_dir");
+    let made: Vec<&Path> = path.ancestors().take_while(|p| !p.exists()).collect();
+    if let Err(e) = fs::create_dir_all(path) {
+        found.no(
+            key,
+            format!("{}: cannot be made: {e}", path.display()),
+            format!("name a directory you may write to as {name}_ckpt_dir"),
+        );
+        return found;
+    }
+    let kind = kind(path);
+    match try_out(path, measure) {
+        Ok(trial) => {
+            let text = format!("{} ({kind})", path.display());
+            found.ok(key, text);
+            speed(&mut found, name, &trial);
+            if !trial.private {
+                found.warning(
+                    format!("{name} modes"),
+                    "the file system ignores file modes: others could read images and the job's secret",
+                    "use a directory on a file system with modes, or one only you can enter",
+                );
+            }
+            if let Some(skew) = trial.skew.filter(|s| s.abs() > SKEW) {
+                found.warning(
+                    format!("{name} clock"),
+                    format!("the file server's clock differs by {skew:.0} s"),
+                    "have the clocks kept by a time service; ages in lists are wrong meanwhile",
+                );
+            }
+        }
+        Err(e) => found.no(
+            key,
+            format!("{} ({kind}): cannot be used: {e}", path.display()),
+            if e.kind() == io::ErrorKind::StorageFull {
+                "make room, or name another directory".to_owned()
+            } else {
+                format!("name a directory you may write to as {name}_ckpt_dir")
+            },
+        ),
+    }
+    room(&mut found, name, path, kind);
+    for directory in made {
+        // Only what was made here, and only if it is empty.
+        let _ = fs::remove_dir(directory);
+    }
+    found
+}
+
+/// What trying showed.
+struct Trial {
+    /// Bytes a second: written (until stable), read.
+    write: Option<f64>,
+    read: Option<f64>,
+    /// A file's mode keeps others out.
+    private: bool,
+    /// Seconds by which the file server's clock is ahead.
+    skew: Option<f64>,
+}
+
+/// Writes, renames, synchronises, reads and deletes a file.
+fn try_out(directory: &Path, measure: bool) -> io::Result<Trial> {
+    let path = directory.join(format!(".mana-doctor-{}", std::process::id()));
+    let renamed = path.with_extension("renamed");
+    let outcome = try_files(&path, &renamed, directory, measure);
+    let _ = fs::remove_file(&path);
+    let _ = fs::remove_file(&renamed);
+    outcome
+}
+
+fn try_files(path: &Path, renamed: &Path, directory: &Path, measure: bool) -> io::Result<Trial> {
+    let mut piece = vec![0u8; PIECE];
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    for word in piece.chunks_exact_mut(8) {
+        // Incompressible, so that no file system is faster than it is.
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        word.copy_from_slice(&state.to_le_bytes());
+    }
+    let mut file = File::create(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    let began = Instant::now();
+    let mut written = 0;
+    let wanted = if measure { SAMPLE } else { PIECE };
+    while written < wanted && began.elapsed() < LIMIT {
+        file.write_all(&piece)?;
+        written += PIECE;
+    }
+    file.sync_data()?;
+    let write = per_second(written, began.elapsed());
+    let facts = file.metadata()?;
+    let skew = facts.modified().ok().map(|theirs| {
+        let now = SystemTime::now();
+        match theirs.duration_since(now) {
+            Ok(ahead) => ahead.as_secs_f64(),
+            Err(behind) => -behind.duration().as_secs_f64(),
+        }
+    });
+    let private = facts.permissions().mode() & 0o077 == 0;
+    drop(file);
+    fs::rename(path, renamed)?;
+    File::open(directory)?.sync_all()?;
+    let mut file = File::open(renamed)?;
+    // Without the page cache, where the system lets go of it.
+    let _ = nix::fcntl::posix_fadvise(
+        &file,
+        0,
+        0,
+        nix::fcntl::PosixFadviseAdvice::POSIX_FADV_DONTNEED,
+    );
+    let began = Instant::now();
+    let mut read = 0;
+    while read < written && began.elapsed() < LIMIT {
+        match file.read(&mut piece)? {
+            0 => break,
+            n => read += n,
+        }
+    }
+    Ok(Trial {
+        write,
+        read: per_second(read, began.elapsed()),
+        private,
+        skew,
+    })
+}
+
+fn per_second(bytes: usize, elapsed: Duration) -> Option<f64> {
+    let seconds = elapsed.as_secs_f64();
+    #[allow(clippy::cast_precision_loss, reason = "a speed")]
+    let bytes = bytes as f64;
+    (seconds > 0.0 && bytes > 0.0).then(|| bytes / seconds)
+}
+
+fn speed(found: &mut Findings, name: &str, trial: &Trial) {
+    let (Some(write), Some(read)) = (trial.write, trial.read) else {
+        return;
+    };
+    let text = format!("writes {}, reads {}", rate(write), rate(read));
+    if write < SLOW {
+        found.warning(
+            format!("{name} speed"),
+            text,
+            "longer intervals for this level, or faster storage (for local: a disk or memory of the node)",
+        );
+    } else {
+        found.ok(format!("{name} speed"), text);
+    }
+}
+
+fn room(found: &mut Findings, name: &str, path: &Path, kind: &str) {
+    let Ok(facts) = statvfs(path) else { return };
+    let free = facts
+        .blocks_available()
+        .saturating_mul(facts.fragment_size());
+    let memory = memory();
+    let text = format!("{} free", size(free));
+    if free < 1 << 30 {
+        found.no(
+            format!("{name} room"),
+            text,
+            "make room: each kept generation needs as much as the ranks of the node use of memory",
+        );
+    } else if memory.is_some_and(|memory| free < memory) {
+        found.warning(
+            format!("{name} room"),
+            format!("{text}, less than this node's memory"),
+            "enough for programs that use less; 'keep' says how many generations are kept",
+        );
+    } else {
+        found.ok(format!("{name} room"), text);
+    }
+    if facts.files() > 0 && facts.files_available() < 1000 {
+        found.no(
+            format!("{name} files"),
+            format!("{} more files can be made", facts.files_available()),
+            "delete files there: inodes are short",
+        );
+    }
+    if kind == "memory" && name == "global" {
+        found.no(
+            "global kind",
+            "it is memory of this node: no other node sees it, and it goes with the node",
+            "name a directory of the shared file system as global_ckpt_dir",
+        );
+    }
+}
+
+/// This node's memory in bytes.
+fn memory() -> Option<u64> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find(|line| line.starts_with("MemTotal:"))?;
+    let kibibytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kibibytes << 10)
+}
+
+/// What kind of file system it is.
+fn kind(path: &Path) -> &'static str {
+    // Magic numbers of statfs(2).
+    match statfs(path).map(|facts| facts.filesystem_type().0 as u32) {
+        Ok(0x0102_1994) => "memory",
+        Ok(0x6969) => "NFS",
+        Ok(0x0bd0_0bd0) => "Lustre",
+        Ok(0x4750_4653) => "GPFS",
+        Ok(0x1983_0326) => "BeeGFS",
+        Ok(0x00c3_6400) => "CephFS",
+        Ok(0x6573_5546) => "FUSE",
+        Ok(0xef53) => "ext4",
+        Ok(0x5846_5342) => "XFS",
+        Ok(0x9123_683e) => "btrfs",
+        Ok(0x794c_7630) => "overlay",
+        Ok(0x2fc1_2fc1) => "ZFS",
+        _ => "another file system",
+    }
+}

@@ -1,0 +1,7 @@
+//! The state of a running job for people: as text, as a line for each change, as a live view.
+
+mod live;
+pub mod text;
+
+pub use live::live;
+pub use text::{describe, generation_line, size};

@@ -1,0 +1,357 @@
+//! `mana report`: the page of a job that was made up, looked at in a browser if there is one; and
+//! `mana doctor`, the coordinator's letters, the lines and their forms.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::BufReader;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{ensure, Context as _, Result};
+
+use super::{says, Stage, LIMIT, SHORT};
+use crate::context::{skipped, Context, Verdict};
+use crate::job::Job;
+use crate::scenarios::modes::same;
+
+/// Browsers that can take a picture of a page without a screen.
+const BROWSERS: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
+/// Size of the picture.
+const WINDOW: (u32, u32) = (1180, 3300);
+/// Colours of the page (light) that must be seen, and how many pixels of each at least.
+const COLOURS: [(&str, [u8; 3], usize); 5] = [
+    ("local", [0x2f, 0x7e, 0xd8], 2000),
+    ("partner", [0x0f, 0x9d, 0x76], 1000),
+    ("global", [0xe0, 0x8a, 0x12], 500),
+    ("failures", [0xd0, 0x34, 0x2c], 100),
+    ("running", [0xc9, 0xd8, 0xea], 5000),
+];
+
+/// Two starts of a job of 64 ranks with a lost node between them.
+fn events() -> Result<String> {
+    const BEGIN: f64 = 1_760_000_000.0;
+    let mut text = String::new();
+    let mut line = |time: f64, incarnation: u32, rest: String| {
+        writeln!(
+            text,
+            "{{\"time\":{:.3},\"incarnation\":{incarnation},{rest}}}",
+            BEGIN + time
+        )
+    };
+    let started = "\"event\":\"started\",\"ranks\":64,\"nodes\":8,\"program\":\"/opt/lmp\",\
+        \"intervals\":[60.0,180.0,null,600.0],\"enabled\":[true,true,false,true]";
+    line(0.0, 1, started.into())?;
+    for number in 1..=58_u32 {
+        let incarnation = if number <= 31 { 1 } else { 2 };
+        let pause = if number <= 31 { 0.0 } else { 65.0 };
+        let time = f64::from(number) * 60.0 + pause;
+        let id = format!("\"generation\":{{\"incarnation\":{incarnation},\"number\":{number}}}");
+        if number == 9 {
+            line(
+                time,
+                incarnation,
+                format!("\"event\":\"abandoned\",{id},\"level\":\"partner\",\"step\":\"gate\",\"seconds\":30.0,\"reason\":\"waited 30 s for the safe point of rank 3; ranks 0-2 wait for rank 3 on n01 (computing)\""),
+            )?;
+            continue;
+        }
+        let (level, reaches) = match number {
+            n if n % 10 == 0 => ("global", 3),
+            n if n % 3 == 0 => ("partner", 2),
+            _ => ("local", 1),
+        };
+        let wobble = f64::from(number * 37 % 11) / 11.0;
+        let bytes = (40_u64 << 30) + (u64::from(number) << 27);
+        line(
+            time,
+            incarnation,
+            format!(
+                "\"event\":\"committed\",\"scheduled\":true,{id},\"level\":\"{level}\",\"bytes\":{bytes},\"seconds\":{:.2},\"gate\":{:.4},\"drain\":0.011,\"snapshot\":{:.4},\"stopped\":{:.4},\"write\":{:.2}",
+                9.0 + wobble,
+                0.01 + 0.06 * wobble,
+                0.12 + 0.01 * wobble,
+                0.14 + 0.07 * wobble,
+                8.5 + wobble
+            ),
+        )?;
+        for (name, seconds) in [("local", 8.5), ("partner", 14.0), ("global", 55.0)]
+            .into_iter()
+            .take(reaches)
+        {
+            let seconds = seconds + wobble;
+            line(
+                time + seconds,
+                incarnation,
+                format!("\"event\":\"level-complete\",{id},\"level\":\"{name}\",\"seconds\":{seconds:.2},\"bytes\":{bytes}"),
+            )?;
+        }
+    }
+    line(
+        1905.0,
+        1,
+        "\"event\":\"lost\",\"rank\":17,\"host\":\"n03\",\"node\":2".into(),
+    )?;
+    line(1950.0, 2, "\"event\":\"resumed\",\"generation\":{\"incarnation\":1,\"number\":30},\"level\":\"global\",\"taken\":1760001800.0,\"sources\":{\"local\":56,\"partner copy on node 3\":8},\"rejected\":[\"generation 1.31 rank 17: no intact copy\"],\"last_seen\":1760001905.0".into())?;
+    line(1958.0, 2, started.into())?;
+    line(
+        3560.0,
+        2,
+        "\"event\":\"ended\",\"outcome\":\"finished\"".into(),
+    )?;
+    Ok(text)
+}
+
+pub fn report(context: &Context) -> Result<Verdict> {
+    let Some(product) = context.product() else {
+        return skipped("no installed tree was named with --mana");
+    };
+    let mut place = context.directory("commands-report")?;
+    let directory = place.path();
+    let job = directory.join("global/4711-lmp");
+    std::fs::create_dir_all(&job)?;
+    std::fs::write(job.join("events.jsonl"), events()?)?;
+    let page = directory.join("page.html");
+    let mana = |words: &[&str]| -> Result<crate::job::Ended> {
+        let mut command = Command::new(product.command("mana"));
+        command.args(words).current_dir(directory);
+        command.args(["--set", "global_ckpt_dir=global", "--id", "4711-lmp"]);
+        Job::start(command, directory)?.wait(SHORT)
+    };
+    let made = mana(&["report", "--output", "page.html", "--mtbf", "job=400000"])?;
+    says(made.expect(0)?, &["57 checkpoints, 2 starts"])?;
+    let text = std::fs::read_to_string(&page)?;
+    ensure!(
+        !text.contains("http:") && !text.contains("https:") && !text.contains("src="),
+        "the page wants something from elsewhere"
+    );
+    let figures = mana(&["report", "--json"])?;
+    let figures: serde_json::Value = serde_json::from_str(&figures.expect(0)?.stdout)?;
+    ensure!(
+        figures["levels"][1]["failures"] == 1
+            && figures["starts"][1]["resumed"]["lost"] == 105.0
+            && figures["time"]["efficiency"]
+                .as_f64()
+                .is_some_and(|e| e > 0.9),
+        "{figures:#}"
+    );
+    let Some(browser) = browser() else {
+        return skipped(format!(
+            "the page was made, but no browser is here to look at it ({})",
+            BROWSERS.join(", ")
+        ));
+    };
+    let picture = directory.join("page.png");
+    let mut command = Command::new(&browser);
+    command
+        .args([
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--hide-scrollbars",
+        ])
+        .args([
+            "--no-first-run",
+            "--disable-extensions",
+            "--disable-dev-shm-usage",
+        ])
+        .arg(format!(
+            "--user-data-dir={}",
+            directory.join("profile").display()
+        ))
+        .arg(format!("--window-size={},{}", WINDOW.0, WINDOW.1))
+        .arg(format!("--screenshot={}", picture.display()))
+        .arg(format!("file://{}", page.display()));
+    Job::start(command, directory)?.wait(SHORT)?.expect(0)?;
+    let seen = colours(&picture)?;
+    for (name, colour, least) in COLOURS {
+        let count = seen.get(&colour).copied().unwrap_or(0);
+        ensure!(count >= least, "{name}: {count} pixels of {colour:02x?}");
+    }
+    place.done();
+    Ok(Verdict::Passed("looked at in a browser".into()))
+}
+
+fn browser() -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    let there = |name: &&str| {
+        std::env::split_paths(&path)
+            .map(|d| d.join(name))
+            .find(|p| p.is_file())
+    };
+    BROWSERS.iter().find_map(there)
+}
+
+/// How often each colour is in a picture.
+fn colours(path: &Path) -> Result<BTreeMap<[u8; 3], usize>> {
+    let file = std::fs::File::open(path).with_context(|| path.display().to_string())?;
+    let mut reader = png::Decoder::new(BufReader::new(file)).read_info()?;
+    let mut bytes = vec![0; reader.output_buffer_size()];
+    let info = reader.next_frame(&mut bytes)?;
+    ensure!(
+        (info.width, info.height) == WINDOW && info.bit_depth == png::BitDepth::Eight,
+        "{info:?}"
+    );
+    let step = info.color_type.samples();
+    ensure!(step >= 3, "{info:?}");
+    let mut seen = BTreeMap::new();
+    for pixel in bytes.chunks_exact(step) {
+        *seen.entry([pixel[0], pixel[1], pixel[2]]).or_default() += 1;
+    }
+    Ok(seen)
+}
+
+/// `mana doctor`, with the jobs of its self-test.
+pub fn doctor(stage: &Stage) -> Result<()> {
+    let mut command = Command::new(stage.setup.product.command("mana"));
+    command
+        .args(["doctor", "--self-test", "--json", "--config"])
+        .arg(stage.setup.configuration())
+        .current_dir(stage.place.path());
+    let looked = Job::start(command, stage.place.path())?.wait(LIMIT * 2)?;
+    let findings: Vec<serde_json::Value> =
+        serde_json::from_str(&looked.stdout).with_context(|| looked.report())?;
+    let mut trials = 0;
+    for finding in &findings {
+        ensure!(
+            (finding["verdict"] == "ok") == finding["mend"].is_null(),
+            "no way to mend it: {finding}"
+        );
+        let area = finding["area"].as_str().unwrap_or_default();
+        if ["trial", "self-test"].contains(&area) {
+            // A fetched MPI of the tests has its launcher elsewhere.
+            let wanted = finding["verdict"] == "ok" || finding["verdict"] == "warning";
+            ensure!(wanted, "{finding}");
+            trials += usize::from(finding["verdict"] == "ok");
+        }
+    }
+    ensure!(trials >= 2, "{}", looked.report());
+    for area in ["system", "installation", "MPI", "Slurm", "storage"] {
+        ensure!(
+            findings.iter().any(|f| f["area"] == area),
+            "{area} is missing"
+        );
+    }
+    for store in [stage.setup.stores().global, stage.setup.stores().local] {
+        let left: Vec<_> = std::fs::read_dir(&store)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .collect();
+        ensure!(left.is_empty(), "left in {}: {left:?}", store.display());
+    }
+    Ok(())
+}
+
+/// The letters of a stand-alone coordinator.
+pub fn letters(stage: &Stage) -> Result<()> {
+    let mana = stage.setup.product.command("mana_coordinator");
+    let mut command = Command::new("sh");
+    command
+        .args([
+            "-c",
+            "printf 'h\\nl\\ns\\ni local never\\nx\\nq\\n' | \"$0\" --interactive --config \"$1\"",
+        ])
+        .arg(mana)
+        .arg(stage.setup.configuration())
+        .current_dir(stage.place.path());
+    let said = Job::start(command, stage.place.path())?.wait(SHORT)?;
+    says(
+        said.expect(0)?,
+        &[
+            "take a checkpoint",
+            "0 committed",
+            "\"never\" is not a number of seconds",
+            "\"x\" is no command",
+        ],
+    )
+}
+
+/// A log file, JSON lines, metrics, a watched job in a pipe, and the report of a real job.
+pub fn lines(stage: &Stage) -> Result<()> {
+    let place = stage.place.path();
+    let (log, metrics) = (place.join("mana.log"), place.join("mana.prom"));
+    let options = [
+        "--log-file",
+        &log.to_string_lossy(),
+        "--log-json",
+        "--set",
+        &format!("metrics_file={}", metrics.display()),
+    ]
+    .map(str::to_owned);
+    let options: Vec<&str> = options.iter().map(String::as_str).collect();
+    let mut job = stage.setup.launch(&options, &stage.line)?;
+    job.until("the job under control", LIMIT, |_| {
+        let text = std::fs::read_to_string(&log).unwrap_or_default();
+        text.contains("under control").then_some(())
+    })?;
+    let mut command = Command::new(stage.setup.product.command("mana_status"));
+    command
+        .args(["--watch", "--id", &stage.setup.id, "--config"])
+        .arg(stage.setup.configuration());
+    let watched = place.join("watched");
+    std::fs::create_dir(&watched)?;
+    let watching = Job::start(command, &watched)?;
+    let taken = stage.mana("status", &["--checkpoint", "--wait"])?;
+    says(taken.expect(0)?, &["checkpoint 1 (global) committed"])?;
+    job.until("metrics of the checkpoint", SHORT, |_| {
+        let text = std::fs::read_to_string(&metrics).ok()?;
+        let all = [
+            "mana_checkpoints_committed_total{job=\"scenario\"} 1",
+            "mana_level_bytes{job=\"scenario\",level=\"global\"}",
+        ];
+        all.iter().all(|words| text.contains(words)).then_some(())
+    })?;
+    let ended = job.wait(LIMIT)?;
+    same(&ended, &stage.expected)?;
+    let ours: Vec<&str> = ended
+        .stderr
+        .lines()
+        .filter(|l| l.contains("mana"))
+        .collect();
+    ensure!(ours.is_empty(), "noise in the program's output: {ours:?}");
+    for line in std::fs::read_to_string(&log)?.lines() {
+        let line: serde_json::Value =
+            serde_json::from_str(line).with_context(|| line.to_owned())?;
+        ensure!(
+            line["job"] == "scenario" && line["time"].is_f64() && line["level"].is_string(),
+            "{line}"
+        );
+    }
+    ensure!(!metrics.exists(), "metrics of a job that has ended");
+    let watched = watching.wait(SHORT)?;
+    says(
+        watched.expect(0)?,
+        &["running 2 ranks on 2 nodes", "1 committed"],
+    )?;
+    let figures = stage.mana("report", &["--json"])?;
+    let figures: serde_json::Value = serde_json::from_str(&figures.expect(0)?.stdout)?;
+    ensure!(
+        figures["checkpoints"][0]["reached"]
+            .as_array()
+            .is_some_and(|r| r.len() == 3)
+            && figures["starts"][0]["end"] == "ended normally"
+            && figures["ranks"] == 2,
+        "{figures:#}"
+    );
+    Ok(())
+}
+
+/// A job that was lost is in its report.
+pub fn lost(stage: &Stage) -> Result<()> {
+    let job = stage.started(&stage.setup, &[])?;
+    stage
+        .mana("status", &["--checkpoint", "--level", "partner", "--wait"])?
+        .expect(0)?;
+    job.kill_ranks();
+    job.wait(Duration::from_secs(60))?;
+    same(&stage.restart(2)?, &stage.expected)?;
+    let figures = stage.mana("report", &["--json"])?;
+    let figures: serde_json::Value = serde_json::from_str(&figures.expect(0)?.stdout)?;
+    ensure!(
+        figures["starts"][0]["failed"] == true
+            && figures["starts"][1]["resumed"]["generation"] == "1.1"
+            && figures["starts"][1]["end"] == "ended normally",
+        "{figures:#}"
+    );
+    Ok(())
+}
