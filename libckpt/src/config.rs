@@ -194,6 +194,11 @@ impl Config {
         Ok(all.into_iter().map(|e| (e.key, e.value)).collect())
     }
 
+    /// Whether there is a key of this name.
+    pub fn is_key(name: &str) -> bool {
+        keys::NAMES.contains(&name)
+    }
+
     /// The interval of a level; `None`: by hand only.
     pub fn interval(&self, level: Level) -> Option<Duration> {
         let seconds = self.intervals[level.index()];

@@ -23,8 +23,12 @@ pub struct Cli {
 pub enum Verb {
     /// Start a program under control; on a requeue, resume by itself
     Launch(Launch),
-    /// Resume the newest generation by hand, under mpirun or srun, without naming the program
+    /// Resume the newest generation by hand, under mpirun or srun, without naming the program (or what mana start has started)
     Restart(Restart),
+    /// Start a script or program without MPI, with a directory of its own for logs and checkpoints
+    Start(StartRun),
+    /// Checkpoint and stop what mana start has started
+    Stop(Stop),
     /// Show a running job, take a checkpoint, or end it
     Status(Status),
     /// Run a stand-alone coordinator (by default rank 0 brings its own)
@@ -51,6 +55,9 @@ pub enum Verb {
     /// Compute for a while, with a known result: the program of doctor's trials
     #[command(hide = true)]
     Exercise(Exercise),
+    /// Stay with a run of mana start
+    #[command(hide = true)]
+    Supervise(Supervise),
     /// Write the manual pages
     #[command(hide = true)]
     Man(Man),
@@ -157,6 +164,70 @@ pub struct Restart {
     /// Print which generation would be used and where each rank's image would come from; start nothing
     #[arg(long)]
     pub dry_run: bool,
+    #[command(flatten)]
+    pub when: When,
+}
+
+/// When a run of `mana start` is to stop.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "What mana start has started")]
+pub struct When {
+    /// Stop after this long, with a last checkpoint (exit code 85)
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub time: Option<f64>,
+    /// Stop after the first checkpoint (exit code 85)
+    #[arg(long)]
+    pub kill_after: bool,
+    /// Return as soon as it runs; 'mana stop' ends it
+    #[arg(long, short)]
+    pub background: bool,
+}
+
+/// `mana start`
+#[derive(Args, Clone, Debug)]
+pub struct StartRun {
+    #[command(flatten)]
+    pub settings: Settings,
+    /// Name of the run, and of its directory NAME.run [default: the script's name without its ending]
+    #[arg(long, value_name = "NAME")]
+    pub id: Option<String>,
+    /// Seconds between checkpoints [default: as configured; without mana.conf none]
+    #[arg(long, short, value_name = "SECONDS", value_parser = seconds)]
+    pub interval: Option<f64>,
+    #[command(flatten)]
+    pub when: When,
+    /// The script or program and its arguments
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "PROGRAM"
+    )]
+    pub program: Vec<OsString>,
+}
+
+/// `mana stop`
+#[derive(Args, Clone, Debug)]
+pub struct Stop {
+    /// Name of the run [default: the only one of this directory]
+    #[arg(long, value_name = "NAME")]
+    pub id: Option<String>,
+    /// Without a last checkpoint
+    #[arg(long)]
+    pub now: bool,
+}
+
+/// `mana supervise`
+#[derive(Args, Clone, Debug)]
+pub struct Supervise {
+    /// Name of the run.
+    #[arg(long)]
+    pub id: String,
+    /// From its newest checkpoint.
+    #[arg(long)]
+    pub resume: bool,
+    #[command(flatten)]
+    pub when: When,
 }
 
 /// `mana status`
@@ -397,6 +468,13 @@ pub struct Man {
 pub struct Completions {
     /// The shell
     pub shell: clap_complete::Shell,
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(x) if x > 0.0 && x <= 366.0 * 86400.0 => Ok(x),
+        _ => Err("expected a number of seconds".into()),
+    }
 }
 
 fn key_value(text: &str) -> Result<(String, String), String> {

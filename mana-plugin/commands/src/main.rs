@@ -24,10 +24,13 @@ mod node_failure;
 mod program;
 mod report;
 mod rerun;
+mod run_directory;
+mod scripts;
 mod settings;
 mod status;
 mod stores;
 mod view;
+mod supervision;
 mod wrapper;
 
 use std::ffi::OsString;
@@ -84,7 +87,13 @@ fn run() -> i32 {
 fn execute(verb: Verb, speaker: &mut Speaker) -> Result<i32, Failure> {
     match verb {
         Verb::Launch(options) => launch::launch(options, speaker),
-        Verb::Restart(options) => launch::restart(options, speaker),
+        Verb::Restart(options) => match scripts::restart(&options, speaker)? {
+            Some(code) => Ok(code),
+            None => launch::restart(options, speaker),
+        },
+        Verb::Start(options) => scripts::start(&options, speaker),
+        Verb::Stop(options) => scripts::stop(&options),
+        Verb::Supervise(options) => scripts::stay(&options, speaker),
         Verb::Wrapped(options) => wrapper::wrapped(&options.words, speaker),
         Verb::Adapter(options) => adapter::build(&options),
         Verb::Man(options) => manual::pages(&options.out),

@@ -31,6 +31,7 @@ pub struct Job {
     stdout: PathBuf,
     stderr: PathBuf,
     ended: Option<ExitStatus>,
+    detached: bool,
 }
 
 /// How a job ended, and what it wrote.
@@ -91,6 +92,7 @@ impl Job {
             stdout,
             stderr,
             ended: None,
+            detached: false,
         })
     }
 
@@ -232,6 +234,24 @@ impl Job {
         })
     }
 
+    /// Wait for the command's end only: what it leaves behind goes on, and is somebody else's.
+    pub fn wait_detached(mut self, limit: Duration) -> Result<Ended> {
+        let deadline = Instant::now() + limit;
+        while !self.ended()? {
+            if Instant::now() >= deadline {
+                bail!("{} did not end\n{}", self.what, self.output());
+            }
+            std::thread::sleep(TICK);
+        }
+        self.detached = true;
+        Ok(Ended {
+            what: self.what.clone(),
+            status: self.ended.unwrap_or_else(|| ExitStatus::from_raw(0)),
+            stdout: read(&self.stdout),
+            stderr: read(&self.stderr),
+        })
+    }
+
     /// What the command wrote on stderr so far.
     pub fn messages(&self) -> String {
         read(&self.stderr)
@@ -291,7 +311,9 @@ impl Job {
 
 impl Drop for Job {
     fn drop(&mut self) {
-        self.destroy();
+        if !self.detached {
+            self.destroy();
+        }
     }
 }
 

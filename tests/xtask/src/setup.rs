@@ -33,6 +33,8 @@ const TEST: &[&str] = &[
     "python3-mpi4py",
     "python3-numpy",
     "python3-pip",
+    "python3-scipy",
+    "python3-sklearn",
     "nwchem-openmpi",
     "nwchem-mpich",
     "libcoarrays-openmpi-dev",

@@ -18,6 +18,7 @@ mod other_mpis;
 mod profiler;
 mod requeue;
 mod taken_back;
+mod scripts;
 mod wrapper;
 
 use anyhow::Result;
@@ -72,6 +73,7 @@ pub fn beside_others(full: bool) -> Vec<Scenario> {
         commands::all(),
         interface::all(),
         taken_back::all(full),
+        scripts::all(),
         other_mpis::all(full),
     ];
     small.into_iter().flatten().collect()
