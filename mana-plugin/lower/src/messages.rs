@@ -3,7 +3,6 @@
 //! Lower half only, any thread. Nothing here allocates while a lock is held, and a line is never
 //! split over two writes, so lines of several ranks do not mix within a terminal or pipe.
 
-use std::io::Write as _;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::OnceLock;
 
@@ -77,7 +76,18 @@ pub fn line(text: std::fmt::Arguments) {
         (Some(p), _) => format!("mana[job {} host {}] {text}\n", p.job, p.host),
         (None, _) => format!("mana: {text}\n"),
     };
-    let _ = std::io::stderr().write_all(whole.as_bytes());
+    // Without the standard library's lock: another thread may hold it when the program forks, and the
+    // child could never speak.
+    let mut rest = whole.as_bytes();
+    while !rest.is_empty() {
+        // SAFETY: writes from a live slice.
+        let n = unsafe { libc::write(2, rest.as_ptr().cast(), rest.len()) };
+        match usize::try_from(n) {
+            Ok(n) if n > 0 => rest = rest.get(n..).unwrap_or_default(),
+            _ if std::io::Error::last_os_error().kind() == std::io::ErrorKind::Interrupted => {}
+            _ => return,
+        }
+    }
 }
 
 /// The exit code of our own failures: 99, or `MANA_FAIL_RC`.

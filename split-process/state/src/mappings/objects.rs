@@ -254,7 +254,7 @@ impl Found {
     /// The object as a file open for reading, by one of the ways this process is allowed.
     fn readable(&self) -> Option<File> {
         if let Some(fd) = self.fd {
-            if let Ok(file) = File::open(format!("/proc/self/fd/{fd}")) {
+            if let Ok(file) = File::open(format!("/proc/thread-self/fd/{fd}")) {
                 return Some(file);
             }
         }

@@ -17,6 +17,7 @@ mod mpi4py;
 mod other_mpis;
 mod profiler;
 mod requeue;
+mod tree;
 mod wrapper;
 
 use anyhow::Result;
@@ -70,6 +71,7 @@ pub fn beside_others(full: bool) -> Vec<Scenario> {
         mpi4py::all(),
         commands::all(),
         interface::all(),
+        tree::all(),
         other_mpis::all(full),
     ];
     small.into_iter().flatten().collect()
