@@ -191,7 +191,14 @@ impl OpenFile {
 /// Opens `path` with the flags of a description, close-on-exec.
 pub(crate) fn open(path: &FilePath, flags: i32) -> Result<OwnedFd, StateError> {
     // These act at the moment of opening only; the kernel does not report them, but a record might.
-    let flags = flags & !(libc::O_CREAT | libc::O_EXCL | libc::O_TRUNC);
+    let mut flags = flags & !(libc::O_CREAT | libc::O_EXCL | libc::O_TRUNC);
+    if path.as_bytes().starts_with(b"/proc/self/fd/") {
+        // How the file was found once does not matter to what is open already.
+        flags &= !libc::O_NOFOLLOW;
+        if flags & libc::O_TMPFILE == libc::O_TMPFILE {
+            flags &= !libc::O_TMPFILE;
+        }
+    }
     // SAFETY: the path is a C string.
     let fd = unsafe {
         libc::open(
