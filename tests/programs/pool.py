@@ -36,7 +36,7 @@ def main():
     context = multiprocessing.get_context("fork")
     lock, counter, queue = context.Lock(), context.Value("q", 0, lock=False), context.Queue()
     counters = [
-        context.Process(target=count, args=(lock, counter, queue, rounds, pause)) for _ in range(2)
+        context.Process(target=count, args=(lock, counter, queue, 3 * rounds, pause)) for _ in range(2)
     ]
     for process in counters:
         process.start()
