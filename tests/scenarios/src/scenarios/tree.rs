@@ -36,7 +36,7 @@ const TREES: &[Tree] = &[
         shows: "fork, pipes, socket pairs, shared memory, semaphores, groups, ended children: killed and resumed",
         source: "tree.c",
         fast: &["20", "0"],
-        slow: &["20", "250"],
+        slow: &["20", "150"],
         modules: "",
         processes: 3,
     },
@@ -45,7 +45,7 @@ const TREES: &[Tree] = &[
         shows: "multiprocessing: a pool, a queue, a lock, a shared counter: killed and resumed",
         source: "pool.py",
         fast: &["10", "0"],
-        slow: &["10", "200"],
+        slow: &["10", "120"],
         modules: "multiprocessing",
         processes: 6,
     },
@@ -54,7 +54,7 @@ const TREES: &[Tree] = &[
         shows: "scikit-learn in joblib's own workers, which are executed anew: killed and resumed",
         source: "forest.py",
         fast: &["loky", "6", "0"],
-        slow: &["loky", "6", "400"],
+        slow: &["loky", "6", "350"],
         modules: "joblib, sklearn",
         processes: 4,
     },
@@ -63,7 +63,7 @@ const TREES: &[Tree] = &[
         shows: "scikit-learn in joblib's workers made by fork: killed and resumed",
         source: "forest.py",
         fast: &["multiprocessing", "6", "0"],
-        slow: &["multiprocessing", "6", "400"],
+        slow: &["multiprocessing", "6", "350"],
         modules: "joblib, sklearn",
         processes: 3,
     },
@@ -72,7 +72,7 @@ const TREES: &[Tree] = &[
         shows: "a shell script that runs programs, in pipes and in the background: killed and resumed",
         source: "job.sh",
         fast: &["8", "0"],
-        slow: &["8", "500"],
+        slow: &["8", "400"],
         modules: "",
         processes: 2,
     },
@@ -183,7 +183,8 @@ fn run(context: &Context, tree: &Tree) -> Result<Verdict> {
     let stores = setup.stores();
     let mut job = launch(&setup, &["--fresh"], &slow)?;
     let mut notes = Vec::new();
-    for _ in 0..2 {
+    let kills = if context.full { 3 } else { 1 };
+    for _ in 0..kills {
         let before = stores.committed().len();
         job.until("a new generation with all processes", LIMIT, |job| {
             (stores.committed().len() > before + 1 && job.processes().len() >= tree.processes)
