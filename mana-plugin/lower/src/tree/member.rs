@@ -205,7 +205,7 @@ pub fn execute(
         program.splice(0..0, *b"./");
     }
     let program = PathBuf::from(OsString::from_vec(program));
-    if !may_be_controlled(&program, 0) {
+    if !may_be_controlled(&program, 0) || is_apart(&program) {
         return None;
     }
     // SAFETY: what the program passed, as the kernel would read it.
@@ -299,6 +299,41 @@ fn may_be_controlled(path: &Path, depth: u32) -> bool {
     is_dynamic(&start)
 }
 
+/// Programs that start processes which talk to each other over a network: a tree does not carry that.
+const LAUNCHERS: &[&str] = &[
+    "mpirun",
+    "mpiexec",
+    "orterun",
+    "orted",
+    "prterun",
+    "prted",
+    "hydra_pmi_proxy",
+    "srun",
+    "ssh",
+];
+
+/// Launchers of parallel jobs, and our own commands, which put what they start under control themselves.
+fn is_apart(program: &Path) -> bool {
+    let name = program
+        .file_name()
+        .and_then(OsStr::to_str)
+        .unwrap_or_default();
+    let base = name.split('.').next().unwrap_or_default();
+    let Ok(own) = std::fs::read_link("/proc/self/exe") else {
+        return true;
+    };
+    let home = own.ancestors().nth(3).unwrap_or(&own);
+    let program = std::fs::canonicalize(program).unwrap_or_else(|_| program.to_owned());
+    LAUNCHERS.contains(&base)
+        || program == home.join("bin/mana")
+        || program.starts_with(home.join("lib/mana"))
+}
+
+/// Whether a program is linked with an MPI library: it would run without one of ours.
+fn uses_mpi(needed: &[String]) -> bool {
+    needed.iter().any(|library| library.starts_with("libmpi"))
+}
+
 fn effective_user() -> u32 {
     // SAFETY: no arguments.
     unsafe { libc::geteuid() }
@@ -341,6 +376,9 @@ pub fn run(executed: &Executed) -> Failure {
     let (Ok(()), Ok(mut resolved)) = (joined, resolved) else {
         return plainly(executed);
     };
+    if uses_mpi(&resolved.needed) {
+        return plainly(executed);
+    }
     // A script's path is its interpreter's to see.
     if resolved.program == spec.program {
         if let Some(first) = resolved.argv.first_mut() {

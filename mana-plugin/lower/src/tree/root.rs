@@ -124,7 +124,7 @@ pub fn stop(deadline: Duration) -> Result<(), String> {
         for &(place, real) in &members {
             let name = || runs(real).map(|t| t.name).unwrap_or_default();
             if place.is_plain() {
-                let why = "it has executed a program that cannot be controlled (static, set-uid, for another processor)";
+                let why = "it has executed a program that cannot be carried (static, set-uid, for another processor, MPI)";
                 return Err(refusal(real, &name(), why));
             }
             if place.request() != wanted {

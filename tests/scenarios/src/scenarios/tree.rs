@@ -238,7 +238,7 @@ fn refused(context: &Context) -> Result<Verdict> {
     job.until("a generation after the refusal", LIMIT, |job| {
         let said = job.messages();
         let named = said.contains("(static-nap) of the program is alive")
-            && said.contains("cannot be controlled");
+            && said.contains("cannot be carried");
         (named && !stores.committed().is_empty()).then_some(())
     })?;
     same(&job.wait(LIMIT)?, "done")?;
