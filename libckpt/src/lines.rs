@@ -90,8 +90,7 @@ impl Lines {
         });
         if !filed || level == log::Level::Error {
             let line = self.line(level, speaker, text, None);
-            // Standard error is where a failure to write would be told.
-            let _ = std::io::stderr().write_all(line.as_bytes());
+            to_standard_error(line.as_bytes());
         }
     }
 
@@ -199,6 +198,18 @@ pub fn civil(days: u64) -> (u64, u64, u64) {
     };
     let year = year_of_era + era * 400 + u64::from(month <= 2);
     (year, month, day)
+}
+
+/// Without the standard library's lock: another thread may hold it when the program forks, and the child could
+/// never speak. A failure is told nowhere, as this is where it would be told.
+fn to_standard_error(mut rest: &[u8]) {
+    while !rest.is_empty() {
+        match nix::unistd::write(std::io::stderr(), rest) {
+            Ok(n) if n > 0 => rest = rest.get(n..).unwrap_or_default(),
+            Err(nix::errno::Errno::EINTR) => {}
+            _ => return,
+        }
+    }
 }
 
 #[cfg(test)]

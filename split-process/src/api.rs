@@ -42,6 +42,13 @@ pub type OnExecve = fn(
     envp: *const *const libc::c_char,
 ) -> Result<(), i32>;
 
+/// See [`Hooks::on_execute`]: path, `argv`, `envp`, as [`OnExecve`].
+pub type OnExecute = fn(
+    path: &std::ffi::CStr,
+    argv: *const *const libc::c_char,
+    envp: *const *const libc::c_char,
+) -> Option<crate::tree::Execute>;
+
 /// Functions of the glue that are called when the program does something of consequence. In the
 /// lower half, with its FS; all signals blocked.
 #[derive(Clone, Copy, Default)]
@@ -50,6 +57,13 @@ pub struct Hooks {
     pub on_exit: Option<fn(code: i32)>,
     /// The program replaces itself. Returning an error number refuses it.
     pub on_execve: Option<OnExecve>,
+    /// In a child the program has forked, before it runs: the only thread of a process that belongs
+    /// to the tree.
+    pub on_fork: Option<fn()>,
+    /// A process of the tree (not its root) executes something: what to execute instead, so that it
+    /// stays under control. `None`: what it asked for. May run in a child that borrows the memory of
+    /// its parent.
+    pub on_execute: Option<OnExecute>,
 }
 
 /// The identity of a thread of the upper half: what its `gettid` says. Survives restarts.

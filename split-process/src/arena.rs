@@ -103,6 +103,11 @@ fn lock() -> MutexGuard<'static, Option<Zones>> {
     ZONES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Keeps the free lists still across a fork.
+pub fn hold() -> impl Drop {
+    lock()
+}
+
 /// A request for memory, as `mmap` has it.
 #[derive(Clone, Copy)]
 pub struct Request {

@@ -4,6 +4,7 @@
 use crate::arena::{self, Request};
 use crate::book::book;
 use crate::threads::{self, Thread};
+use crate::tree::{self, numbers};
 use crate::{children, signals};
 use mana_raw::entry::Frame;
 use mana_raw::layout::{TRAMPOLINES, TRAMPOLINE_LEN, TRAMPOLINE_TAIL};
@@ -17,6 +18,8 @@ pub enum Then {
     Result(isize),
     /// The kernel does it, in the arena, with the thread parkable.
     Native,
+    /// The thread waits in the shim for a child, and calls again.
+    Wait,
 }
 
 const EPERM: isize = -(libc::EPERM as isize);
@@ -25,7 +28,8 @@ const ENOSYS: isize = -(libc::ENOSYS as isize);
 /// The kernel's number of this process. A child that shares or copied our memory has another.
 static REAL_PID: AtomicI32 = AtomicI32::new(0);
 
-fn kernel_pid() -> i32 {
+/// The kernel's number of the caller.
+pub fn kernel_pid() -> i32 {
     // SAFETY: no arguments.
     unsafe { sys::syscall(sys::GETPID, [0; 6]) as i32 }
 }
@@ -58,20 +62,26 @@ pub unsafe extern "C" fn handle(frame: *mut Frame) -> usize {
     // SAFETY: the lower thread's own thread control block.
     unsafe { base::set_fs(lower) };
     // SAFETY: the frame on the upper stack and this thread's record, which begins with the block.
-    unsafe { dispatch(&mut *frame, &*(block as *const Thread)) };
+    let next = unsafe { dispatch(&mut *frame, &*(block as *const Thread)) };
     // SAFETY: back to the program's.
     unsafe { base::set_fs(upper) };
-    shim::exit()
+    next
 }
 
 #[inline(never)]
-fn dispatch(frame: &mut Frame, thread: &'static Thread) {
-    let tail = TRAMPOLINES + frame.target * TRAMPOLINE_LEN + TRAMPOLINE_TAIL;
+fn dispatch(frame: &mut Frame, thread: &'static Thread) -> usize {
+    let site = frame.target;
+    let tail = TRAMPOLINES + site * TRAMPOLINE_LEN + TRAMPOLINE_TAIL;
     frame.target = tail + 2;
     match call(frame, thread) {
         Then::Result(result) => frame.rax = result as usize,
         Then::Native => frame.target = tail,
+        Then::Wait => {
+            frame.target = site;
+            return shim::wait();
+        }
     }
+    shim::exit()
 }
 
 fn call(frame: &mut Frame, thread: &'static Thread) -> Then {
@@ -105,7 +115,7 @@ fn call(frame: &mut Frame, thread: &'static Thread) -> Then {
         }
         sys::RSEQ => Then::Result(ENOSYS),
         sys::CLONE3 => clone3(frame),
-        sys::CLONE => clone(frame),
+        sys::CLONE => clone(frame, thread),
         sys::EXIT => {
             if !is_process() {
                 return Then::Native;
@@ -118,7 +128,7 @@ fn call(frame: &mut Frame, thread: &'static Thread) -> Then {
             }
             Then::Native
         }
-        sys::EXECVE | sys::EXECVEAT => replace(frame),
+        sys::EXECVE | sys::EXECVEAT => replace(frame, thread),
         sys::READLINK => read_own_path(frame.rdi, frame.rsi, frame.rdx),
         sys::READLINKAT => read_own_path(frame.rsi, frame.rdx, frame.r10),
         sys::GETPID if is_process() => {
@@ -133,7 +143,7 @@ fn call(frame: &mut Frame, thread: &'static Thread) -> Then {
         }
         142..=145 | 203 | 204 => translated(frame, [real_tid(frame.rdi), frame.rsi]),
         sys::TIMER_CREATE => timer_create(frame),
-        _ => Then::Native,
+        _ => numbers::call(frame, thread).unwrap_or(Then::Native),
     }
 }
 
@@ -155,7 +165,7 @@ fn real_pid(pid: usize) -> usize {
     if pid as i32 == known && is_process() {
         REAL_PID.load(Ordering::Relaxed) as usize
     } else {
-        pid
+        numbers::real_target(pid as i32) as isize as usize
     }
 }
 
@@ -318,7 +328,7 @@ fn clone3(frame: &Frame) -> Then {
     ))
 }
 
-fn clone(frame: &Frame) -> Then {
+fn clone(frame: &Frame, thread: &'static Thread) -> Then {
     let flags = frame.rdi;
     if flags & CLONE_THREAD != 0 {
         if !is_process() {
@@ -335,6 +345,11 @@ fn clone(frame: &Frame) -> Then {
     }
     if flags & CLONE_VM != 0 || frame.rsi != 0 {
         return Then::Native; // posix_spawn, vfork: the parent waits in the arena
+    }
+    if tree::fork::is_plain_fork(flags) && is_process() {
+        if let Some(result) = tree::fork::fork(frame, thread) {
+            return Then::Result(result);
+        }
     }
     // fork: made here, so that the child can lose its ties to the lower half before it runs.
     // SAFETY: as the program's own call; the child has a copy of this stack.
@@ -367,7 +382,10 @@ fn ending(code: i32) {
     }
 }
 
-fn replace(frame: &Frame) -> Then {
+fn replace(frame: &Frame, thread: &'static Thread) -> Then {
+    if tree::table().is_some() && (tree::is_member() || !is_process()) {
+        return Then::Result(tree::execute::execute(frame, thread));
+    }
     if !is_process() || frame.rax != sys::EXECVE || frame.rdi == 0 {
         return Then::Native;
     }

@@ -16,6 +16,16 @@ static KNOWN: Mutex<Known> = Mutex::new(Known {
     lower: Vec::new(),
 });
 
+/// Keeps what is known still across a fork.
+pub fn hold() -> impl Drop {
+    KNOWN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A forked child has none of its parent's children.
+pub fn forget() {
+    *KNOWN.lock().unwrap_or_else(PoisonError::into_inner) = Known::default();
+}
+
 /// The program has forked.
 pub fn forked(pid: i32) {
     let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);

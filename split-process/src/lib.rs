@@ -19,6 +19,7 @@
 //! | `park`, `wait` | signal 33; interrupted waits go on |
 //! | `capture`, `snapshot`, `restore`, `processor` | the image's view of all that |
 //! | `excluded` | memory the program keeps out of its images |
+//! | `tree` | the processes a program without MPI makes |
 //! | `descriptors` | keeping the lower half's descriptors out of the program's way |
 #![warn(missing_docs)]
 
@@ -42,6 +43,7 @@ mod sites;
 mod snapshot;
 mod start;
 mod threads;
+pub mod tree;
 mod vdso;
 mod wait;
 
@@ -58,7 +60,7 @@ pub use park::{park_all, set_pending, Parked};
 pub use restore::{Restorer, RunBuffer};
 pub use signals::with_signals_blocked;
 pub use snapshot::{may_be_unforkable, Snapshot};
-pub use start::start;
+pub use start::{set_hooks, start};
 pub use threads::Job;
 
 /// The identity of the calling thread, if it carries a thread of the upper half.

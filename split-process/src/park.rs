@@ -88,6 +88,12 @@ pub unsafe extern "C" fn park_handler(signal: i32, info: *const usize, context: 
     wake(&thread.park);
 }
 
+/// In a forked child: nobody is parked, and nobody parks.
+pub fn forget() {
+    PARKING.store(0, Ordering::SeqCst);
+    HELD.store(false, Ordering::SeqCst);
+}
+
 /// A signal 33 that is not ours belongs to the program's C library (setuid on all threads).
 fn forward(signal: i32, info: *const usize, context: usize) {
     // SAFETY: one word of the handlers' table.
@@ -185,7 +191,12 @@ pub fn park_all(deadline: Duration) -> Result<Parked, ParkError> {
         }
         // A thread that was being made while we looked is in the list now.
         if missing.is_none() && threads::live().len() == all.len() {
-            match children::living() {
+            // In a tree the caller looks after the children.
+            let child = match crate::tree::table() {
+                Some(_) => None,
+                None => children::living(),
+            };
+            match child {
                 None => {
                     let parked = Parked {
                         threads: all,

@@ -2,6 +2,7 @@
 
 use crate::book::book;
 use crate::sites::{self, Number};
+use crate::tree::numbers;
 use mana_raw::layout::{SHIM_CODE, SHIM_CODE_END, TRAMPOLINES, TRAMPOLINE_LEN, TRAPPED};
 use mana_raw::sys;
 use std::sync::atomic::Ordering;
@@ -85,6 +86,11 @@ pub struct Patched {
 
 static LOCK: Mutex<()> = Mutex::new(());
 
+/// Keeps the trampolines still across a fork.
+pub fn hold() -> impl Drop {
+    LOCK.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Patches the code at `[base, base + len)`, whose pages have protection `prot`.
 ///
 /// # Safety
@@ -97,7 +103,10 @@ pub unsafe fn code(base: usize, len: usize, prot: i32) -> Patched {
     {
         return result;
     }
-    let trapped = |n: u32| ALWAYS.contains(&(n as usize)) || AFTER_RESTART.contains(&(n as usize));
+    let trapped = |n: u32| {
+        let lists = [ALWAYS, AFTER_RESTART, numbers::TRAPPED];
+        lists.iter().any(|list| list.contains(&(n as usize)))
+    };
     let wanted: Vec<_> = sites::find(view(), |n| trapped(n) || sites::is_timed(n))
         .into_iter()
         .map(|site| {

@@ -261,6 +261,13 @@ impl Restorer {
 }
 
 fn begin_at(saved: &ThreadState) -> Begin {
+    // A wait for a process of the former run: the thread looks for its children again.
+    let rip = (saved.context as usize + wait::RIP) as *mut usize;
+    // SAFETY: the ucontext of a thread that does not run yet, in restored memory.
+    if shim::waiting().contains(&unsafe { *rip }) {
+        // SAFETY: as above.
+        unsafe { *rip = shim::again() };
+    }
     Begin {
         fs: saved.fs as usize,
         stack: saved.context as usize,

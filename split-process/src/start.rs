@@ -9,7 +9,7 @@ use crate::api::{Hooks, LaunchError, Resolved};
 use crate::arena::{self, pages, PAGE};
 use crate::book::{self, book};
 use crate::elf::{Elf, PT_LOAD};
-use crate::{calls, control, memory_at, patch, signals, threads, vdso, wait};
+use crate::{calls, control, memory_at, patch, signals, threads, tree, vdso, wait};
 use mana_raw::layout::{
     ANONYMOUS, BREAK, MODULES, SHIM_CODE, SHIM_CODE_END, SHIM_DATA, SHIM_DATA_LEN, STACK_TOP,
     TRAMPOLINES,
@@ -25,7 +25,14 @@ use std::sync::{Mutex, PoisonError};
 static HOOKS: Mutex<Hooks> = Mutex::new(Hooks {
     on_exit: None,
     on_execve: None,
+    on_fork: None,
+    on_execute: None,
 });
+
+/// Keeps the hooks still across a fork.
+pub fn hold_hooks() -> impl Drop {
+    HOOKS.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// The glue's hooks.
 pub fn hooks() -> Hooks {
@@ -61,11 +68,10 @@ pub fn start(resolved: Resolved, hooks: Hooks) -> Result<Infallible, LaunchError
     // than later over ours.
     std::thread::spawn(|| {}).join().ok();
     signals::install_park();
-    let main = threads::adopt_main(0, 0);
+    let own = tree::own().map_or(std::process::id() as i32, tree::Place::id);
+    let main = threads::adopt_main(own, 0);
     // SAFETY: before the program runs.
-    unsafe { book() }
-        .pid
-        .store(std::process::id() as i32, Ordering::Relaxed);
+    unsafe { book() }.pid.store(own, Ordering::Relaxed);
     signals::set_mask(mask);
     let begin = threads::Begin {
         fs: 0,
@@ -98,6 +104,16 @@ fn areas() -> Result<(), LaunchError> {
     book.anonymous_next.store(ANONYMOUS, Ordering::Relaxed);
     for &number in patch::ALWAYS {
         patch::trap(number, true);
+    }
+    if let Some(table) = tree::table() {
+        for &number in tree::numbers::TRAPPED {
+            patch::trap(number, true);
+        }
+        if table.is_resumed() {
+            for &number in patch::AFTER_RESTART {
+                patch::trap(number, true);
+            }
+        }
     }
     // SAFETY: the control page is mapped.
     unsafe { control::page() }.brk = BREAK;

@@ -45,6 +45,8 @@ pub struct Thread {
     pub job_stack: AtomicUsize,
     /// Head and length of the program's robust list to register on entry; 0: none.
     pub robust: [AtomicUsize; 2],
+    /// What the thread executed last, as the kernel takes it; see `tree::execute`.
+    pub words: AtomicUsize,
     /// How the thread enters the upper half: FS, stack, target.
     start: UnsafeCell<[usize; 3]>,
 }
@@ -55,7 +57,7 @@ pub struct Thread {
 unsafe impl Sync for Thread {}
 
 #[derive(Default)]
-struct Registry {
+pub struct Registry {
     live: Vec<&'static Thread>,
     spare: Vec<&'static Thread>,
     made: usize,
@@ -66,6 +68,32 @@ static REGISTRY: Mutex<Registry> = Mutex::new(Registry {
     spare: Vec::new(),
     made: 0,
 });
+
+/// Keeps the records still across a fork.
+pub fn hold() -> MutexGuard<'static, Registry> {
+    registry()
+}
+
+impl Registry {
+    /// In a forked child: `thread`, the caller, is all there is, and the process's first.
+    pub fn only(&mut self, thread: &'static Thread, id: i32) {
+        for other in std::mem::take(&mut self.live) {
+            if !std::ptr::eq(other, thread) {
+                other.id.store(0, Ordering::Relaxed);
+                self.spare.push(other);
+            }
+        }
+        self.live.push(thread);
+        // SAFETY: no arguments.
+        let tid = unsafe { sys::syscall(sys::GETTID, [0; 6]) } as i32;
+        thread.tid.store(tid, Ordering::Relaxed);
+        thread.id.store(id, Ordering::Relaxed);
+        thread.main.store(true, Ordering::Relaxed);
+        thread.park.store(0, Ordering::Relaxed);
+        thread.command.store(0, Ordering::Relaxed);
+        thread.set_pending(false);
+    }
+}
 
 fn registry() -> MutexGuard<'static, Registry> {
     REGISTRY.lock().unwrap_or_else(PoisonError::into_inner)

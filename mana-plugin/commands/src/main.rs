@@ -29,8 +29,8 @@ mod scripts;
 mod settings;
 mod status;
 mod stores;
-mod view;
 mod supervision;
+mod view;
 mod wrapper;
 
 use std::ffi::OsString;

@@ -273,7 +273,7 @@ fn start_thread(body: impl FnOnce(Receiver<Command>) + Send + 'static) -> Result
 }
 
 /// A descriptor table of this thread's own, empty but for the standard streams.
-fn own_descriptors() {
+pub fn own_descriptors() {
     // SAFETY: close_range with UNSHARE first copies the table for this thread alone.
     let done = unsafe {
         libc::syscall(
@@ -475,6 +475,9 @@ fn exit(code: i32, limit: Duration) {
 
 /// The program ends with this code: called before it really does.
 pub fn exiting(code: i32) {
+    if let Some(table) = split_process::tree::table() {
+        table.set_ended();
+    }
     exit(code, END);
     if mana_plugin::finalised() {
         // Some MPIs take leave of their launcher in a handler of exit: it takes a process that ends

@@ -6,13 +6,15 @@ use std::path::PathBuf;
 use mana::spec::LaunchSpec;
 use split_process::{Hooks, Launch};
 
-use crate::{control, job, mpi, Failure};
+use crate::{control, job, mpi, tree, Failure};
 
 /// The glue's part in the split process.
 pub fn hooks() -> Hooks {
     Hooks {
         on_exit: Some(control::exiting),
         on_execve: Some(control::replacing),
+        // Called in the other processes of a tree.
+        ..tree::member::hooks()
     }
 }
 
@@ -47,6 +49,10 @@ pub fn enter() -> Result<Infallible, Failure> {
     };
     let resolved = launch.resolve()?;
     if spec.adapter.is_none() {
+        // Children are carried too; without this a living one makes a checkpoint fail by name.
+        if let Err(e) = tree::begin(None) {
+            log::warn!("{e}");
+        }
         // No MPI_Init will come: the job has one rank, and begins here.
         control::begin_job(None, -1)?;
     }

@@ -1,11 +1,17 @@
 //! What goes into an image beside memory, and how it comes out again.
 
+use std::hash::{Hash as _, Hasher as _};
+
 use mana_image::{RegionRecord, RegionTable, RunRecord, SectionKind, Sections};
-use process_state::{CaptureContext, FilePolicy, FileSync, LostPolicy, MemoryBlobs, ProcessState};
+use process_state::several::{self, Held, Own, SharedFiles};
+use process_state::{
+    CaptureContext, FilePolicy, FileSync, LostPolicy, MemoryBlobs, ObjectId, ProcessState, Warning,
+};
 use serde::{Deserialize, Serialize};
 use split_process::{Parked, Region, RegionKind};
 
-use crate::{job, mpi, Failure};
+use crate::tree::record::Tree;
+use crate::{job, mpi, tree, Failure};
 
 /// The mappings as the split process describes them.
 const MAPS: SectionKind = SectionKind(*b"maps\0\0\0\0");
@@ -21,11 +27,37 @@ pub struct LaunchRecord {
     pub program: std::path::PathBuf,
 }
 
-/// Everything of a parked process.
+/// The other processes of a tree.
+const TREE: SectionKind = SectionKind(*b"tree\0\0\0\0");
+
+/// Everything of a parked process, or of a tree of them.
 pub struct Taken {
     pub sections: Sections,
-    pub regions: Vec<Region>,
+    regions: Vec<Region>,
+    /// Regions and memory of the members of a tree.
+    members: Vec<(Vec<Region>, Vec<u8>)>,
     pub files: FileSync,
+}
+
+impl Taken {
+    /// The region table, and the memory of each of its runs.
+    pub fn content<'a>(&'a self, parked: &'a Parked) -> (RegionTable, Vec<&'a [u8]>) {
+        let mut table = table(&self.regions, 0);
+        let runs = self.regions.iter().flat_map(|r| &r.runs);
+        let mut memory: Vec<&[u8]> = runs.map(|run| parked.memory(run)).collect();
+        for (process, (regions, mut bytes)) in
+            (1..).zip(self.members.iter().map(|m| (&m.0, &m.1[..])))
+        {
+            table.0.extend(self::table(regions, process).0);
+            for run in regions.iter().flat_map(|r| &r.runs) {
+                // As many bytes were received as there are in the runs.
+                let (piece, rest) = bytes.split_at((run.len as usize).min(bytes.len()));
+                memory.push(piece);
+                bytes = rest;
+            }
+        }
+        (table, memory)
+    }
 }
 
 fn lower_descriptor(fd: i32) -> bool {
@@ -34,7 +66,9 @@ fn lower_descriptor(fd: i32) -> bool {
 
 /// Takes stock of the parked process. `mpi`: the MPI layer's state, if it is active.
 pub fn take(parked: &Parked, mpi_state: Option<Vec<u8>>) -> Result<Taken, Failure> {
-    let spec = &job().spec;
+    if mpi_state.is_none() && !tree::root::is_alone() {
+        return take_tree(parked);
+    }
     // On a thread of the program: its descriptors are in the table that thread uses.
     let (sender, receiver) = std::sync::mpsc::channel();
     let closure = Box::new(move || {
@@ -45,34 +79,75 @@ pub fn take(parked: &Parked, mpi_state: Option<Vec<u8>>) -> Result<Taken, Failur
         None => parked.run_on_main(closure)?,
     }
     let (state, blobs, files) = receiver.recv()??;
-    let mut sections = Sections::default();
+    let regions = parked.regions()?;
+    let mut sections = sections(parked.state()?, &state, &blobs, &regions)?;
+    if let Some(bytes) = mpi_state {
+        sections.push(SectionKind::MPI, bytes);
+    }
+    Ok(Taken {
+        sections,
+        regions,
+        members: Vec::new(),
+        files,
+    })
+}
+
+fn sections(
+    split: Vec<u8>,
+    state: &ProcessState,
+    blobs: &MemoryBlobs,
+    regions: &[Region],
+) -> Result<Sections, Failure> {
+    let spec = &job().spec;
     let launch = LaunchRecord {
         version: spec.version.clone(),
         adapter: spec.adapter.as_ref().map(|a| a.name.clone()),
         program: spec.program.clone(),
     };
+    let mut sections = Sections::default();
     sections.push(SectionKind::LAUNCH, postcard::to_stdvec(&launch)?);
-    sections.push(SectionKind::SPLIT, parked.state()?);
-    sections.push(SectionKind::STATE, postcard::to_stdvec(&state)?);
-    sections.push(SectionKind::BLOBS, postcard::to_stdvec(&blobs)?);
-    if let Some(bytes) = mpi_state {
-        sections.push(SectionKind::MPI, bytes);
-    }
-    let regions = parked.regions()?;
-    sections.push(MAPS, postcard::to_stdvec(&regions)?);
+    sections.push(SectionKind::SPLIT, split);
+    sections.push(SectionKind::STATE, postcard::to_stdvec(state)?);
+    sections.push(SectionKind::BLOBS, postcard::to_stdvec(blobs)?);
+    sections.push(MAPS, postcard::to_stdvec(regions)?);
+    Ok(sections)
+}
+
+fn take_tree(parked: &Parked) -> Result<Taken, Failure> {
+    let taken = tree::root::take(parked)?;
+    let own = taken.own;
+    let mut sections = sections(own.split, &own.state, &own.blobs, &own.regions)?;
+    sections.push(TREE, postcard::to_stdvec(&taken.tree)?);
+    let regions = taken.tree.members.into_iter().map(|m| m.regions);
     Ok(Taken {
         sections,
-        regions,
-        files,
+        regions: own.regions,
+        members: regions.zip(taken.memory).collect(),
+        files: taken.files,
     })
 }
 
 type Part = Result<(ProcessState, MemoryBlobs, FileSync), Failure>;
 
 fn process_part() -> Part {
-    let job = job();
     let ranges = split_process::upper_ranges();
-    let mut context = CaptureContext::new(&job.inherited, &ranges);
+    let context = context(&ranges);
+    let mut blobs = MemoryBlobs::new();
+    let captured = process_state::capture(&context, &mut blobs)?;
+    warn(&captured.warnings);
+    let files = FileSync::start(&lower_descriptor)?;
+    Ok((captured.state, blobs, files))
+}
+
+fn warn(warnings: &[Warning]) {
+    for warning in warnings {
+        crate::rank::warn_once(&warning.to_string());
+    }
+}
+
+fn context(ranges: &[std::ops::Range<usize>]) -> CaptureContext<'_> {
+    let job = job();
+    let mut context = CaptureContext::new(&job.inherited, ranges);
     context.lower_descriptor = &lower_descriptor;
     context.virtual_tid = &split_process::virtual_tid;
     context.pending_signals = !(1 << (split_process::PARK_SIGNAL - 1));
@@ -85,17 +160,56 @@ fn process_part() -> Part {
         libckpt::config::LostFd::Warn => LostPolicy::Warn,
         libckpt::config::LostFd::Refuse => LostPolicy::Refuse,
     };
-    let mut blobs = MemoryBlobs::new();
-    let captured = process_state::capture(&context, &mut blobs)?;
-    for warning in &captured.warnings {
-        crate::rank::warn_once(&warning.to_string());
-    }
-    let files = FileSync::start(&lower_descriptor)?;
-    Ok((captured.state, blobs, files))
+    context
 }
 
-/// The region table of an image, in the order of `regions`.
-pub fn table(regions: &[Region]) -> RegionTable {
+/// Whether this process saves an object that several of a tree may have.
+fn claims(object: ObjectId) -> bool {
+    let mut hasher = std::hash::DefaultHasher::new();
+    object.hash(&mut hasher);
+    split_process::tree::table().is_none_or(|table| table.claim(hasher.finish()))
+}
+
+/// The program's descriptors in the calling thread's table.
+pub fn own_descriptors() -> Result<Vec<Own>, Failure> {
+    Ok(several::own(&context(&[]))?)
+}
+
+/// All of this process but its descriptors, for a tree.
+pub fn process_apart(blobs: &mut MemoryBlobs) -> Result<ProcessState, Failure> {
+    let ranges = split_process::upper_ranges();
+    let mut context = context(&ranges);
+    context.saves = &claims;
+    let captured = process_state::capture_apart(&context, blobs)?;
+    warn(&captured.warnings);
+    Ok(captured.state)
+}
+
+/// The descriptors of all processes of a tree, of which the calling thread has copies.
+pub fn shared_files(
+    held: &[Held],
+    processes: usize,
+    blobs: &mut MemoryBlobs,
+) -> Result<SharedFiles, Failure> {
+    let mut context = context(&[]);
+    context.saves = &claims;
+    context.lower_descriptor = &|_| false;
+    let mut warnings = Vec::new();
+    let files = several::capture(&context, held, processes, blobs, &mut warnings)?;
+    warn(&warnings);
+    Ok(files)
+}
+
+/// Bits of a region's kind that the split process uses; above them is the process of a tree.
+const KIND_BITS: u32 = 8;
+
+/// Which process of a tree a region belongs to.
+pub fn process_of(region: &RegionRecord) -> usize {
+    (region.kind >> KIND_BITS) as usize
+}
+
+/// The region table of an image, in the order of `regions`, those of process `process` of a tree.
+fn table(regions: &[Region], process: u32) -> RegionTable {
     let one = |r: &Region| RegionRecord {
         start: r.start,
         len: r.len,
@@ -105,7 +219,7 @@ pub fn table(regions: &[Region]) -> RegionTable {
             RegionKind::PrivateFile => 1,
             RegionKind::Shared => 2,
             RegionKind::Stack => 3,
-        },
+        } | process << KIND_BITS,
         name: r.name.clone().into_bytes(),
         runs: r
             .runs
@@ -128,6 +242,7 @@ pub struct Loaded {
     pub blobs: MemoryBlobs,
     pub mpi: Option<Vec<u8>>,
     pub regions: Vec<Region>,
+    pub tree: Option<Tree>,
 }
 
 /// Takes them out of the verified sections.
@@ -139,5 +254,9 @@ pub fn load(sections: &Sections) -> Result<Loaded, Failure> {
         blobs: postcard::from_bytes(sections.need(SectionKind::BLOBS)?)?,
         mpi: sections.get(SectionKind::MPI).map(<[u8]>::to_vec),
         regions: postcard::from_bytes(sections.need(MAPS)?)?,
+        tree: match sections.get(TREE) {
+            Some(bytes) => Some(postcard::from_bytes(bytes)?),
+            None => None,
+        },
     })
 }

@@ -17,6 +17,7 @@
 //! | `addresses` | keeps mappings of the MPI library out of the program's addresses |
 //! | `rank` | this rank's steps of a checkpoint |
 //! | `snapshot` | who writes the image: a forked child, or this process |
+//! | `tree` | the processes a program without MPI makes |
 //! | `image` | what goes into an image beside memory |
 //! | `messages` | lines on standard error |
 //!
@@ -42,6 +43,7 @@ mod raised;
 mod rank;
 mod resume;
 mod snapshot;
+mod tree;
 
 use std::sync::OnceLock;
 
@@ -69,6 +71,7 @@ pub(crate) fn job() -> &'static Job {
 #[no_mangle]
 pub extern "C" fn main(_argc: i32, _argv: *const *const libc::c_char) -> i32 {
     let inherited = Inherited::observe();
+    let executed = tree::member::executed();
     let spec = match LaunchSpec::take_from_environment() {
         Ok(spec) => spec,
         Err(e) => messages::fail(format_args!("{e}")),
@@ -76,6 +79,10 @@ pub extern "C" fn main(_argc: i32, _argv: *const *const libc::c_char) -> i32 {
     messages::install(&spec);
     let mode = spec.mode;
     JOB.get_or_init(|| Job { spec, inherited });
+    if let Some(executed) = executed {
+        let failure = tree::member::run(&executed);
+        outcome::fail(&*failure)
+    }
     if let Err(e) = interface::install() {
         outcome::fail(&*e);
     }

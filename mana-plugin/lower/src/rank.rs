@@ -21,7 +21,7 @@ use split_process::Parked;
 
 use crate::calls::JOURNAL;
 use crate::snapshot::{Camera, Image};
-use crate::{coordinator, image, interface, job, messages, mpi};
+use crate::{coordinator, image, interface, job, messages, mpi, tree};
 
 /// For all threads to leave the lower half once every rank is at its safe point.
 const PARK: Duration = Duration::from_secs(20);
@@ -126,6 +126,7 @@ impl Rank {
             parked.release();
         }
         interface::after_release();
+        tree::root::release();
         self.phase = "running";
     }
 }
@@ -278,6 +279,7 @@ impl RankHooks for Rank {
             checkpoint::stop();
         }
         self.parked = Some(split_process::park_all(PARK).map_err(StepError::new)?);
+        tree::root::stop(PARK).map_err(StepError::new)?;
         self.attend()
     }
 
@@ -328,15 +330,16 @@ impl RankHooks for Rank {
             .parked
             .as_ref()
             .ok_or_else(|| StepError::new("capture before stop"))?;
-        let taken = image::take(parked, state).map_err(StepError::new)?;
+        let mut taken = image::take(parked, state).map_err(StepError::new)?;
         log::debug!("stock taken after {:?}", since.elapsed());
-        let runs = || taken.regions.iter().flat_map(|r| &r.runs);
+        let sections = std::mem::take(&mut taken.sections);
+        let (regions, memory) = taken.content(parked);
+        let bytes = memory.iter().map(|m| m.len() as u64).sum();
         let content = ImageContent {
-            sections: taken.sections,
-            regions: image::table(&taken.regions),
-            memory: runs().map(|run| parked.memory(run)).collect(),
+            sections,
+            regions,
+            memory,
         };
-        let bytes = runs().map(|r| r.len).sum();
         let image = self
             .camera
             .take(&self.session, checkpoint.generation, content)

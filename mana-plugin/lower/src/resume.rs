@@ -20,13 +20,14 @@ use std::sync::{Mutex, PoisonError};
 use libckpt::image_file::ImageFile;
 use libckpt::records::{JobState, Records};
 use libckpt::store::Store;
+use mana_image::RegionRecord;
 use process_state::RestoreContext;
 use split_process::{Restorer, RunBuffer};
 
-use crate::{calls, control, fresh, image, interface, job, messages, mpi, Failure};
+use crate::{calls, control, fresh, image, interface, job, messages, mpi, tree, Failure};
 
 /// First number for descriptors that are needed only during the restore.
-const TEMPORARY_FD: i32 = 900;
+pub const TEMPORARY_FD: i32 = 900;
 
 static IN_PROGRESS: AtomicBool = AtomicBool::new(false);
 static RENDEZVOUS: Mutex<Option<PathBuf>> = Mutex::new(None);
@@ -95,8 +96,19 @@ pub fn run() -> Result<Infallible, Failure> {
             .map_err(|class| format!("waiting for the files: MPI error class {class}"))?;
     }
 
-    let mut restorer = Restorer::begin(&loaded.split)?;
     let rendezvous = rendezvous(resume.incarnation)?;
+    if let Some(tree) = &loaded.tree {
+        return tree::restart::run(&loaded, tree, image, &rendezvous, || {
+            interface::restarted();
+            go();
+        });
+    }
+    let mut restorer = Restorer::begin(&loaded.split)?;
+    if spec.adapter.is_none() {
+        if let Err(e) = tree::begin(Some(restorer.recorded_pid())) {
+            log::warn!("{e}");
+        }
+    }
     let mut context = RestoreContext::new(TEMPORARY_FD, &loaded.blobs, &rendezvous);
     context.real_tid = &split_process::real_tid;
     for fd in process_state::conflicts(&loaded.state) {
@@ -105,7 +117,7 @@ pub fn run() -> Result<Infallible, Failure> {
     }
     let mut restored = process_state::restore_descriptors(&loaded.state, &context)?;
     let buffers = restorer.map(&loaded.regions)?;
-    fill(&image, buffers)?;
+    fill(&image, 0, buffers)?;
     restorer.protect()?;
     process_state::restore_mappings(&loaded.state, &context, &mut restored)?;
     if let Some(world) = &world {
@@ -126,11 +138,16 @@ pub fn run() -> Result<Infallible, Failure> {
         if let Err(e) = process_state::restore_timers(&loaded.state, &context) {
             messages::fail(format_args!("timers: {e}"));
         }
-        if let Err(e) = control::go() {
-            control::failed(&*e);
-        }
+        go();
     })?;
     Err("the program could not be entered".into())
+}
+
+/// The program is in place: checkpoints may come.
+fn go() {
+    if let Err(e) = control::go() {
+        control::failed(&*e);
+    }
 }
 
 fn mana_plugin_world() -> Option<mana_plugin::WorldCollective> {
@@ -187,9 +204,12 @@ fn rendezvous(incarnation: u32) -> Result<PathBuf, Failure> {
     Ok(dir)
 }
 
-/// Reads every run into its place. The buffers come in the order of the image's table.
-fn fill(image: &ImageFile, buffers: Vec<RunBuffer>) -> Result<(), Failure> {
-    let places: Vec<_> = image.regions().0.iter().flat_map(|r| &r.runs).collect();
+/// Reads every run of process `process` of a tree into its place. The buffers come in the order of the
+/// image's table.
+pub fn fill(image: &ImageFile, process: usize, buffers: Vec<RunBuffer>) -> Result<(), Failure> {
+    let own = |r: &&RegionRecord| image::process_of(r) == process;
+    let regions = image.regions().0.iter().filter(own);
+    let places: Vec<_> = regions.flat_map(|r| &r.runs).collect();
     if places.len() != buffers.len() {
         return Err(format!(
             "{}: the region table does not fit the mappings",

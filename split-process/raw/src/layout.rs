@@ -66,7 +66,7 @@ pub const ANONYMOUS: usize = ARENA_START + 0x100_0000_0000;
 /// "mana-ctl" in memory order.
 pub const CONTROL_MAGIC: u64 = u64::from_le_bytes(*b"mana-ctl");
 /// Version of everything in this module; an image records the one it was made under.
-pub const CONTROL_VERSION: u32 = 1;
+pub const CONTROL_VERSION: u32 = 2;
 
 /// Head of the control page.
 #[repr(C)]
@@ -137,6 +137,12 @@ pub struct ThreadBlock {
     pub lower_rsp: usize,
     /// The function of the lower half that handles a trapped system call.
     pub sys_handler: usize,
+    /// What a wait for children is made for again by the shim: the first argument of `waitid`.
+    pub wait_kind: usize,
+    /// Its second argument, in the kernel's numbers.
+    pub wait_id: usize,
+    /// Its options.
+    pub wait_options: usize,
 }
 
 /// Byte offsets into [`ThreadBlock`], for assembly.
@@ -167,6 +173,12 @@ pub mod thread_block {
     pub const LOWER_RSP: usize = 88;
     /// `sys_handler`
     pub const SYS_HANDLER: usize = 96;
+    /// `wait_kind`
+    pub const WAIT_KIND: usize = 104;
+    /// `wait_id`
+    pub const WAIT_ID: usize = 112;
+    /// `wait_options`
+    pub const WAIT_OPTIONS: usize = 120;
 }
 
 /// In `ThreadBlock::rewound`: the bit that says that the kernel has rewound a call which handlers with

@@ -5,8 +5,10 @@
 //! with the arena. It reaches the lower half only through the control page and GS. It is executed
 //! with the upper half's FS and must not touch a stack slot below the red zone of its caller.
 
+use crate::entry::Frame;
 use crate::layout::{
-    thread_block as tb, ControlPage, CONTROL, HANDLERS, RESTARTING, REWOUND_BY_KERNEL,
+    thread_block as tb, ControlPage, CONTROL, HANDLERS, RESTARTING, REWOUND_BY_KERNEL, TRAMPOLINES,
+    TRAMPOLINE_LEN, TRAMPOLINE_TAIL,
 };
 use core::arch::global_asm;
 use core::mem::offset_of;
@@ -23,6 +25,12 @@ global_asm!(
     ".hidden mana_shim_restorer",
     ".globl mana_shim_exit",
     ".hidden mana_shim_exit",
+    ".globl mana_shim_wait",
+    ".hidden mana_shim_wait",
+    ".globl mana_shim_wait_call",
+    ".hidden mana_shim_wait_call",
+    ".globl mana_shim_wait_again",
+    ".hidden mana_shim_wait_again",
     ".globl mana_shim_end",
     ".hidden mana_shim_end",
     ".balign 64",
@@ -138,6 +146,7 @@ global_asm!(
     "mov r10d, 8",
     "mov eax, 14",
     "syscall",
+    "9:",
     "add rsp, 8",
     "pop rax",
     "pop rdx",
@@ -155,6 +164,52 @@ global_asm!(
     "pop r11",
     "lea rsp, [rsp + 128]",
     "jmp r11",
+    // ---- a wait for children that has found none: rsp = `entry::Frame`, with the site's number as
+    // its target. The thread waits here, where it can be parked, until one may be had (which stays
+    // to be had), and goes through its trampoline's entry again with the numbers the program knows.
+    ".balign 16",
+    "mana_shim_wait:",
+    "mov edi, 2", // SIG_SETMASK
+    "mov rsi, rsp",
+    "xor edx, edx",
+    "mov r10d, 8",
+    "mov eax, 14",
+    "syscall",
+    "mana_shim_wait_call:",
+    "mov rdi, gs:[{wait_kind}]",
+    "mov rsi, gs:[{wait_id}]",
+    "xor edx, edx", // nothing is told here
+    "mov r10, gs:[{wait_options}]",
+    "xor r8d, r8d",
+    "mov eax, 247", // waitid
+    "syscall",
+    "cmp rax, -4", // EINTR: a handler of the program has run
+    "je 20f",
+    "mana_shim_wait_again:",
+    "add rsp, 8",
+    "pop rax",
+    "pop rdx",
+    "pop rsi",
+    "pop rdi",
+    "pop r8",
+    "pop r9",
+    "pop r10",
+    "pop rbx",
+    "pop r12",
+    "pop r13",
+    "pop r14",
+    "pop r15",
+    "pop rbp",
+    "movabs r11, {entry}",
+    "jmp [r11]", // the site's number is on top of the stack, as the trampoline put it
+    "20:",
+    "mov qword ptr [rsp + {rax}], -4",
+    "mov r11, [rsp + {target}]",
+    "shl r11, {shift}",
+    "movabs rcx, {behind}",
+    "add r11, rcx",
+    "mov [rsp + {target}], r11",
+    "jmp 9b",
     "mana_shim_end:",
     ".popsection",
     rewound = const tb::REWOUND,
@@ -165,6 +220,14 @@ global_asm!(
     upper = const tb::UPPER_FS,
     handlers = const HANDLERS,
     park = const CONTROL + offset_of!(ControlPage, park_entry),
+    entry = const CONTROL + offset_of!(ControlPage, syscall_entry),
+    wait_kind = const tb::WAIT_KIND,
+    wait_id = const tb::WAIT_ID,
+    wait_options = const tb::WAIT_OPTIONS,
+    rax = const offset_of!(Frame, rax),
+    target = const offset_of!(Frame, target),
+    shift = const TRAMPOLINE_LEN.trailing_zeros(),
+    behind = const TRAMPOLINES + TRAMPOLINE_TAIL + 2,
 );
 
 extern "C" {
@@ -173,6 +236,9 @@ extern "C" {
     static mana_shim_park: u8;
     static mana_shim_restorer: u8;
     static mana_shim_exit: u8;
+    static mana_shim_wait: u8;
+    static mana_shim_wait_call: u8;
+    static mana_shim_wait_again: u8;
     static mana_shim_end: u8;
 }
 
@@ -208,4 +274,20 @@ pub fn restorer() -> usize {
 /// Address in the arena of the end of a trapped system call (expects rsp at a frame).
 pub fn exit() -> usize {
     at(&raw const mana_shim_exit)
+}
+
+/// Address in the arena of the wait for children (expects rsp at a frame whose target is the number
+/// of its site).
+pub fn wait() -> usize {
+    at(&raw const mana_shim_wait)
+}
+
+/// Where a thread stands that waits for children: its call names a process of this run.
+pub fn waiting() -> core::ops::Range<usize> {
+    at(&raw const mana_shim_wait_call)..again()
+}
+
+/// Where such a thread goes on instead in another run: it looks for its children again.
+pub fn again() -> usize {
+    at(&raw const mana_shim_wait_again)
 }

@@ -34,10 +34,24 @@ pub const CLONE: usize = 56;
 pub const EXECVE: usize = 59;
 /// `exit`
 pub const EXIT: usize = 60;
+/// `wait4`
+pub const WAIT4: usize = 61;
 /// `kill`
 pub const KILL: usize = 62;
 /// `readlink`
 pub const READLINK: usize = 89;
+/// `setpgid`
+pub const SETPGID: usize = 109;
+/// `getppid`
+pub const GETPPID: usize = 110;
+/// `getpgrp`
+pub const GETPGRP: usize = 111;
+/// `setsid`
+pub const SETSID: usize = 112;
+/// `getpgid`
+pub const GETPGID: usize = 121;
+/// `getsid`
+pub const GETSID: usize = 124;
 /// `sigaltstack`
 pub const SIGALTSTACK: usize = 131;
 /// `arch_prctl`
@@ -60,6 +74,8 @@ pub const EXIT_GROUP: usize = 231;
 pub const EPOLL_WAIT: usize = 232;
 /// `tgkill`
 pub const TGKILL: usize = 234;
+/// `waitid`
+pub const WAITID: usize = 247;
 /// `readlinkat`
 pub const READLINKAT: usize = 267;
 /// `set_robust_list`
@@ -74,6 +90,8 @@ pub const RT_TGSIGQUEUEINFO: usize = 297;
 pub const EXECVEAT: usize = 322;
 /// `rseq`
 pub const RSEQ: usize = 334;
+/// `pidfd_open`
+pub const PIDFD_OPEN: usize = 434;
 /// `clone3`
 pub const CLONE3: usize = 435;
 

@@ -86,9 +86,9 @@ pub(crate) enum LockKind {
 }
 
 impl FdInfo {
-    /// Reads what the kernel says about descriptor `fd` of this process.
+    /// Reads what the kernel says about descriptor `fd` of this thread's table.
     pub(crate) fn read(fd: RawFd) -> Result<FdInfo, StateError> {
-        let path = format!("/proc/self/fdinfo/{fd}");
+        let path = format!("/proc/thread-self/fdinfo/{fd}");
         let text = fs::read_to_string(&path).map_err(|e| StateError::io("read", &path, e))?;
         FdInfo::parse(&text, &path)
     }

@@ -41,7 +41,7 @@ use serde::{Deserialize, Serialize};
 pub use blob::{BlobId, BlobSink, BlobSource, Bytes, Content, Extent, MemoryBlobs};
 pub use context::{CaptureContext, FilePolicy, LostPolicy, ObjectId, RestoreContext, WatchTable};
 pub use descriptors::inherited::Inherited;
-pub use descriptors::{conflicts, vacate, Descriptors};
+pub use descriptors::{conflicts, several, vacate, Descriptors};
 pub use error::{StateError, Warning};
 pub use mappings::objects::{OpenObjects, SharedObject};
 pub use mappings::{shared_objects, Mappings};
@@ -51,7 +51,7 @@ pub use timers::TimerTable;
 
 /// The captured state of one process. Goes into the image as one serialised section; the content
 /// it refers to is in the [`BlobSink`] given to [`capture`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessState {
     /// Memory objects that are open or mapped shared: memfd, POSIX shared memory, System V
     /// segments, anonymous shared memory, unlinked files.
@@ -100,6 +100,30 @@ pub fn capture(ctx: &CaptureContext<'_>, blobs: &mut dyn BlobSink) -> Result<Cap
         timers,
         process,
         pending,
+    };
+    Ok(Captured { state, warnings })
+}
+
+/// Captures what [`several::capture`] does not: everything of this process but its descriptors.
+///
+/// # Errors
+/// As [`capture`].
+pub fn capture_apart(
+    ctx: &CaptureContext<'_>,
+    blobs: &mut dyn BlobSink,
+) -> Result<Captured, StateError> {
+    let mut warnings = Vec::new();
+    let mut objects = mappings::objects::ObjectList::default();
+    let mut descriptors = several::apart(ctx)?;
+    let in_place = &mut descriptors.in_place;
+    let mappings = mappings::capture(ctx, &mut objects, in_place, blobs, &mut warnings)?;
+    let state = ProcessState {
+        objects: objects.save(ctx, blobs)?,
+        descriptors,
+        mappings,
+        timers: timers::capture(ctx)?,
+        process: process::capture()?,
+        pending: signals::capture(ctx.pending_signals)?,
     };
     Ok(Captured { state, warnings })
 }

@@ -12,7 +12,7 @@ use crate::path::FilePath;
 const RESOURCES: u32 = 16;
 
 /// Attributes of the process.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attributes {
     /// Working directory.
     pub directory: FilePath,

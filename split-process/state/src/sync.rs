@@ -115,7 +115,7 @@ fn mapped_files() -> Result<Vec<FilePath>, StateError> {
 fn writable_files(
     lower_descriptor: &dyn Fn(RawFd) -> bool,
 ) -> Result<Vec<(RawFd, String)>, StateError> {
-    let directory = "/proc/self/fd";
+    let directory = "/proc/thread-self/fd";
     let entries = fs::read_dir(directory).map_err(|e| StateError::io("list", directory, e))?;
     let names = entries.flatten().map(|e| e.file_name());
     let numbers: Vec<RawFd> = names.filter_map(|n| n.to_str()?.parse().ok()).collect();

@@ -53,6 +53,19 @@ pub fn install() -> Result<(), Failure> {
     Ok(())
 }
 
+/// In a process that is not the rank's own: the interface answers that it is closed there.
+pub fn close() -> Result<(), Failure> {
+    let mut slots = [closed as *const () as usize; slot::COUNT];
+    slots[slot::RESTARTS] = restarts as *const () as usize;
+    split_process::publish_interface(&slots)?;
+    Ok(())
+}
+
+/// Whatever the slot: an error, in whatever width it is looked at.
+extern "C" fn closed() -> i64 {
+    ERR_CLOSED.into()
+}
+
 /// Half of what a step may take, so that its failure is told in time.
 fn limit() -> Duration {
     Duration::from_secs(job().spec.config.checkpoint_timeout) / 2

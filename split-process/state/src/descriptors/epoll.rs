@@ -52,14 +52,17 @@ pub(super) fn capture(file: &OpenFile, all: &[OpenFile], warnings: &mut Vec<Warn
             .iter()
             .filter(|f| watched.inode.is_none_or(|inode| inode == f.stat.st_ino))
             .collect();
-        candidates.sort_by_key(|f| f.fd != watched.fd);
-        let found = candidates
-            .iter()
-            .find(|f| is_target(file.fd, watched.fd, index, f.fd).unwrap_or(f.fd == watched.fd));
+        // Of a tree's descriptors, those of the process that has this one.
+        candidates.retain(|f| f.process == file.process);
+        candidates.sort_by_key(|f| f.number != watched.fd);
+        let found = candidates.iter().find(|f| {
+            let told = is_target(file.fd, watched.fd, index, f.fd);
+            told.unwrap_or(f.number == watched.fd)
+        });
         match found {
             Some(open) => entries.push(Entry {
                 fd: watched.fd,
-                open_as: open.fd,
+                open_as: open.number,
                 events: watched.events,
                 data: watched.data,
             }),
@@ -84,8 +87,9 @@ fn is_target(epoll: RawFd, target: RawFd, index: usize, fd: RawFd) -> Option<boo
         target: target as u32,
         index: index as u32,
     };
-    // SAFETY: getpid takes nothing.
-    let pid = unsafe { libc::getpid() };
+    // Of this thread, whose table may be its own.
+    // SAFETY: gettid takes nothing.
+    let pid = unsafe { libc::gettid() };
     // SAFETY: the last argument is the address of a kcmp_epoll_slot, which is only read.
     let order = unsafe {
         libc::syscall(

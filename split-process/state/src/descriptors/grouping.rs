@@ -35,9 +35,10 @@ fn same(a: RawFd, b: RawFd) -> bool {
 
 /// The answer of kcmp, `None` if it may not be used.
 fn compare(a: RawFd, b: RawFd) -> Option<bool> {
-    // SAFETY: getpid and kcmp take and return numbers.
+    // SAFETY: gettid and kcmp take and return numbers.
     let order = unsafe {
-        let pid = libc::getpid();
+        // Of this thread, whose table may be its own.
+        let pid = libc::gettid();
         libc::syscall(
             libc::SYS_kcmp,
             pid,

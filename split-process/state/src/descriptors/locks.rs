@@ -38,7 +38,7 @@ pub enum Call {
 
 pub(super) fn capture(file: &OpenFile) -> impl Iterator<Item = Lock> + '_ {
     file.info.locks.iter().map(|lock| Lock {
-        fd: file.fd,
+        fd: file.number,
         call: match lock.kind {
             LockKind::Flock => Call::Flock,
             LockKind::Posix => Call::Process,

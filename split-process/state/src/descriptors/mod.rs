@@ -21,6 +21,7 @@ pub mod pipe;
 mod record;
 pub mod regular;
 mod reopen;
+pub mod several;
 pub mod signalfd;
 pub mod socketpair;
 pub mod timerfd;
@@ -129,8 +130,12 @@ pub enum Kind {
 /// What is known about an open number.
 #[derive(Debug)]
 pub(crate) struct OpenFile {
-    /// The number.
+    /// The number it has here.
     pub fd: RawFd,
+    /// The number the program knows; another one if it is a copy of another process's.
+    pub number: RawFd,
+    /// The process of a tree that has it.
+    pub process: u32,
     /// Its line in `/proc/self/fd`.
     pub target: Vec<u8>,
     pub stat: nix::sys::stat::FileStat,
@@ -140,7 +145,7 @@ pub(crate) struct OpenFile {
 impl OpenFile {
     /// Asks the kernel about `fd`.
     pub(crate) fn read(fd: RawFd) -> Result<OpenFile, StateError> {
-        let link = format!("/proc/self/fd/{fd}");
+        let link = format!("/proc/thread-self/fd/{fd}");
         let target = fs::read_link(&link).map_err(|e| StateError::io("read", &link, e))?;
         // SAFETY: the program is parked, so the number stays open for this call.
         let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
@@ -149,6 +154,8 @@ impl OpenFile {
         let target = target.as_os_str().as_bytes().to_vec();
         Ok(OpenFile {
             fd,
+            number: fd,
+            process: 0,
             target,
             stat,
             info: FdInfo::read(fd)?,
@@ -165,7 +172,7 @@ impl OpenFile {
     pub(crate) fn name(&self) -> String {
         format!(
             "descriptor {} ({})",
-            self.fd,
+            self.number,
             String::from_utf8_lossy(&self.target)
         )
     }
@@ -184,7 +191,14 @@ impl OpenFile {
 /// Opens `path` with the flags of a description, close-on-exec.
 pub(crate) fn open(path: &FilePath, flags: i32) -> Result<OwnedFd, StateError> {
     // These act at the moment of opening only; the kernel does not report them, but a record might.
-    let flags = flags & !(libc::O_CREAT | libc::O_EXCL | libc::O_TRUNC);
+    let mut flags = flags & !(libc::O_CREAT | libc::O_EXCL | libc::O_TRUNC);
+    if path.as_bytes().starts_with(b"/proc/self/fd/") {
+        // How the file was found once does not matter to what is open already.
+        flags &= !libc::O_NOFOLLOW;
+        if flags & libc::O_TMPFILE == libc::O_TMPFILE {
+            flags &= !libc::O_TMPFILE;
+        }
+    }
     // SAFETY: the path is a C string.
     let fd = unsafe {
         libc::open(

@@ -36,14 +36,32 @@ pub struct PipeEnd {
 }
 
 /// A description that reads and one that writes (they may be the same) among `files`, which are all
-/// of one pipe; `None` unless both are there.
+/// of one pipe; `None` if its other end is somebody else's. Where nobody has the other end any more,
+/// the one that is left stands for both.
 pub(super) fn ends<'a>(
     files: impl Iterator<Item = &'a OpenFile> + Clone,
 ) -> Option<(&'a OpenFile, &'a OpenFile)> {
     let access = |f: &OpenFile| f.info.flags & libc::O_ACCMODE;
-    let reader = files.clone().find(|f| access(f) != libc::O_WRONLY)?;
-    let writer = files.clone().find(|f| access(f) != libc::O_RDONLY)?;
-    Some((reader, writer))
+    let reader = files.clone().find(|f| access(f) != libc::O_WRONLY);
+    let writer = files.clone().find(|f| access(f) != libc::O_RDONLY);
+    match (reader, writer) {
+        (Some(reader), Some(writer)) => Some((reader, writer)),
+        (Some(left), None) | (None, Some(left)) => is_alone(left).then_some((left, left)),
+        (None, None) => None,
+    }
+}
+
+/// Whether nobody has the other end of the pipe `file` is open on.
+fn is_alone(file: &OpenFile) -> bool {
+    let mut asked = libc::pollfd {
+        fd: file.fd,
+        events: 0,
+        revents: 0,
+    };
+    // SAFETY: one structure, and no waiting.
+    let told = unsafe { libc::poll(&raw mut asked, 1, 0) };
+    // A reader is told of a hang-up, a writer of an error.
+    told == 1 && asked.revents & (libc::POLLHUP | libc::POLLERR) != 0
 }
 
 /// Records the pipe whose ends are `reader` and `writer` (which may be the same).
@@ -71,6 +89,7 @@ pub(super) fn capture(
     }
     let content = match waiting {
         0 => None,
+        _ if reader.info.flags & libc::O_ACCMODE == libc::O_WRONLY => None, // nobody will read it
         _ => {
             let data = match copy_of(reader, capacity, waiting) {
                 Some(data) => data,

@@ -13,10 +13,23 @@ pub(crate) fn capture(
     warnings: &mut Vec<Warning>,
 ) -> Result<Descriptors, StateError> {
     let files = open_files(ctx)?;
-    let leaders = grouping::leaders(&files);
+    let mut out = capture_of(&files, ctx, objects, blobs, warnings)?;
+    out.closed_standard = closed_standard(ctx, &files);
+    Ok(out)
+}
+
+/// The records of `files`, one number each, in their order.
+pub(super) fn capture_of(
+    files: &[OpenFile],
+    ctx: &CaptureContext<'_>,
+    objects: &mut ObjectList,
+    blobs: &mut dyn BlobSink,
+    warnings: &mut Vec<Warning>,
+) -> Result<Descriptors, StateError> {
+    let leaders = grouping::leaders(files);
     let mut recorder = Recorder {
         ctx,
-        files: &files,
+        files,
         leaders: &leaders,
         objects,
         blobs,
@@ -29,9 +42,16 @@ pub(crate) fn capture(
     Ok(recorder.out)
 }
 
+/// Which standard streams are closed, if `files` are all that is open.
+pub(super) fn closed_standard(ctx: &CaptureContext<'_>, files: &[OpenFile]) -> Vec<RawFd> {
+    let is_open = |fd: &RawFd| files.iter().any(|f| f.fd == *fd);
+    let own = |fd: &RawFd| !(ctx.lower_descriptor)(*fd);
+    (0..3).filter(|fd| !is_open(fd)).filter(own).collect()
+}
+
 /// Every open descriptor that is not the lower half's, ascending.
-fn open_files(ctx: &CaptureContext<'_>) -> Result<Vec<OpenFile>, StateError> {
-    let directory = "/proc/self/fd";
+pub(super) fn open_files(ctx: &CaptureContext<'_>) -> Result<Vec<OpenFile>, StateError> {
+    let directory = "/proc/thread-self/fd";
     let entries = fs::read_dir(directory).map_err(|e| StateError::io("list", directory, e))?;
     let mut numbers: Vec<RawFd> = Vec::new();
     for entry in entries {
@@ -77,7 +97,7 @@ impl<'a> Recorder<'a, '_> {
                 self.out.descriptions.push(description);
             }
             self.out.numbers.push(Number {
-                fd: file.fd,
+                fd: file.number,
                 close_on_exec: file.info.flags & libc::O_CLOEXEC != 0,
                 description: index_of[&leader],
             });
@@ -94,9 +114,6 @@ impl<'a> Recorder<'a, '_> {
                 self.out.locks.push(lock);
             }
         }
-        let is_open = |fd: &RawFd| self.files.iter().any(|f| f.fd == *fd);
-        let own = |fd: &RawFd| !(self.ctx.lower_descriptor)(*fd);
-        self.out.closed_standard = (0..3).filter(|fd| !is_open(fd)).filter(own).collect();
         Ok(())
     }
 
@@ -112,7 +129,7 @@ impl<'a> Recorder<'a, '_> {
             .iter()
             .zip(self.files)
             .filter(|(l, _)| **l == leader);
-        members.map(|(_, f)| f.fd).collect()
+        members.map(|(_, f)| f.number).collect()
     }
 
     fn describe(&mut self, leader: usize) -> Result<Description, StateError> {
@@ -122,7 +139,7 @@ impl<'a> Recorder<'a, '_> {
             if self.ctx.lost == LostPolicy::Refuse {
                 let target = String::from_utf8_lossy(&file.target).into_owned();
                 return Err(StateError::Unrestorable {
-                    fd: file.fd,
+                    fd: file.number,
                     target,
                 });
             }
@@ -159,7 +176,10 @@ impl<'a> Recorder<'a, '_> {
     /// Standard streams and what the launcher left open.
     fn inherited(&self, leader: usize) -> Option<Kind> {
         let file = &self.files[leader];
-        let identity = Identity::of(file.fd)?;
+        let identity = Identity {
+            fd: file.number,
+            ..Identity::of(file.fd)?
+        };
         if let Some(standard) = self
             .ctx
             .inherited

@@ -17,36 +17,93 @@ pub(crate) fn restore(
     restored: &mut Restored,
 ) -> Result<(), StateError> {
     let records = &state.descriptors;
-    check(records, ctx)?;
+    check(&records.numbers, &records.descriptions, ctx)?;
     // Copied before a description of the program takes one of these numbers.
-    let standard: Vec<Option<OwnedFd>> = (0..3)
-        .map(|fd| standard_stream(fd, ctx.descriptor_base))
-        .collect();
+    let standard = standard_streams(ctx);
     for file in &records.in_place {
         regular::restore_in_place(file, ctx.blobs)?;
     }
-    let mut pipes = BTreeMap::new();
-    let mut pairs: BTreeMap<u64, OwnedFd> = BTreeMap::new();
+    let mut opener = Opener::new(state, ctx);
     for (i, description) in records.descriptions.iter().enumerate() {
-        let numbers: Vec<Number> = records
-            .numbers
-            .iter()
-            .filter(|n| n.description as usize == i)
-            .copied()
-            .collect();
+        let numbers = numbers_of(&records.numbers, i);
         let Some(first) = numbers.first() else {
             continue;
+        };
+        if let Kind::Standard(stream) = description.kind {
+            place_standard(stream, &standard, &numbers, &mut restored.warnings)?;
+        } else if let Some(opened) = opener.open(i, first.fd, restored)? {
+            place(&opened, &numbers)?;
+        }
+    }
+    watch(records, &records.numbers, ctx, &mut restored.warnings)
+}
+
+/// The numbers of description `i`.
+pub(super) fn numbers_of(all: &[Number], i: usize) -> Vec<Number> {
+    let own = all.iter().filter(|n| n.description as usize == i);
+    own.copied().collect()
+}
+
+/// Copies of the standard streams of the new run.
+pub(super) fn standard_streams(ctx: &RestoreContext<'_>) -> Vec<Option<OwnedFd>> {
+    (0..3)
+        .map(|fd| standard_stream(fd, ctx.descriptor_base))
+        .collect()
+}
+
+/// Gives the epoll descriptors among `numbers` what they watch, when all numbers are in place.
+pub(super) fn watch(
+    records: &Descriptors,
+    numbers: &[Number],
+    ctx: &RestoreContext<'_>,
+    warnings: &mut Vec<Warning>,
+) -> Result<(), StateError> {
+    for (i, description) in records.descriptions.iter().enumerate() {
+        let number = numbers.iter().find(|n| n.description as usize == i);
+        if let (Kind::Epoll(record), Some(number)) = (&description.kind, number) {
+            epoll::watch(record, number.fd, ctx.descriptor_base, warnings)?;
+        }
+    }
+    Ok(())
+}
+
+/// Opens descriptions, one after the other in their order.
+pub(super) struct Opener<'a, 'b> {
+    state: &'a ProcessState,
+    ctx: &'a RestoreContext<'b>,
+    pipes: BTreeMap<usize, pipe::OpenPipe>,
+    pairs: BTreeMap<u64, OwnedFd>,
+}
+
+impl<'a, 'b> Opener<'a, 'b> {
+    pub(super) fn new(state: &'a ProcessState, ctx: &'a RestoreContext<'b>) -> Self {
+        Opener {
+            state,
+            ctx,
+            pipes: BTreeMap::new(),
+            pairs: BTreeMap::new(),
+        }
+    }
+
+    /// Description `i`, at a number above the program's; `None`: it is the new run's. `first`: one of
+    /// its numbers, for messages.
+    pub(super) fn open(
+        &mut self,
+        i: usize,
+        first: RawFd,
+        restored: &mut Restored,
+    ) -> Result<Option<OwnedFd>, StateError> {
+        let (state, ctx) = (self.state, self.ctx);
+        let records = &state.descriptors;
+        let Some(description) = records.descriptions.get(i) else {
+            return Err(dangling("description"));
         };
         let flags = description.flags;
         let warnings = &mut restored.warnings;
         let opened = match &description.kind {
-            Kind::Inherited => continue,
-            Kind::Standard(stream) => {
-                place_standard(*stream, &standard, &numbers, warnings)?;
-                continue;
-            }
-            Kind::Regular(file) => regular::restore(file, flags, first.fd)?,
-            Kind::Directory(file) => regular::restore_directory(file, flags, first.fd)?,
+            Kind::Inherited | Kind::Standard(_) => return Ok(None),
+            Kind::Regular(file) => regular::restore(file, flags, first)?,
+            Kind::Directory(file) => regular::restore_directory(file, flags, first)?,
             Kind::Object(file) => {
                 let open = objects::open(&mut restored.objects, state, ctx, file.object, warnings)?;
                 object::restore(file, open, flags)?
@@ -54,7 +111,7 @@ pub(crate) fn restore(
             Kind::Device(file) => device::restore(file, flags, warnings)?,
             Kind::Pipe(end) => {
                 let index = end.pipe as usize;
-                let pipe = match pipes.entry(index) {
+                let pipe = match self.pipes.entry(index) {
                     Entry::Occupied(open) => open.into_mut(),
                     Entry::Vacant(slot) => {
                         let record = records.pipes.get(index).ok_or_else(|| dangling("pipe"))?;
@@ -63,11 +120,12 @@ pub(crate) fn restore(
                 };
                 pipe.open(flags)?
             }
-            Kind::SocketPair(end) => match pairs.remove(&end.pair) {
+            Kind::SocketPair(end) => match self.pairs.remove(&end.pair) {
                 Some(other) => other,
                 None => {
                     let [mine, other] = socket_pair(records, i, end, ctx)?;
-                    pairs.insert(end.pair, raise(other, ctx.descriptor_base)?);
+                    self.pairs
+                        .insert(end.pair, raise(other, ctx.descriptor_base)?);
                     mine
                 }
             },
@@ -78,27 +136,15 @@ pub(crate) fn restore(
             Kind::Inotify(record) => inotify::restore(record, warnings)?,
             Kind::Lost => {
                 let message = "could not be brought back: it answers \"connection reset\"";
-                let name = format!("descriptor {} ({})", first.fd, description.target);
+                let name = format!("descriptor {first} ({})", description.target);
                 warnings.push(Warning::new(name, message));
                 lost::restore()?
             }
         };
         let opened = raise(opened, ctx.descriptor_base)?;
         set_flags(&opened, description)?;
-        place(&opened, &numbers)?;
+        Ok(Some(opened))
     }
-    for (i, description) in records.descriptions.iter().enumerate() {
-        let number = records.numbers.iter().find(|n| n.description as usize == i);
-        if let (Kind::Epoll(record), Some(number)) = (&description.kind, number) {
-            epoll::watch(
-                record,
-                number.fd,
-                ctx.descriptor_base,
-                &mut restored.warnings,
-            )?;
-        }
-    }
-    Ok(())
 }
 
 fn dangling(what: &str) -> StateError {
@@ -108,9 +154,13 @@ fn dangling(what: &str) -> StateError {
 }
 
 /// Nothing is opened unless all numbers can be given.
-fn check(records: &Descriptors, ctx: &RestoreContext<'_>) -> Result<(), StateError> {
-    for number in &records.numbers {
-        let description = records.descriptions.get(number.description as usize);
+pub(super) fn check(
+    numbers: &[Number],
+    descriptions: &[Description],
+    ctx: &RestoreContext<'_>,
+) -> Result<(), StateError> {
+    for number in numbers {
+        let description = descriptions.get(number.description as usize);
         let description = description.ok_or_else(|| dangling("description"))?;
         let fd = number.fd;
         if fd < 0 || fd >= ctx.descriptor_base {
@@ -138,7 +188,7 @@ fn standard_stream(fd: RawFd, base: RawFd) -> Option<OwnedFd> {
 }
 
 /// Numbers that referred to a standard stream refer to the new run's.
-fn place_standard(
+pub(super) fn place_standard(
     stream: RawFd,
     standard: &[Option<OwnedFd>],
     numbers: &[Number],
@@ -210,7 +260,7 @@ fn own(fd: RawFd, kind: i32, pid: i32, signal: i32, target: &str) -> Result<(), 
 }
 
 /// Gives `fd` the numbers of its description.
-fn place(fd: &OwnedFd, numbers: &[Number]) -> Result<(), StateError> {
+pub(super) fn place(fd: &OwnedFd, numbers: &[Number]) -> Result<(), StateError> {
     for number in numbers {
         let flags = if number.close_on_exec {
             libc::O_CLOEXEC
@@ -243,9 +293,17 @@ pub(crate) fn restore_late(
 
 /// Starts timer descriptors, and gives descriptors owned by a thread their owner.
 pub(crate) fn arm_timers(state: &ProcessState, ctx: &RestoreContext<'_>) -> Result<(), StateError> {
-    let records = &state.descriptors;
+    arm(&state.descriptors, &state.descriptors.numbers, ctx)
+}
+
+/// The same for the descriptions that have one of `numbers`.
+pub(super) fn arm(
+    records: &Descriptors,
+    numbers: &[Number],
+    ctx: &RestoreContext<'_>,
+) -> Result<(), StateError> {
     for (i, description) in records.descriptions.iter().enumerate() {
-        let Some(number) = records.numbers.iter().find(|n| n.description as usize == i) else {
+        let Some(number) = numbers.iter().find(|n| n.description as usize == i) else {
             continue;
         };
         if let Kind::TimerFd(timer) = &description.kind {

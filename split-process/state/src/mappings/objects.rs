@@ -7,7 +7,7 @@
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -62,6 +62,17 @@ pub enum ObjectKind {
     },
     /// A System V segment.
     Segment(Segment),
+}
+
+/// The name in `/dev/shm` of a file whose name is said to be gone: a C library makes a semaphore under
+/// another name first, which whoever made it goes on being told.
+fn other_name(id: ObjectId) -> Option<FilePath> {
+    fs::read_dir("/dev/shm").ok()?.flatten().find_map(|entry| {
+        let found = entry.metadata().ok()?;
+        let device = (libc::major(found.dev()), libc::minor(found.dev()));
+        let same = (device, found.ino()) == ((id.major, id.minor), id.inode);
+        (same && found.is_file() && !id.sysv).then(|| FilePath::from(entry.path().as_path()))
+    })
 }
 
 /// The identity of what `mapping` maps.
@@ -122,6 +133,8 @@ impl ObjectList {
                 seals,
                 huge,
             }
+        } else if let Some(path) = file.deleted().then(|| other_name(id)).flatten() {
+            ObjectKind::Named { path, mode }
         } else if file.deleted() {
             ObjectKind::Unlinked {
                 path: FilePath::new(path),
@@ -176,20 +189,23 @@ impl ObjectList {
                 seals: 0,
                 huge,
             }
-        } else if mapping.deleted {
-            ObjectKind::Unlinked {
-                path: mapping.path.clone(),
-                mode: 0o600,
-            }
         } else {
-            let metadata = fs::metadata(mapping.path.as_path())
-                .map_err(|e| StateError::io("look at", &mapping.path, e))?;
-            use std::os::unix::fs::MetadataExt;
-            length = metadata.len();
-            let mode = metadata.mode() & 0o7777;
-            ObjectKind::Named {
-                path: mapping.path.clone(),
-                mode,
+            let named = match mapping.deleted {
+                true => other_name(id),
+                false => Some(mapping.path.clone()),
+            };
+            match named {
+                None => ObjectKind::Unlinked {
+                    path: mapping.path.clone(),
+                    mode: 0o600,
+                },
+                Some(path) => {
+                    let metadata = fs::metadata(path.as_path())
+                        .map_err(|e| StateError::io("look at", &path, e))?;
+                    length = metadata.len();
+                    let mode = metadata.mode() & 0o7777;
+                    ObjectKind::Named { path, mode }
+                }
             }
         };
         let name = format!("{} at {:#x}", mapping.path, mapping.start);
@@ -254,7 +270,7 @@ impl Found {
     /// The object as a file open for reading, by one of the ways this process is allowed.
     fn readable(&self) -> Option<File> {
         if let Some(fd) = self.fd {
-            if let Ok(file) = File::open(format!("/proc/self/fd/{fd}")) {
+            if let Ok(file) = File::open(format!("/proc/thread-self/fd/{fd}")) {
                 return Some(file);
             }
         }

@@ -17,8 +17,9 @@ mod mpi4py;
 mod other_mpis;
 mod profiler;
 mod requeue;
-mod taken_back;
 mod scripts;
+mod taken_back;
+mod tree;
 mod wrapper;
 
 use anyhow::Result;
@@ -74,6 +75,7 @@ pub fn beside_others(full: bool) -> Vec<Scenario> {
         interface::all(),
         taken_back::all(full),
         scripts::all(),
+        tree::all(),
         other_mpis::all(full),
     ];
     small.into_iter().flatten().collect()

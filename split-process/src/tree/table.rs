@@ -1,0 +1,412 @@
+//! The table of a process tree: who belongs to it, under which number the program knows each
+//! process, and what is asked of it. Lower half, memory shared by all processes of the tree.
+//!
+//! Nothing here takes a lock: a process may be killed at any instruction, and others go on. A place
+//! is taken by one compare-and-exchange and given back by whoever learns that its process is gone.
+
+use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, AtomicU8, Ordering};
+use std::time::{Duration, Instant};
+
+/// Most processes a tree can have.
+pub const PLACES: usize = 1024;
+/// Most objects that are claimed at one checkpoint.
+const CLAIMS: usize = 8192;
+/// Bytes of a member's words.
+const TEXT: usize = 224;
+/// Numbers made up for processes lie above every number of the kernel's.
+const MADE_UP: i32 = 0x1000_0000;
+/// "mana-tre" in memory order.
+const MAGIC: u64 = u64::from_le_bytes(*b"mana-tre");
+
+/// Being made: not a process yet.
+const BEING_MADE: i32 = -1;
+
+/// One process of the tree.
+#[repr(C)]
+pub struct Place {
+    /// The kernel's number; 0: free.
+    real: AtomicI32,
+    /// The number the program knows; 0: not settled.
+    id: AtomicI32,
+    /// That of the process that made it.
+    parent: AtomicI32,
+    /// 1: it has executed something that is not under control.
+    plain: AtomicU32,
+    /// What the root asks of it.
+    request: AtomicU32,
+    /// What it has done of that.
+    answer: AtomicU32,
+    text_len: AtomicU32,
+    text: [AtomicU8; TEXT],
+}
+
+/// See the module's text. All-zero bytes are an empty table without its magic.
+#[repr(C)]
+pub struct Table {
+    magic: AtomicU64,
+    /// The kernel's number of the root.
+    root: AtomicI32,
+    /// 1: the root's program has ended by itself.
+    ended: AtomicU32,
+    /// 1: some process of the tree could not be brought back.
+    failed: AtomicU32,
+    /// 1: numbers the program knows and the kernel's may differ.
+    resumed: AtomicU32,
+    /// The next number to make up.
+    next: AtomicI32,
+    /// How many have arrived at each meeting of a resume.
+    arrived: [AtomicU32; 4],
+    /// Where the root listens during a checkpoint.
+    address: [AtomicU64; 2],
+    claims: [AtomicU64; CLAIMS],
+    places: [Place; PLACES],
+}
+
+/// Waits for a change of `word`, which processes share, at most `limit`.
+fn futex_wait(word: &AtomicU32, value: u32, limit: Duration) {
+    let time = [limit.as_secs() as i64, i64::from(limit.subsec_nanos())];
+    // SAFETY: FUTEX_WAIT (shared) on a live word with a relative time.
+    unsafe {
+        mana_raw::sys::syscall(
+            mana_raw::sys::FUTEX,
+            [
+                word.as_ptr() as usize,
+                0,
+                value as usize,
+                time.as_ptr() as usize,
+                0,
+                0,
+            ],
+        )
+    };
+}
+
+fn futex_wake(word: &AtomicU32) {
+    // SAFETY: FUTEX_WAKE (shared) reads nothing.
+    unsafe {
+        mana_raw::sys::syscall(
+            mana_raw::sys::FUTEX,
+            [word.as_ptr() as usize, 1, i32::MAX as usize, 0, 0, 0],
+        )
+    };
+}
+
+/// Whether the kernel knows a process `real`, ended but not waited for included.
+pub fn exists(real: i32) -> bool {
+    // SAFETY: signal 0 is none.
+    unsafe { libc::kill(real, 0) == 0 || *libc::__errno_location() == libc::EPERM }
+}
+
+/// Whether a process has ended, waited for or not. One whose first thread alone has ended is not
+/// gone.
+fn is_gone(real: i32) -> bool {
+    if !exists(real) {
+        return true;
+    }
+    let stat = std::fs::read_to_string(format!("/proc/{real}/stat")).unwrap_or_default();
+    let state = stat.rsplit(')').next().unwrap_or("").trim_start();
+    let threads = std::fs::read_dir(format!("/proc/{real}/task")).map_or(0, Iterator::count);
+    state.starts_with(['Z', 'X']) && threads <= 1
+}
+
+impl Place {
+    /// The kernel's number, if there is a process.
+    pub fn real(&self) -> Option<i32> {
+        Some(self.real.load(Ordering::Acquire)).filter(|r| *r > 0)
+    }
+
+    /// The number the program knows.
+    pub fn id(&self) -> i32 {
+        self.id.load(Ordering::Acquire)
+    }
+
+    /// The number of the process that made it.
+    pub fn parent(&self) -> i32 {
+        self.parent.load(Ordering::Acquire)
+    }
+
+    /// Whether it has executed something that is not under control.
+    pub fn is_plain(&self) -> bool {
+        self.plain.load(Ordering::Acquire) != 0
+    }
+
+    /// Notes that it does so now.
+    pub fn set_plain(&self, plain: bool) {
+        self.plain.store(plain.into(), Ordering::Release);
+    }
+
+    /// What the root asks.
+    pub fn request(&self) -> u32 {
+        self.request.load(Ordering::Acquire)
+    }
+
+    /// Asks.
+    pub fn ask(&self, request: u32) {
+        self.request.store(request, Ordering::Release);
+        futex_wake(&self.request);
+    }
+
+    /// Waits until something else than `request` is asked, at most `limit`.
+    pub fn await_request(&self, request: u32, limit: Duration) {
+        if self.request() == request {
+            futex_wait(&self.request, request, limit);
+        }
+    }
+
+    /// What has been done.
+    pub fn answer(&self) -> u32 {
+        self.answer.load(Ordering::Acquire)
+    }
+
+    /// Answers, with words for the root.
+    pub fn reply(&self, answer: u32, text: &str) {
+        let bytes = text.as_bytes();
+        let n = bytes.len().min(TEXT);
+        for (to, from) in self.text.iter().zip(bytes) {
+            to.store(*from, Ordering::Relaxed);
+        }
+        self.text_len.store(n as u32, Ordering::Relaxed);
+        self.answer.store(answer, Ordering::Release);
+        futex_wake(&self.answer);
+    }
+
+    /// Waits until the answer is another than `answer`, at most `limit`.
+    pub fn await_answer(&self, answer: u32, limit: Duration) {
+        if self.answer() == answer {
+            futex_wait(&self.answer, answer, limit);
+        }
+    }
+
+    /// The words of the last answer.
+    pub fn text(&self) -> String {
+        let n = (self.text_len.load(Ordering::Relaxed) as usize).min(TEXT);
+        let bytes: Vec<u8> = self.text[..n]
+            .iter()
+            .map(|b| b.load(Ordering::Relaxed))
+            .collect();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    fn clear(&self) {
+        self.id.store(0, Ordering::Relaxed);
+        self.parent.store(0, Ordering::Relaxed);
+        self.plain.store(0, Ordering::Relaxed);
+        self.request.store(0, Ordering::Relaxed);
+        self.answer.store(0, Ordering::Relaxed);
+        self.text_len.store(0, Ordering::Relaxed);
+    }
+
+    /// Gives the place back: the process is gone.
+    pub fn free(&self) {
+        self.clear();
+        self.real.store(0, Ordering::Release);
+    }
+}
+
+impl Table {
+    /// Makes a zeroed table one, whose root is the process `root`.
+    pub fn begin(&self, root: i32, resumed: bool) {
+        self.root.store(root, Ordering::Relaxed);
+        self.resumed.store(resumed.into(), Ordering::Relaxed);
+        self.next.store(MADE_UP, Ordering::Relaxed);
+        self.magic.store(MAGIC, Ordering::Release);
+    }
+
+    /// Whether this is a table.
+    pub fn is_valid(&self) -> bool {
+        self.magic.load(Ordering::Acquire) == MAGIC
+    }
+
+    /// The kernel's number of the root.
+    pub fn root(&self) -> i32 {
+        self.root.load(Ordering::Relaxed)
+    }
+
+    /// Whether the kernel's numbers and the program's may differ.
+    pub fn is_resumed(&self) -> bool {
+        self.resumed.load(Ordering::Relaxed) != 0
+    }
+
+    /// The root's program has ended by itself: what it leaves running goes on.
+    pub fn set_ended(&self) {
+        self.ended.store(1, Ordering::Release);
+    }
+
+    /// Whether the root is gone although its program had not ended.
+    pub fn is_orphaned(&self) -> bool {
+        self.ended.load(Ordering::Acquire) == 0 && is_gone(self.root())
+    }
+
+    /// All places in use.
+    pub fn places(&self) -> impl Iterator<Item = &Place> {
+        self.places.iter().filter(|p| p.real().is_some())
+    }
+
+    /// The place of the process the kernel knows as `real`.
+    pub fn by_real(&self, real: i32) -> Option<&Place> {
+        self.places().find(|p| p.real() == Some(real))
+    }
+
+    /// The place of the process the program knows as `id`.
+    pub fn by_id(&self, id: i32) -> Option<&Place> {
+        self.places().find(|p| p.id() == id)
+    }
+
+    /// A place for a process that `parent` is about to make.
+    pub fn reserve(&self, parent: i32) -> Option<&Place> {
+        let free = || {
+            self.places.iter().find(|p| {
+                let taken =
+                    p.real
+                        .compare_exchange(0, BEING_MADE, Ordering::AcqRel, Ordering::Relaxed);
+                taken.is_ok()
+            })
+        };
+        let place = free().or_else(|| {
+            self.sweep();
+            free()
+        })?;
+        place.clear();
+        place.parent.store(parent, Ordering::Relaxed);
+        Some(place)
+    }
+
+    /// The process of a reserved place is `real`: it gets a number, the same whoever of parent and
+    /// child is first to ask. `wanted`: the number it had before a resume.
+    pub fn settle(&self, place: &Place, real: i32, wanted: Option<i32>) -> i32 {
+        let candidate = wanted.unwrap_or_else(|| match self.by_id(real) {
+            // A process of an earlier run is known under this number.
+            Some(other) if !std::ptr::eq(other, place) => self.next.fetch_add(1, Ordering::Relaxed),
+            _ => real,
+        });
+        let settled = place
+            .id
+            .compare_exchange(0, candidate, Ordering::AcqRel, Ordering::Acquire);
+        place.real.store(real, Ordering::Release);
+        match settled {
+            Ok(_) => candidate,
+            Err(other) => other,
+        }
+    }
+
+    /// Frees the places of processes the kernel does not know any more.
+    pub fn sweep(&self) {
+        for place in self.places() {
+            if place.real().is_some_and(|real| !exists(real)) {
+                place.free();
+            }
+        }
+    }
+
+    /// The claim to save an object at this checkpoint: true for the first who asks.
+    pub fn claim(&self, object: u64) -> bool {
+        let object = object.max(1);
+        let start = object as usize % CLAIMS;
+        for i in 0..CLAIMS {
+            let word = &self.claims[(start + i) % CLAIMS];
+            match word.compare_exchange(0, object, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return true,
+                Err(found) if found == object => return false,
+                Err(_) => {}
+            }
+        }
+        true // saved several times, which is as good
+    }
+
+    /// Forgets all claims.
+    pub fn forget_claims(&self) {
+        self.claims
+            .iter()
+            .for_each(|c| c.store(0, Ordering::Relaxed));
+    }
+
+    /// Says where the root listens: a number nobody guesses.
+    pub fn set_address(&self, number: u128) {
+        self.address[0].store(number as u64, Ordering::Release);
+        self.address[1].store((number >> 64) as u64, Ordering::Release);
+    }
+
+    /// Where the root listens.
+    pub fn address(&self) -> u128 {
+        let [low, high] = [&self.address[0], &self.address[1]].map(|w| w.load(Ordering::Acquire));
+        u128::from(low) | u128::from(high) << 64
+    }
+
+    /// This process could not be brought back, so none is.
+    pub fn fail(&self) {
+        self.failed.store(1, Ordering::Release);
+    }
+
+    /// Waits until `count` processes have arrived at meeting `which` of a resume.
+    ///
+    /// # Errors
+    /// When one has failed, or not all come in time.
+    pub fn meet(&self, which: usize, count: u32, limit: Duration) -> Result<(), &'static str> {
+        let Some(word) = self.arrived.get(which) else {
+            return Err("no such meeting");
+        };
+        word.fetch_add(1, Ordering::AcqRel);
+        futex_wake(word);
+        let deadline = Instant::now() + limit;
+        loop {
+            let now = word.load(Ordering::Acquire);
+            if now >= count {
+                return Ok(());
+            }
+            if self.failed.load(Ordering::Acquire) != 0 {
+                return Err("another process of the tree could not be brought back");
+            }
+            if Instant::now() >= deadline {
+                return Err("not all processes of the tree came in time");
+            }
+            futex_wait(word, now, Duration::from_millis(200));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table() -> Box<Table> {
+        // SAFETY: all-zero bytes are valid atomics.
+        let table: Box<Table> = unsafe { Box::new_zeroed().assume_init() };
+        table.begin(std::process::id() as i32, false);
+        table
+    }
+
+    #[test]
+    fn numbers_are_the_kernel_s_unless_taken() {
+        let table = table();
+        let first = table.reserve(1).expect("a place");
+        assert_eq!(table.settle(first, 70, Some(50)), 50);
+        let second = table.reserve(1).expect("a place");
+        let made_up = table.settle(second, 50, None);
+        assert!(made_up >= MADE_UP, "{made_up}");
+        // The other side of the fork gets the same answer.
+        assert_eq!(table.settle(second, 50, None), made_up);
+        let third = table.reserve(1).expect("a place");
+        assert_eq!(table.settle(third, 71, None), 71);
+        assert_eq!(table.by_id(50).and_then(Place::real), Some(70));
+        first.free();
+        assert!(table.by_id(50).is_none());
+    }
+
+    #[test]
+    fn an_object_is_claimed_once() {
+        let table = table();
+        assert!(table.claim(7) && table.claim(7 + CLAIMS as u64) && !table.claim(7));
+        table.forget_claims();
+        assert!(table.claim(7));
+    }
+
+    #[test]
+    fn places_of_the_dead_are_used_again() {
+        let table = table();
+        for _ in 0..PLACES {
+            let place = table.reserve(1).expect("a place");
+            table.settle(place, i32::MAX - 1, None);
+        }
+        assert!(table.reserve(1).is_some());
+    }
+}

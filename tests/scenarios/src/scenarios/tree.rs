@@ -1,0 +1,247 @@
+//! Programs without MPI that make processes: the whole tree is killed and resumed, and says what it
+//! says natively.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{ensure, Context as _, Result};
+
+use super::modes::same;
+use super::Scenario;
+use crate::context::{passed, skipped, Context, Verdict};
+use crate::job::Job;
+use crate::mpi::Mpi;
+use crate::product::{Intervals, Product, Setup};
+
+const LIMIT: Duration = Duration::from_secs(90);
+const PYTHON: &str = "/usr/bin/python3";
+
+/// A program with the arguments of a quick run and of one that lasts some seconds.
+struct Tree {
+    name: &'static str,
+    shows: &'static str,
+    source: &'static str,
+    fast: &'static [&'static str],
+    slow: &'static [&'static str],
+    /// Modules of Python that it needs.
+    modules: &'static str,
+    /// Processes there are at least when it is killed.
+    processes: usize,
+}
+
+const TREES: &[Tree] = &[
+    Tree {
+        name: "pipes",
+        shows: "fork, pipes, socket pairs, shared memory, semaphores, groups, ended children: killed and resumed",
+        source: "tree.c",
+        fast: &["20", "0"],
+        slow: &["20", "150"],
+        modules: "",
+        processes: 3,
+    },
+    Tree {
+        name: "pool",
+        shows: "multiprocessing: a pool, a queue, a lock, a shared counter: killed and resumed",
+        source: "pool.py",
+        fast: &["10", "0"],
+        slow: &["10", "120"],
+        modules: "multiprocessing",
+        processes: 6,
+    },
+    Tree {
+        name: "loky",
+        shows: "scikit-learn in joblib's own workers, which are executed anew: killed and resumed",
+        source: "forest.py",
+        fast: &["loky", "6", "0"],
+        slow: &["loky", "6", "350"],
+        modules: "joblib, sklearn",
+        processes: 4,
+    },
+    Tree {
+        name: "joblib",
+        shows: "scikit-learn in joblib's workers made by fork: killed and resumed",
+        source: "forest.py",
+        fast: &["multiprocessing", "6", "0"],
+        slow: &["multiprocessing", "6", "350"],
+        modules: "joblib, sklearn",
+        processes: 3,
+    },
+    Tree {
+        name: "script",
+        shows: "a shell script that runs programs, in pipes and in the background: killed and resumed",
+        source: "job.sh",
+        fast: &["8", "0"],
+        slow: &["8", "400"],
+        modules: "",
+        processes: 2,
+    },
+];
+
+pub fn all() -> Vec<Scenario> {
+    let mut scenarios: Vec<Scenario> = TREES
+        .iter()
+        .map(|tree| {
+            Scenario::new(format!("tree/{}", tree.name), tree.shows, move |context| {
+                run(context, tree)
+            })
+        })
+        .collect();
+    scenarios.push(Scenario::new(
+        "tree/refused",
+        "a static program among the children: the checkpoint is refused by its name, then taken",
+        refused,
+    ));
+    scenarios
+}
+
+fn source(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../programs")
+        .join(name)
+}
+
+fn compile(source: &Path, executable: &Path, flags: &[&str]) -> Result<()> {
+    let status = Command::new("gcc")
+        .args(["-O2", "-pthread", "-o"])
+        .arg(executable)
+        .arg(source)
+        .args(flags)
+        .status()
+        .context("starting gcc")?;
+    ensure!(status.success(), "{} does not compile", source.display());
+    Ok(())
+}
+
+/// The command line of a tree's program, built in `place`.
+fn line(tree: &Tree, place: &Path, arguments: &[&str]) -> Result<Vec<String>> {
+    let source = source(tree.source);
+    let mut line = Vec::new();
+    let mut arguments: Vec<String> = arguments.iter().map(|a| (*a).to_owned()).collect();
+    let program = place.join("tree");
+    match source.extension().and_then(|e| e.to_str()) {
+        Some("py") => line.extend([PYTHON.to_owned(), source.display().to_string()]),
+        Some("sh") => {
+            compile(&self::source("tree.c"), &program, &[])?;
+            line.extend(["/bin/sh".to_owned(), source.display().to_string()]);
+            arguments.push(program.display().to_string());
+        }
+        _ => {
+            compile(&source, &program, &[])?;
+            line.push(program.display().to_string());
+        }
+    }
+    line.extend(arguments);
+    Ok(line)
+}
+
+/// `mana_launch`, without an MPI launcher.
+fn launch(setup: &Setup, options: &[&str], line: &[String]) -> Result<Job> {
+    let mut command = Command::new(setup.product.command("mana_launch"));
+    command
+        .arg("--config")
+        .arg(setup.configuration())
+        .args(["--id", &setup.id])
+        .args(options)
+        .arg("--")
+        .args(line)
+        .current_dir(&setup.directory);
+    Job::start(command, &setup.directory)
+}
+
+fn missing(tree: &Tree) -> Option<String> {
+    if tree.modules.is_empty() {
+        return None;
+    }
+    let loads = Command::new(PYTHON)
+        .args(["-c", &format!("import {}", tree.modules)])
+        .output();
+    match loads {
+        Ok(output) if output.status.success() => None,
+        _ => Some(format!("{PYTHON} has no {}", tree.modules)),
+    }
+}
+
+fn run(context: &Context, tree: &Tree) -> Result<Verdict> {
+    if let Some(why) = missing(tree) {
+        return skipped(why);
+    }
+    let Some(product) = context.product() else {
+        return skipped("no installed tree was named with --mana");
+    };
+    let mut place = context.directory(&format!("tree-{}", tree.name))?;
+    let quick = line(tree, place.path(), tree.fast)?;
+    let mut command = Command::new(&quick[0]);
+    command.args(&quick[1..]).current_dir(place.path());
+    let native = Job::start(command, place.path())?.wait(LIMIT)?;
+    let expected = native.expect(0)?.result()?;
+
+    let setup = stage(product, place.path())?;
+    same(&launch(&setup, &[], &quick)?.wait(LIMIT)?, &expected)?;
+
+    let slow = line(tree, place.path(), tree.slow)?;
+    let stores = setup.stores();
+    let mut job = launch(&setup, &["--fresh"], &slow)?;
+    let mut notes = Vec::new();
+    let kills = if context.full { 3 } else { 1 };
+    for _ in 0..kills {
+        let before = stores.committed().len();
+        job.until("a new generation with all processes", LIMIT, |job| {
+            (stores.committed().len() > before + 1 && job.processes().len() >= tree.processes)
+                .then_some(())
+        })?;
+        notes.push(job.processes().len().to_string());
+        job.destroy();
+        let ended = job.wait(LIMIT)?;
+        ensure!(
+            ended.code() != 0,
+            "killed, and it ended well\n{}",
+            ended.report()
+        );
+        job = launch(&setup, &["--restart"], &slow)?;
+    }
+    same(&job.wait(LIMIT)?, &expected)?;
+    place.done();
+    Ok(Verdict::Passed(format!(
+        "killed with {} processes",
+        notes.join(" and ")
+    )))
+}
+
+fn stage(product: &Product, directory: &Path) -> Result<Setup> {
+    let intervals = Intervals {
+        local: 1,
+        ..Intervals::default()
+    };
+    product.setup(directory, Mpi::OpenMpi, 1, intervals)
+}
+
+/// A child that cannot be controlled for a while.
+fn refused(context: &Context) -> Result<Verdict> {
+    let Some(product) = context.product() else {
+        return skipped("no installed tree was named with --mana");
+    };
+    let mut place = context.directory("tree-refused")?;
+    let text = place.path().join("nap.c");
+    std::fs::write(
+        &text,
+        "#include <unistd.h>\nint main(void) { return sleep(4); }\n",
+    )
+    .with_context(|| format!("writing {}", text.display()))?;
+    let nap = place.path().join("static-nap");
+    compile(&text, &nap, &["-static"])?;
+    let setup = stage(product, place.path())?;
+    let script = format!("{}; sleep 3; echo RESULT done", nap.display());
+    let line = ["/bin/sh".to_owned(), "-c".to_owned(), script];
+    let mut job = launch(&setup, &[], &line)?;
+    let stores = setup.stores();
+    job.until("a generation after the refusal", LIMIT, |job| {
+        let said = job.messages();
+        let named = said.contains("(static-nap) of the program is alive")
+            && said.contains("cannot be carried");
+        (named && !stores.committed().is_empty()).then_some(())
+    })?;
+    same(&job.wait(LIMIT)?, "done")?;
+    place.done();
+    passed()
+}
