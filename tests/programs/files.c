@@ -271,6 +271,9 @@ static void split(MPI_File file)
     OK(MPI_File_write_ordered_begin(file, out[2], BLOCK, MPI_INT));
     OK(MPI_File_write_ordered_end(file, out[2], &status));
     counts(&status, MPI_INT, BLOCK, "write_ordered_end");
+    /* The end of the file is where the last of all writes ended. */
+    OK(MPI_File_sync(file));
+    MPI_Barrier(MPI_COMM_WORLD);
     OK(MPI_File_seek(file, world_rank * step, MPI_SEEK_SET));
     OK(MPI_File_read_all_begin(file, in[0], BLOCK, MPI_INT));
     OK(MPI_File_read_all_end(file, in[0], &status));

@@ -449,4 +449,19 @@ mod tests {
         assert_eq!(notes.of("MPI_X", "openmpi"), None);
         assert_eq!(notes.of("MPI_X", "mpich"), Some("io"));
     }
+
+    /// The page in the tree has every procedure of the table, and no blank.
+    #[test]
+    fn the_page_is_complete() {
+        let page = include_str!("../../../docs/coverage.md");
+        let rows: BTreeMap<&str, &str> = page
+            .lines()
+            .filter_map(|l| l.strip_prefix("| MPI")?.split_once(" |"))
+            .collect();
+        for p in table().unwrap() {
+            let row = rows.get(p.name.trim_start_matches("MPI"));
+            let row = row.unwrap_or_else(|| panic!("{} is not in docs/coverage.md", p.name));
+            assert!(!row.contains(" ? "), "{}: a blank without a reason", p.name);
+        }
+    }
 }
