@@ -70,11 +70,7 @@ impl Place<'_> {
 
     /// mana's lines.
     fn lines(&self, run: &str) -> String {
-        let own = self.read(run, "coordinator.log");
-        match own.is_empty() {
-            true => self.read(run, "application.log"),
-            false => own,
-        }
+        self.read(run, "coordinator.log")
     }
 
     fn committed(&self, run: &str) -> bool {
@@ -105,12 +101,12 @@ fn learn(context: &Context) -> Result<Verdict> {
     };
     let script = program("learn.py").display().to_string();
     let mut native = Command::new("/usr/bin/python3");
-    native.args([&script, "12"]).current_dir(place.path);
+    native.args([&script, "6"]).current_dir(place.path);
     let expected = Job::start(native, place.path)?
         .wait(LIMIT)?
         .expect(0)?
         .result()?;
-    let line = ["/usr/bin/python3", &script, "12", "200"];
+    let line = ["/usr/bin/python3", &script, "6", "400"];
     let words = ["start", "--id", "learn", "-i", "1"];
     let mut job = place.start(&[words.as_slice(), &line].concat())?;
     job.until("a checkpoint", LIMIT, |_| {
@@ -139,6 +135,10 @@ fn learn(context: &Context) -> Result<Verdict> {
     }
     let lines = place.lines("learn");
     ensure!(lines.contains("resumed generation 1."), "{lines}");
+    ensure!(
+        !place.read("learn", "application.log").contains("mana["),
+        "mana's lines are in the program's output"
+    );
     workplace.done();
     passed()
 }
