@@ -60,8 +60,8 @@ pub struct Hooks {
     /// In a child the program has forked, before it runs: the only thread of a process that belongs
     /// to the tree.
     pub on_fork: Option<fn()>,
-    /// A process of the tree (not its root) executes something: what to execute instead, so that it
-    /// stays under control. `None`: what it asked for. May run in a child that borrows the memory of
+    /// A process of the tree executes something: what to execute instead, so that it stays under
+    /// control. `None`: what it asked for. May run in a child that borrows the memory of
     /// its parent.
     pub on_execute: Option<OnExecute>,
 }

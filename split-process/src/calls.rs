@@ -383,8 +383,10 @@ fn ending(code: i32) {
 }
 
 fn replace(frame: &Frame, thread: &'static Thread) -> Then {
-    if tree::table().is_some() && (tree::is_member() || !is_process()) {
-        return Then::Result(tree::execute::execute(frame, thread));
+    if tree::table().is_some() {
+        if let Some(error) = tree::execute::execute(frame, thread) {
+            return Then::Result(error);
+        }
     }
     if !is_process() || frame.rax != sys::EXECVE || frame.rdi == 0 {
         return Then::Native;

@@ -18,7 +18,7 @@ use mana_plugin::WorldCollective;
 
 use crate::meeting::{self, Asker};
 use crate::outcome::agree;
-use crate::{agreement, coordinator, interface, job, messages, outcome, rank, Failure};
+use crate::{agreement, coordinator, interface, job, messages, outcome, rank, tree, Failure};
 
 /// How often the job's records are looked at for a newer start.
 const FENCE: Duration = Duration::from_secs(5);
@@ -328,7 +328,7 @@ fn begin<T>(
     let spec = &job().spec;
     let beginning = Beginning {
         parent,
-        program: spec.program.clone(),
+        program: tree::member::began_with(),
         thread_level,
         restart_count: spec.restart_count,
     };

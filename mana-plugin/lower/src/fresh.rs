@@ -49,6 +49,7 @@ pub fn enter() -> Result<Infallible, Failure> {
     };
     let resolved = launch.resolve()?;
     if spec.adapter.is_none() {
+        tree::member::set_name(&resolved.program);
         // Children are carried too; without this a living one makes a checkpoint fail by name.
         if let Err(e) = tree::begin(None) {
             log::warn!("{e}");

@@ -42,8 +42,9 @@ fn forget_words(thread: &Thread) {
     }
 }
 
-/// `execve` by a member of the tree, or by a child that is about to become one. Returns the error.
-pub fn execute(frame: &Frame, thread: &'static Thread) -> isize {
+/// `execve` by a process of the tree, or by a child that is about to become one. Returns the error;
+/// `None`: by the root, and to be done as without a tree.
+pub fn execute(frame: &Frame, thread: &'static Thread) -> Option<isize> {
     let call = [frame.rdi, frame.rsi, frame.rdx, frame.r10, frame.r8, 0];
     let instead = (frame.rax == sys::EXECVE && frame.rdi != 0)
         .then(|| {
@@ -58,7 +59,8 @@ pub fn execute(frame: &Frame, thread: &'static Thread) -> isize {
         })
         .flatten();
     let Some(what) = instead else {
-        return plainly(frame, thread, call);
+        let root = is_process() && !super::is_member();
+        return (!root).then(|| plainly(frame, thread, call));
     };
     let words = Box::new(Words {
         argv: pointers(&what.argv),
@@ -79,7 +81,7 @@ pub fn execute(frame: &Frame, thread: &'static Thread) -> isize {
         .store(Box::into_raw(words) as usize, Ordering::Release);
     let result = leave(frame, thread, sys::EXECVE, call);
     forget_words(thread);
-    result
+    Some(result)
 }
 
 /// Executes what was asked for: this process is not under control from here on, and a checkpoint

@@ -6,6 +6,7 @@ use std::io::Read as _;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::channel;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use mana::spec::{LaunchSpec, Mode, OsText, VARIABLE};
@@ -19,6 +20,9 @@ use crate::{control, image, interface, job, messages, Failure};
 
 /// What a program that a process of the tree executes needs beside the launch specification.
 const MEMBER: &str = "MANA_TREE_MEMBER";
+/// The program the job was begun with, if the root has executed another one in its place.
+const BEGAN: &str = "MANA_TREE_BEGAN";
+static BEGAN_WITH: OnceLock<PathBuf> = OnceLock::new();
 /// How often a member sees whether its root still lives.
 const LOOK: Duration = Duration::from_secs(1);
 /// Pause between two attempts to park a program that is being loaded.
@@ -193,13 +197,17 @@ fn send_state(parked: &Parked, place: &'static Place) -> Result<(), Failure> {
 }
 
 /// What a process of the tree executes instead of `path`: this program, which starts it under
-/// control. `None` if that cannot be controlled. May run in a child that borrows its parent's memory.
+/// control; the root begins the job anew with it, as an incarnation without a parent. `None` if that cannot be controlled. May run in a child that borrows its parent's memory.
 pub fn execute(
     path: &CStr,
     argv: *const *const libc::c_char,
     envp: *const *const libc::c_char,
 ) -> Option<Execute> {
     let table = TABLE.get()?.clone();
+    let in_place = tree::table()?.root() == std::process::id() as i32;
+    if in_place && job().spec.coordinator.is_some() {
+        return None; // it would take the lost connection for the rank's end
+    }
     let mut program = path.to_bytes().to_vec();
     if !program.contains(&b'/') {
         program.splice(0..0, *b"./");
@@ -225,7 +233,7 @@ pub fn execute(
         upper_ld_library_path: value("LD_LIBRARY_PATH"),
         ..job().spec.clone()
     };
-    let ours = ["LD_PRELOAD", "LD_LIBRARY_PATH", VARIABLE, MEMBER];
+    let ours = ["LD_PRELOAD", "LD_LIBRARY_PATH", VARIABLE, MEMBER, BEGAN];
     let kept = env.iter().filter(|line| {
         !ours.iter().any(|name| {
             line.strip_prefix(name.as_bytes())
@@ -233,13 +241,20 @@ pub fn execute(
         })
     });
     let variable = |name: &str, value: &[u8]| [name.as_bytes(), b"=", value].concat();
-    let added = [
-        variable(VARIABLE, spec.to_variable().ok()?.as_bytes()),
-        variable(MEMBER, &Executed { table, argv0 }.encode()),
-    ];
+    let launch = variable(VARIABLE, spec.to_variable().ok()?.as_bytes());
+    let second = match in_place {
+        true => variable(BEGAN, began_with().as_os_str().as_bytes()),
+        false => variable(MEMBER, &Executed { table, argv0 }.encode()),
+    };
+    if in_place {
+        log::info!(
+            "the program executes {} in its place: the job begins anew with it",
+            path.to_string_lossy()
+        );
+    }
     let env: Option<Vec<CString>> = kept
         .cloned()
-        .chain(added)
+        .chain([launch, second])
         .map(|line| CString::new(line).ok())
         .collect();
     Some(Execute {
@@ -357,9 +372,19 @@ fn is_dynamic(start: &[u8]) -> bool {
 /// What a process of the tree has left in the environment for the program it executed; removed from
 /// there. Before any other thread exists.
 pub fn executed() -> Option<Executed> {
+    if let Some(program) = std::env::var_os(BEGAN) {
+        std::env::remove_var(BEGAN);
+        BEGAN_WITH.get_or_init(|| program.into());
+    }
     let value = std::env::var_os(MEMBER)?;
     std::env::remove_var(MEMBER);
     Executed::decode(value)
+}
+
+/// The program by which the user knows the job.
+pub fn began_with() -> PathBuf {
+    let known = BEGAN_WITH.get().unwrap_or(&job().spec.program);
+    known.clone()
 }
 
 /// Starts what a process of the tree has executed. Returns why it could not be, by itself or plainly.
@@ -398,7 +423,7 @@ pub fn run(executed: &Executed) -> Failure {
 }
 
 /// What `ps` shows.
-fn set_name(program: &Path) {
+pub fn set_name(program: &Path) {
     let name = program.file_name().unwrap_or_default().as_bytes();
     if let Ok(name) = CString::new(name) {
         // SAFETY: a C string, which the kernel cuts.

@@ -68,6 +68,15 @@ const TREES: &[Tree] = &[
         processes: 3,
     },
     Tree {
+        name: "exec",
+        shows: "a shell that executes the program in its own place: killed and resumed",
+        source: "tree.c",
+        fast: &["20", "0"],
+        slow: &["20", "150"],
+        modules: "",
+        processes: 3,
+    },
+    Tree {
         name: "script",
         shows: "a shell script that runs programs, in pipes and in the background: killed and resumed",
         source: "job.sh",
@@ -132,6 +141,10 @@ fn line(tree: &Tree, place: &Path, arguments: &[&str]) -> Result<Vec<String>> {
         }
     }
     line.extend(arguments);
+    if tree.name == "exec" {
+        let words = ["/bin/sh", "-c", "exec \"$0\" \"$@\""];
+        line.splice(0..0, words.map(str::to_owned));
+    }
     Ok(line)
 }
 
