@@ -546,11 +546,14 @@ impl Server {
             return;
         };
         let is_last = matches!(record.event, Event::Ended { .. });
+        let is_new = !matches!(record.event, Event::LevelComplete { .. });
         keeper.event(job, record);
         if is_last {
             keeper.flush(LAST_EVENTS);
         }
-        self.next_metrics = Duration::ZERO;
+        if is_new {
+            self.next_metrics = Duration::ZERO;
+        }
     }
 
     /// Writes metrics, if they are wanted and it is time.
