@@ -65,7 +65,7 @@ pub fn execute(frame: &Frame, thread: &'static Thread) -> Option<isize> {
     let words = Box::new(Words {
         argv: pointers(&what.argv),
         env: pointers(&what.env),
-        what: what,
+        what,
     });
     let call = [
         words.what.path.as_ptr() as usize,

@@ -25,8 +25,9 @@ const LIMIT: Duration = Duration::from_secs(90);
 /// The error of a full disk.
 const NO_ROOM: i32 = nix::errno::Errno::ENOSPC as i32;
 
-/// Arguments with which it runs for some seconds, in the rounds of the others.
-const SLOW: &[&str] = &["--rounds", "5", "--pause", "350"];
+/// Arguments with which it ends soon, and with which it runs for some seconds.
+const FAST: &[&str] = &["--rounds", "9", "--pause", "0"];
+const SLOW: &[&str] = &["--rounds", "9", "--pause", "300"];
 
 pub fn all(full: bool) -> Vec<Scenario> {
     let mut scenarios = Vec::new();
@@ -48,10 +49,11 @@ pub fn all(full: bool) -> Vec<Scenario> {
 type Play = fn(&Setup, &[String], &str) -> Result<Verdict>;
 
 fn run(context: &Context, mpi: Mpi, play: Play) -> Result<Verdict> {
-    let program: &Program = PROGRAMS
-        .iter()
-        .find(|p| p.name == "files")
-        .context("no such program")?;
+    let found = PROGRAMS.iter().find(|p| p.name == "files");
+    let program = &Program {
+        fast: FAST,
+        ..*found.context("no such program")?
+    };
     if let Some(why) = program.missing(mpi) {
         return skipped(why);
     }
@@ -60,7 +62,7 @@ fn run(context: &Context, mpi: Mpi, play: Play) -> Result<Verdict> {
     };
     let mut place = context.directory("taken-back")?;
     let executable = context.build(program, mpi)?;
-    let expected = context.native(program.name, || {
+    let expected = context.native("files, taken back", || {
         native(program, mpi, &executable, place.path())
     })?;
     let line = program.line(&executable, SLOW);
@@ -70,9 +72,12 @@ fn run(context: &Context, mpi: Mpi, play: Play) -> Result<Verdict> {
     Ok(verdict)
 }
 
+/// What asks for a checkpoint, and waits until it is complete.
+const LOCAL: [&str; 4] = ["--checkpoint", "--level", "local", "--wait"];
+
 /// A checkpoint, complete.
 fn checkpoint(setup: &Setup, number: u64) -> Result<()> {
-    let taken = setup.mana("status", &["--checkpoint", "--wait"], LIMIT)?;
+    let taken = setup.mana("status", &LOCAL, LIMIT)?;
     let words = format!("checkpoint {number} ");
     ensure!(
         taken.expect(0)?.stdout.contains(&words),
@@ -187,8 +192,7 @@ fn full_disk(setup: &Setup, line: &[String], expected: &str) -> Result<Verdict> 
     let file = setup.directory.join("files-ordered");
     let mut job = started(setup, &[], line, "under control")?;
     writes_on(&mut job, &file)?;
-    let local = ["--checkpoint", "--level", "local", "--wait"];
-    setup.mana("status", &local, LIMIT)?.expect(0)?;
+    checkpoint(setup, 1)?;
     small.fill()?;
     let lost = "cannot be saved";
     job.until(lost, LIMIT, |job| {
@@ -201,14 +205,13 @@ fn full_disk(setup: &Setup, line: &[String], expected: &str) -> Result<Verdict> 
     std::fs::remove_file(small.filler()).context("removing a file")?;
     let mut job = started(setup, &["--fresh"], line, "under control")?;
     writes_on(&mut job, &file)?;
-    setup.mana("status", &local, LIMIT)?.expect(0)?;
+    checkpoint(setup, 1)?;
     small.fill()?;
     job.until(lost, LIMIT, |job| {
         job.messages().contains(lost).then_some(())
     })?;
     std::fs::remove_file(small.filler()).context("removing a file")?;
-    let next = setup.mana("status", &local, LIMIT)?;
-    next.expect(0)?;
+    checkpoint(setup, 2)?;
     killed(job)?;
     let older = setup.launch(&["--restart", "--generation", "2.1"], line)?;
     refused(&older.wait(LIMIT)?, &["2.1 is not resumed"])?;
