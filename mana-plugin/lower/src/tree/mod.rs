@@ -55,7 +55,7 @@ pub fn begin(id: Option<i32>) -> Result<(), Failure> {
             .name("mana-tree".into())
             .spawn(move || {
                 control::own_descriptors();
-                let found = split_process::tree::found(id).map(|file| {
+                let found = split_process::tree::found(id).inspect(|file| {
                     // SAFETY: no arguments.
                     let thread = unsafe { libc::gettid() };
                     let path = format!(
@@ -64,7 +64,6 @@ pub fn begin(id: Option<i32>) -> Result<(), Failure> {
                         file.as_raw_fd()
                     );
                     TABLE.get_or_init(|| path.into());
-                    file
                 });
                 let (file, result) = match found {
                     Ok(file) => (Some(file), Ok(())),
