@@ -207,9 +207,12 @@ fn errors(ended: &Ended) -> Vec<&str> {
     ended.stderr.lines().filter(is_ours).collect()
 }
 
-/// Exit code 99 and one line that holds all `words`.
+/// Exit code 99 and one line that holds all `words`. MPICH's launcher reports 9 instead, its own kill, when the other
+/// ranks had not ended by themselves yet.
 fn refused(ended: &Ended, words: &[&str]) -> Result<()> {
-    ended.expect(99)?;
+    if !ended.stdout.contains("=   EXIT CODE: 9\n") {
+        ended.expect(99)?;
+    }
     let lines = errors(ended);
     ensure!(
         lines.len() == 1 && words.iter().all(|word| lines[0].contains(word)),

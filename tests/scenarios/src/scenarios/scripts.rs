@@ -243,12 +243,12 @@ fn stop(context: &Context) -> Result<Verdict> {
             "0.5",
             "--kill-after",
             "count.py",
-            "150",
+            "500",
             "0",
         ])?
         .expect(STOPPED)?;
     place.mana(&["restart", "--id", "after"])?.expect(0)?;
-    ensure!(place.result("after")? == counted(150), "another result");
+    ensure!(place.result("after")? == counted(500), "another result");
     // Nothing is left to go on with.
     let ended = place.mana(&["restart", "--id", "after"])?;
     ensure!(
