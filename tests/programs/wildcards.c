@@ -1,5 +1,5 @@
 /* Receives from any source and with any tag, between collectives of every common kind.
- *   wildcards [--rounds N] [--pause MS]
+ *   wildcards [--rounds N] [--pause MS] [--until FILE]
  * The hash of a round sums the messages' hashes, so the legal order of arrival does not enter it. */
 #include "common.h"
 

@@ -8,8 +8,19 @@ use super::{configure, interface, native_result, program, Cluster, Event, LIMIT}
 use crate::context::{skipped, Context, Verdict};
 use crate::mpi::Mpi;
 
-/// Microseconds of pause in each round, by which the two parallel steps differ.
-const PAUSES: [&str; 2] = ["120", "121"];
+/// Milliseconds of pause, by which the two parallel steps differ. With them, each takes more than a minute: neither ends
+/// before both have their copies. Once both are resumed, the pauses are over.
+const PAUSES: [&str; 2] = ["400", "401"];
+
+/// Waits until no step but the script's own is in the queue. The end of srun is not yet that of its step: srun has
+/// heard of the tasks, the nodes report their end to each other and then to slurmctld, which only now gives the CPUs
+/// back and forgets the step. A step that asks before is told to come back when one ends, at the latest in a minute.
+const RELEASED: &str = "for ((i = 0; ; i++)); do
+    steps=$(squeue -h -s -j \"$SLURM_JOB_ID\" -o %i) && [[ $steps != *.[0-9]* ]] && break
+    if ((i == 450)); then echo \"the ended step is not released: $steps\"; exit 1; fi
+    sleep 0.2
+done
+";
 
 pub fn run(context: &Context, mpi: Mpi) -> Result<Verdict> {
     let program = program(mpi, Event::Requeue)?;
@@ -27,14 +38,19 @@ pub fn run(context: &Context, mpi: Mpi) -> Result<Verdict> {
         Err(why) => return skipped(why),
     };
     let configuration = configure(mpi, place.path())?;
-    let step = |pause: &str| program.line(&executable, &["--pause", pause]).join(" ");
+    let over = place.path().join("over");
+    let until = over.to_string_lossy().into_owned();
+    let step = |pause: &str| {
+        let words = ["--pause", pause, "--until", &until];
+        program.line(&executable, &words).join(" ")
+    };
     let launch = product.command("mana_launch");
     let srun = format!("srun {} -K1 -N2 -n2 --exact -r", interface(mpi));
     let launch = format!("{} --config {}", launch.display(), configuration.display());
     let script = place.path().join("steps.sbatch");
     let text = format!(
         "#!/bin/bash\n#SBATCH --requeue\n#SBATCH --open-mode=append\n\
-         {srun} 0 {launch} {}\n\
+         {srun} 0 {launch} {}\n{RELEASED}\
          {srun} 0 {launch} {} &\n{srun} 2 {launch} {} &\nwait\n",
         step("0"),
         step(PAUSES[0]),
@@ -66,6 +82,9 @@ pub fn run(context: &Context, mpi: Mpi) -> Result<Verdict> {
             cluster
                 .run(&["scontrol", "requeue", &job], Duration::from_secs(30))?
                 .expect(0)?;
+        }
+        if !over.exists() && identities(&text, "resumed generation ").len() >= 2 {
+            std::fs::write(&over, "").context("ending the pauses")?;
         }
         let state = cluster.run(
             &["squeue", "-h", "-j", &job, "-o", "%T"],
