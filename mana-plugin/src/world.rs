@@ -38,6 +38,16 @@ impl WorldCollective {
         check(unsafe { (c.procs().MPI_Barrier)(c.private) })
     }
 
+    /// Leaves MPI on all ranks, which end after it: a launcher that has been told so kills nobody when one
+    /// of them ends with an error code before the others.
+    pub fn leave(self) {
+        let c = core();
+        // SAFETY: MPI is active, and nothing of the program is under way: it has not been entered.
+        if let Err(class) = check(unsafe { (c.procs().MPI_Finalize)() }) {
+            log::debug!("MPI_Finalize before an end: MPI error class {class}");
+        }
+    }
+
     /// `data` of rank `root` on all ranks (its content elsewhere is replaced).
     pub fn bcast(&self, root: u32, data: &mut Vec<u8>) -> Result<(), i32> {
         let c = core();

@@ -146,7 +146,10 @@ int main(int argc, char **argv)
         }
         CHECK(mana_include(scratch + 10, (size_t)(4 * page)) == 0, "include");
         mana_publish("phase", "after it");
-        if (!resumed && option(argc, argv, "--die", 0) && world_rank == world_size - 1) raise(SIGKILL);
+        if (!resumed && option(argc, argv, "--die", 0)) {
+            MPI_Barrier(MPI_COMM_WORLD); /* the launcher kills the others: they have said what they have to say */
+            if (world_rank == world_size - 1) raise(SIGKILL);
+        }
     }
     hash = fold(hash, steps(3, 10, pause));
     return finish(hash);

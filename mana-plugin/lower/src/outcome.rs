@@ -40,9 +40,14 @@ pub fn agree<R>(
     Err(Box::new(Told(format!("rank {first}: {text}"))))
 }
 
-/// The end of a process that cannot go on; says why unless that was said.
+/// The end of a process that cannot go on; says why unless that was said. What was told has failed on all
+/// ranks, and is known on their MPI threads: all leave MPI, so that each ends with its own exit code. MPICH's
+/// launcher would kill those that are slower than the first, and may report its own signal (9) for the job.
 pub fn fail(error: &(dyn std::error::Error + 'static)) -> ! {
     if error.is::<Told>() {
+        if let Some(world) = mana_plugin::world_collective() {
+            world.leave();
+        }
         messages::end()
     }
     messages::fail(format_args!("{error}"))

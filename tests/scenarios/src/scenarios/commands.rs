@@ -207,12 +207,9 @@ fn errors(ended: &Ended) -> Vec<&str> {
     ended.stderr.lines().filter(is_ours).collect()
 }
 
-/// Exit code 99 and one line that holds all `words`. MPICH's launcher reports 9 instead, its own kill, when the other
-/// ranks had not ended by themselves yet.
+/// Exit code 99 and one line that holds all `words`.
 fn refused(ended: &Ended, words: &[&str]) -> Result<()> {
-    if !ended.stdout.contains("=   EXIT CODE: 9\n") {
-        ended.expect(99)?;
-    }
+    ended.expect(99)?;
     let lines = errors(ended);
     ensure!(
         lines.len() == 1 && words.iter().all(|word| lines[0].contains(word)),
