@@ -31,6 +31,11 @@ fn lock() -> MutexGuard<'static, ()> {
     CHANGING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Keeps the table still across a fork.
+pub fn hold() -> impl Drop {
+    lock()
+}
+
 /// The whole pages inside `[address, address + len)`.
 fn pages_in(address: usize, len: usize) -> Option<(usize, usize)> {
     let start = address.checked_add(PAGE - 1)? & !(PAGE - 1);

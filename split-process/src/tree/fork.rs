@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 use super::table::Place;
 use crate::book::book;
 use crate::threads::{self, Thread};
-use crate::{arena, calls, children, control, park, patch, signals, start};
+use crate::{arena, calls, children, control, excluded, park, patch, signals, start};
 
 const CLONE_PARENT_SETTID: usize = 0x10_0000;
 const CLONE_CHILD_CLEARTID: usize = 0x20_0000;
@@ -29,6 +29,7 @@ pub fn fork(frame: &Frame, thread: &'static Thread) -> Option<isize> {
     let place = table.reserve(super::own()?.id())?;
     let (flags, parent_tid, child_tid) = (frame.rdi, frame.rdx, frame.r10);
     let others = (
+        excluded::hold(),
         arena::hold(),
         patch::hold(),
         children::hold(),

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use libckpt::published::Entry;
 use mana_control::{Event, GenerationId, GenerationStatus, Level, Outcome, Record};
 use serde::Serialize;
 
@@ -31,6 +32,41 @@ pub struct Figures {
     pub levels: Vec<LevelFigures>,
     /// Where the time went.
     pub time: Time,
+    /// What the program published, the last value of each key and rank.
+    pub published: Vec<Published>,
+}
+
+/// A value of the program's (`mana_publish`).
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Published {
+    /// What it is.
+    pub key: String,
+    /// Whose.
+    pub rank: u32,
+    /// The last value.
+    pub value: String,
+    /// When it was published.
+    pub time: f64,
+    /// How many there were.
+    pub count: u32,
+}
+
+/// The last value of each key and rank, in their order.
+pub fn last_published(all: Vec<Entry>) -> Vec<Published> {
+    let mut last: BTreeMap<(String, u32), Published> = BTreeMap::new();
+    for entry in all {
+        let place = (entry.key.clone(), entry.rank);
+        let count = last.get(&place).map_or(0, |known| known.count);
+        let newest = Published {
+            key: entry.key,
+            rank: entry.rank,
+            value: entry.value,
+            time: entry.time,
+            count: count.saturating_add(1),
+        };
+        last.insert(place, newest);
+    }
+    last.into_values().collect()
 }
 
 /// One start of the job.

@@ -14,6 +14,7 @@ mod page;
 
 use std::path::PathBuf;
 
+use libckpt::published;
 use mana_control::EventLog;
 
 use crate::cli;
@@ -35,7 +36,8 @@ pub fn report(options: &cli::Report) -> Result<i32, Failure> {
             directory.display()
         )));
     }
-    let figures = figures::collect(&id, &events, &options.mtbf);
+    let mut figures = figures::collect(&id, &events, &options.mtbf);
+    figures.published = figures::last_published(published::read(&directory)?);
     if options.json {
         println!("{}", serde_json::to_string_pretty(&figures)?);
         return Ok(0);

@@ -104,6 +104,7 @@ fn write(out: &mut String, figures: &Figures) -> std::fmt::Result {
     advice(out, figures)?;
     starts(out, figures)?;
     abandoned(out, figures)?;
+    published(out, figures)?;
     writeln!(
         out,
         "<footer>mana {} &middot; from the job's events.jsonl &middot; times are UTC</footer></main></body></html>",
@@ -379,6 +380,33 @@ fn abandoned(out: &mut String, figures: &Figures) -> std::fmt::Result {
     Ok(())
 }
 
+fn published(out: &mut String, figures: &Figures) -> std::fmt::Result {
+    if figures.published.is_empty() {
+        return Ok(());
+    }
+    out.push_str(
+        "<section><h2>Published by the program</h2><p>The last value of each key and rank.</p>\
+         <table><thead><tr><th>key<th>rank<th>values<th>when<th>last</thead><tbody>",
+    );
+    for found in figures.published.iter().take(ROWS) {
+        write!(
+            out,
+            "<tr><td>{}<td>{}<td>{}<td>{}<td class=\"wide\">{}",
+            escaped(&found.key),
+            found.rank,
+            found.count,
+            date(found.time),
+            escaped(&found.value)
+        )?;
+    }
+    out.push_str("</tbody></table>");
+    if figures.published.len() > ROWS {
+        write!(out, "<p>and {} more</p>", figures.published.len() - ROWS)?;
+    }
+    out.push_str("</section>");
+    Ok(())
+}
+
 const STYLE: &str = "
 :root{--ground:#f6f7f9;--card:#fff;--ink:#1d2530;--soft:#5d6b7c;--line:#e2e6ec;--local:#2f7ed8;--partner:#0f9d76;--group:#8e5bd0;--global:#e08a12;--bad:#d0342c;--run:#c9d8ea;--snapshot:#2f7ed8;--drain:#0f9d76;--gate:#e08a12}
 @media(prefers-color-scheme:dark){:root{--ground:#12161c;--card:#1a2029;--ink:#e4e9f0;--soft:#93a1b3;--line:#2b3440;--local:#5aa2f0;--partner:#2fc79b;--group:#b48cf0;--global:#f0ab45;--bad:#f26a5e;--run:#2e4560;--snapshot:#5aa2f0;--drain:#2fc79b;--gate:#f0ab45}}
@@ -427,7 +455,7 @@ footer{color:var(--soft);font-size:13px;margin-top:20px}
 
 #[cfg(test)]
 mod tests {
-    use super::super::figures::{collect, tests::story};
+    use super::super::figures::{collect, last_published, tests::story};
     use super::*;
 
     #[test]
@@ -463,6 +491,28 @@ mod tests {
                 "{name}"
             );
         }
+    }
+
+    #[test]
+    fn what_the_program_published_is_shown() {
+        let entry = |rank, time, value: &str| libckpt::published::Entry {
+            incarnation: 1,
+            rank,
+            time,
+            key: "loss".into(),
+            value: value.into(),
+        };
+        let mut figures = collect("x", &story(), &[]);
+        assert!(!page(&figures).contains("Published"));
+        let all = vec![
+            entry(0, 1.0, "0.5"),
+            entry(1, 1.5, "<7>"),
+            entry(0, 2.0, "0.25"),
+        ];
+        figures.published = last_published(all);
+        let page = page(&figures);
+        let row = "<tr><td>loss<td>0<td>2<td>1970-01-01 00:00:02<td class=\"wide\">0.25";
+        assert!(page.contains(row) && page.contains("&lt;7&gt;"), "{page}");
     }
 
     #[test]

@@ -190,6 +190,12 @@ fn program(context: &Context, mpi: Option<Mpi>) -> Result<Verdict> {
             "{text}"
         );
     }
+    let report = setup.mana("report", &["--json"], LIMIT)?;
+    ensure!(
+        report.expect(0)?.stdout.contains("\"value\": \"after it\""),
+        "{}",
+        report.report()
+    );
     place.done();
     passed()
 }
