@@ -194,9 +194,9 @@ impl Config {
         Ok(all.into_iter().map(|e| (e.key, e.value)).collect())
     }
 
-    /// Whether there is a key of this name.
-    pub fn is_key(name: &str) -> bool {
-        keys::NAMES.contains(&name)
+    /// The environment variables that set a key.
+    pub fn variables() -> impl Iterator<Item = String> {
+        keys::NAMES.into_iter().map(keys::variable)
     }
 
     /// The interval of a level; `None`: by hand only.
@@ -249,7 +249,7 @@ fn gather(
         all.extend(file::entries(path, &text)?);
     }
     for key in keys::NAMES {
-        let variable = format!("MANA_{}", key.to_uppercase());
+        let variable = keys::variable(key);
         if let Some(value) = environment(&variable) {
             all.push(file::Entry {
                 key: key.to_owned(),

@@ -40,6 +40,11 @@ pub(super) const NAMES: [&str; 30] = [
     "metrics_file",
 ];
 
+/// The environment variable of a key.
+pub(super) fn variable(key: &str) -> String {
+    format!("MANA_{}", key.to_uppercase())
+}
+
 const YEAR: f64 = 365.0 * 86400.0;
 
 /// What was set so far.

@@ -16,8 +16,9 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
 use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
+use libckpt::lines;
 use mana_control::Rendezvous;
 use serde::{Deserialize, Serialize};
 
@@ -237,27 +238,14 @@ impl RunDirectory {
 
 /// The time, in UTC.
 pub fn now() -> String {
-    let seconds = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .map_or(0, |t| t.as_secs());
-    utc(seconds)
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    utc(since.unwrap_or_default())
 }
 
-fn utc(seconds: u64) -> String {
-    let time = libc::time_t::try_from(seconds).unwrap_or(0);
-    // SAFETY: plain numbers; zero is a valid value of each.
-    let mut parts: libc::tm = unsafe { std::mem::zeroed() };
-    // SAFETY: both are ours.
-    unsafe { libc::gmtime_r(&time, &mut parts) };
-    format!(
-        "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}Z",
-        parts.tm_year + 1900,
-        parts.tm_mon + 1,
-        parts.tm_mday,
-        parts.tm_hour,
-        parts.tm_min,
-        parts.tm_sec
-    )
+/// To the second.
+fn utc(since: Duration) -> String {
+    let text = lines::iso(since);
+    format!("{}Z", text.split('.').next().unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -266,8 +254,9 @@ mod tests {
 
     #[test]
     fn time_in_words() {
-        assert_eq!(utc(0), "1970-01-01T00:00:00Z");
-        assert_eq!(utc(1_700_000_000), "2023-11-14T22:13:20Z");
+        assert_eq!(utc(Duration::ZERO), "1970-01-01T00:00:00Z");
+        let later = Duration::from_secs(1_700_000_000);
+        assert_eq!(utc(later), "2023-11-14T22:13:20Z");
     }
 
     #[test]

@@ -279,9 +279,7 @@ fn settings(run: &RunDirectory, options: &cli::StartRun) -> Result<Vec<(String, 
     let mut all = Config::given(file, &given, &environment).map_err(told)?;
     let text = |path: &Path| path.display().to_string();
     all.insert("global_ckpt_dir".into(), text(&run.global()));
-    if Config::is_key("log_file") {
-        all.insert("log_file".into(), text(&run.coordinator_log()));
-    }
+    all.insert("log_file".into(), text(&run.coordinator_log()));
     all.entry("local_ckpt_dir".into())
         .or_insert_with(|| text(&run.local()));
     if let Some(interval) = options.interval {

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use libckpt::records::{End, Records};
 use libckpt::store::Store;
+use libckpt::Config;
 use mana_control::{Client, ControlError, Rendezvous, Request};
 use nix::sys::signal::{SigSet, Signal};
 
@@ -133,6 +134,10 @@ fn start(run: &RunDirectory, record: &Record, resume: bool) -> Result<Child, Fai
         .stdout(output)
         .stderr(errors)
         .process_group(0);
+    // They are in the run's configuration as they were when it was begun.
+    for variable in Config::variables() {
+        command.env_remove(variable);
+    }
     if std::io::stdin().is_terminal() {
         command.stdin(Stdio::null());
     }
