@@ -17,7 +17,7 @@ use crate::message::{failure_code, Failure, Speaker};
 use crate::program::Program;
 use crate::run_directory::RunDirectory;
 use crate::status::ANSWER_LIMIT;
-use crate::supervision::{last_checkpoint, supervise, Wishes};
+use crate::supervision::{last_checkpoint, supervise, Wishes, STOPPED};
 
 /// For a run in the background to be under control, and for one that was stopped to be gone.
 const SETTLED: Duration = Duration::from_secs(60);
@@ -148,6 +148,11 @@ fn begin(
         if code == failure_code() {
             // Its line is in a log.
             tell_end_of_log(run, speaker);
+        } else if code == STOPPED {
+            speaker.say(format_args!(
+                "stopped with a checkpoint; go on with: mana restart --id {}",
+                run.name()
+            ));
         }
         return Ok(code);
     }

@@ -21,12 +21,13 @@ pub struct Choice {
     pub seed: Option<u64>,
 }
 
-/// Packages that are linked by the build, once for each MPI, and have no tests of their own.
+/// Packages that are linked by the build and have no tests of their own.
 const LINKED_BY_THE_BUILD: &[&str] = &[
     "mana-adapter",
     "mana-stub-openmpi",
     "mana-stub-mpich",
     "mana-stub-standard",
+    "mana-interface-upper",
 ];
 
 /// Longest time for the crates' tests.
