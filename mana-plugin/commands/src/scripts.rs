@@ -13,6 +13,7 @@ use libckpt::Config;
 use mana_control::{Client, Rendezvous};
 
 use crate::cli;
+use crate::launcher::Launcher;
 use crate::message::{failure_code, Failure, Speaker};
 use crate::program::Program;
 use crate::run_directory::RunDirectory;
@@ -62,7 +63,9 @@ pub fn start(options: &cli::StartRun, speaker: &mut Speaker) -> Result<i32, Fail
 
 /// `mana restart` of a run that was started so. `None`: it is no such run.
 pub fn restart(options: &cli::Restart, speaker: &mut Speaker) -> Result<Option<i32>, Failure> {
-    let plain = options.start.settings.config.is_some() || options.dry_run;
+    // The ranks of an MPI job in the same directory mean another job.
+    let several = Launcher::from_environment().size.is_some_and(|n| n > 1);
+    let plain = several || options.start.settings.config.is_some() || options.dry_run;
     let run = match &options.start.id {
         _ if plain => None,
         Some(id) => RunDirectory::named(id).ok().filter(RunDirectory::exists),
