@@ -28,6 +28,7 @@ pub(crate) struct Places {
 enum Order {
     Event { job: String, record: Box<Record> },
     Metrics(String),
+    NoMetrics,
     Flush(Sender<()>),
 }
 
@@ -71,6 +72,11 @@ impl Keeper {
     /// Replaces the metrics.
     pub fn metrics(&mut self, text: String) {
         self.order(Order::Metrics(text));
+    }
+
+    /// Removes the metrics: the job is over, and a stale figure is worse than none.
+    pub fn no_metrics(&mut self) {
+        self.order(Order::NoMetrics);
     }
 
     /// Waits until everything so far is written, at most `limit`.
@@ -128,6 +134,10 @@ fn run(places: &Places, orders: &Receiver<Order>) {
                 }
                 None => continue,
             },
+            Order::NoMetrics => {
+                remove(places);
+                continue;
+            }
             Order::Metrics(text) => match &places.metrics {
                 Some(path) => (replace(path, &text), path.clone()),
                 None => continue,
@@ -139,8 +149,12 @@ fn run(places: &Places, orders: &Receiver<Order>) {
             }
         }
     }
+    remove(places);
+}
+
+fn remove(places: &Places) {
     if let Some(path) = &places.metrics {
-        // The job is over, and a stale figure is worse than none.
+        // It may never have been written.
         let _ = fs::remove_file(path);
     }
 }
@@ -184,6 +198,9 @@ mod tests {
         assert_eq!(kept.len(), 3);
         assert_eq!(fs::read_to_string(&metrics).expect("text"), "mana_x 2\n");
         assert_eq!(fs::read_dir(place.path()).expect("list").count(), 2);
+        keeper.no_metrics();
+        keeper.flush(Duration::from_secs(10));
+        assert!(!metrics.exists());
         assert!(Keeper::start(Places::default()).expect("nothing").is_none());
     }
 }

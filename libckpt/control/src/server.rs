@@ -102,6 +102,8 @@ pub(crate) struct Server {
     keeper: Option<Keeper>,
     /// When to write metrics next.
     next_metrics: Duration,
+    /// The job has ended: there is nothing to measure until the next begins.
+    is_over: bool,
 }
 
 pub(crate) struct ServerParts {
@@ -147,6 +149,7 @@ impl Server {
             accept_again: None,
             keeper: parts.keeper,
             next_metrics: Duration::ZERO,
+            is_over: false,
         })
     }
 
@@ -201,7 +204,7 @@ impl Server {
         if let Some(again) = self.accept_again {
             wake = wake.min(again);
         }
-        if self.keeper.as_ref().is_some_and(Keeper::keeps_metrics) {
+        if self.measures() {
             wake = wake.min(self.next_metrics);
         }
         // Rounded up, or the loop would spin for the last fraction of a millisecond.
@@ -545,24 +548,33 @@ impl Server {
         let Some(keeper) = &mut self.keeper else {
             return;
         };
-        let is_last = matches!(record.event, Event::Ended { .. });
-        let is_new = !matches!(record.event, Event::LevelComplete { .. });
+        match record.event {
+            Event::Started { .. } => self.is_over = false,
+            Event::Ended { .. } => self.is_over = true,
+            _ => {}
+        }
         keeper.event(job, record);
-        if is_last {
+        if self.is_over {
+            keeper.no_metrics();
             keeper.flush(LAST_EVENTS);
         }
-        if is_new {
-            self.next_metrics = Duration::ZERO;
-        }
+        self.next_metrics = Duration::ZERO;
+    }
+
+    /// Whether metrics are to be written, and there is something to measure.
+    fn measures(&self) -> bool {
+        let keeper = self.keeper.as_ref();
+        !self.is_over && keeper.is_some_and(Keeper::keeps_metrics)
     }
 
     /// Writes metrics, if they are wanted and it is time.
     fn measure(&mut self, now: Duration) {
-        if now < self.next_metrics {
+        if now < self.next_metrics || !self.measures() {
             return;
         }
-        if let Some(keeper) = self.keeper.as_mut().filter(|k| k.keeps_metrics()) {
-            keeper.metrics(metrics::text(&self.core.status(now)));
+        let text = metrics::text(&self.core.status(now));
+        if let Some(keeper) = &mut self.keeper {
+            keeper.metrics(text);
         }
         self.next_metrics = now + METRICS;
     }

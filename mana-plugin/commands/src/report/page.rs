@@ -12,6 +12,8 @@ use crate::view::text::{rate, time};
 
 /// Most rows of a table.
 const ROWS: usize = 50;
+/// Longest value shown, in characters.
+const LONGEST: usize = 200;
 
 /// The whole page.
 pub fn page(figures: &Figures) -> String {
@@ -385,10 +387,11 @@ fn published(out: &mut String, figures: &Figures) -> std::fmt::Result {
         return Ok(());
     }
     out.push_str(
-        "<section><h2>Published by the program</h2><p>The last value of each key and rank.</p>\
+        "<section><h2>Published by the program</h2><p>The last value of each key and rank; all of them are in the directory <code>published</code> of the job.</p>\
          <table><thead><tr><th>key<th>rank<th>values<th>when<th>last</thead><tbody>",
     );
     for found in figures.published.iter().take(ROWS) {
+        let value: String = found.value.chars().take(LONGEST).collect();
         write!(
             out,
             "<tr><td>{}<td>{}<td>{}<td>{}<td class=\"wide\">{}",
@@ -396,7 +399,7 @@ fn published(out: &mut String, figures: &Figures) -> std::fmt::Result {
             found.rank,
             found.count,
             date(found.time),
-            escaped(&found.value)
+            escaped(&value)
         )?;
     }
     out.push_str("</tbody></table>");

@@ -314,6 +314,7 @@ pub fn lines(stage: &Stage) -> Result<()> {
             "{line}"
         );
     }
+    ensure!(!metrics.exists(), "metrics of a job that has ended");
     let watched = watching.wait(SHORT)?;
     says(
         watched.expect(0)?,
