@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use libckpt::records::{End, Records};
 use libckpt::store::Store;
 use libckpt::Config;
-use mana_control::{Client, ControlError, Rendezvous, Request};
+use mana_control::{Client, ControlError, Rendezvous, Request, Status};
 use nix::sys::signal::{SigSet, Signal};
 
 use crate::installation::Installation;
@@ -277,11 +277,20 @@ impl Supervisor<'_> {
         self.stopping = None;
     }
 
-    /// Whether a checkpoint is complete on all its levels.
+    /// Whether a checkpoint of this start is complete. Another may be under way: with short intervals, at
+    /// every look.
     fn is_taken(&self) -> bool {
         let state = connect(&self.run.rendezvous()).and_then(|mut c| c.status());
-        state.is_ok_and(|s| s.last.is_some() && s.current.is_none() && s.level_work.is_empty())
+        state.is_ok_and(|s| has_complete(&s))
     }
+}
+
+/// Whether a committed checkpoint, or a later one, is complete on the level it was taken for.
+fn has_complete(status: &Status) -> bool {
+    status.recent.iter().any(|taken| {
+        let mut levels = status.levels.iter().filter(|l| l.level == taken.level);
+        levels.any(|l| l.last.is_some_and(|last| last >= taken.generation))
+    })
 }
 
 fn connect(rendezvous: &std::path::Path) -> Result<Client, ControlError> {
@@ -325,5 +334,29 @@ fn described(status: ExitStatus) -> String {
         (Some(code), _) => format!("code {code}"),
         (None, Some(signal)) => format!("signal {signal}"),
         (None, None) => "an unknown status".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::view::text::tests::busy;
+
+    #[test]
+    fn a_complete_checkpoint_is_seen_while_the_next_is_taken() {
+        let mut status = busy();
+        assert!(status.current.is_some() && !status.level_work.is_empty());
+        for level in &mut status.levels {
+            level.last = None;
+        }
+        assert!(!has_complete(&status), "written, and not yet complete");
+        // Number 3 is complete, and 11 is the last one committed.
+        let taken = status.recent[2].clone();
+        for level in &mut status.levels {
+            level.last = (level.level == taken.level).then_some(taken.generation);
+        }
+        assert!(has_complete(&status));
+        status.recent.clear();
+        assert!(!has_complete(&status), "nothing is committed");
     }
 }

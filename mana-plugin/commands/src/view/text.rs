@@ -361,4 +361,4 @@ fn write_stall(out: &mut String, stall: &Stall) -> std::fmt::Result {
 }
 
 #[cfg(test)]
-pub(super) mod tests;
+pub(crate) mod tests;

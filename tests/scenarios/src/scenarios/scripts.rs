@@ -157,14 +157,17 @@ fn kill_program(job: &Job) {
     }
 }
 
-/// Counts, a step in 20 ms, and ends with a result that depends on the number of steps only.
+/// Counts, a step in 20 ms, and has a result that depends on the number of steps only. It ends when it is told
+/// to: a machine may take as long as it likes to stop it.
 const COUNT: &str = "\
-import sys, time
+import os, sys, time
 total = 0
 for step in range(int(sys.argv[1])):
     total = (total * 31 + step) % 1000003
     time.sleep(0.02)
     print('step', step, flush=True)
+while not os.path.exists(sys.argv[3]):
+    time.sleep(0.02)
 print('RESULT', total, flush=True)
 sys.exit(int(sys.argv[2]))
 ";
@@ -185,10 +188,10 @@ fn stop(context: &Context) -> Result<Verdict> {
     };
     std::fs::write(place.path.join("count.py"), COUNT)?;
     place
-        .mana(&["start", "--time", "1", "count.py", "300", "4"])?
+        .mana(&["start", "--time", "1", "count.py", "150", "4", "go"])?
         .expect(STOPPED)?;
     place.mana(&["restart", "--time", "1"])?.expect(STOPPED)?;
-    let again = place.mana(&["start", "count.py", "300", "4"])?;
+    let again = place.mana(&["start", "count.py", "150", "4", "go"])?;
     ensure!(
         again.expect(99)?.stderr.contains("mana restart --id count"),
         "{}",
@@ -230,9 +233,10 @@ fn stop(context: &Context) -> Result<Verdict> {
         nix::sys::signal::Signal::SIGTERM,
     )?;
     job.wait(LIMIT)?.expect(STOPPED)?;
+    std::fs::write(place.path.join("go"), "")?;
     place.mana(&["restart"])?.expect(4)?;
     let found = place.result("count")?;
-    ensure!(found == counted(300), "{found}, not {}", counted(300));
+    ensure!(found == counted(150), "{found}, not {}", counted(150));
 
     place
         .mana(&[
@@ -243,12 +247,14 @@ fn stop(context: &Context) -> Result<Verdict> {
             "0.5",
             "--kill-after",
             "count.py",
-            "500",
+            "100",
             "0",
+            "go after",
         ])?
         .expect(STOPPED)?;
+    std::fs::write(place.path.join("go after"), "")?;
     place.mana(&["restart", "--id", "after"])?.expect(0)?;
-    ensure!(place.result("after")? == counted(500), "another result");
+    ensure!(place.result("after")? == counted(100), "another result");
     // Nothing is left to go on with.
     let ended = place.mana(&["restart", "--id", "after"])?;
     ensure!(
@@ -282,8 +288,9 @@ fn several(context: &Context) -> Result<Verdict> {
                 name,
                 "--background",
                 "count.py",
-                "200",
+                "100",
                 "0",
+                "go",
             ])?
             .wait_detached(LIMIT)?
             .expect(0)?;
@@ -302,10 +309,11 @@ fn several(context: &Context) -> Result<Verdict> {
     for name in ["one", "two"] {
         place.mana(&["stop", "--id", name])?.expect(0)?;
     }
+    std::fs::write(place.path.join("go"), "")?;
     let jobs = ["two", "one"].map(|name| (name, place.start(&["restart", "--id", name])));
     for (name, job) in jobs {
         job?.wait(LIMIT)?.expect(0)?;
-        ensure!(place.result(name)? == counted(200), "another result");
+        ensure!(place.result(name)? == counted(100), "another result");
     }
     let missing = place.mana(&["start", "no-such.py"])?;
     ensure!(
