@@ -266,9 +266,6 @@ fn native(context: &Context, mpi: Mpi) -> Result<Verdict> {
     words.extend(preload.as_deref());
     words.extend(line.iter().map(String::as_str));
     let ended = cluster.run(&words, LIMIT)?;
-    if ended.stderr.contains("Segmentation fault") {
-        return skipped("the native program itself crashed, seen with Open MPI 4.1.4 while its nodes connect over TCP");
-    }
     let found = ended.expect(0)?.result()?;
     ensure!(found == expected, "result {found}, {expected} under mpirun");
     place.done();
