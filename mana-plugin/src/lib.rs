@@ -50,6 +50,7 @@ mod partitioned;
 mod persistent;
 mod pool;
 mod probe;
+mod ready;
 mod requests;
 mod sendrecv;
 mod sessions;

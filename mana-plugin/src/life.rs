@@ -59,6 +59,7 @@ pub fn begin(required: i32) -> Outcome {
         });
     });
     check(rc)?;
+    crate::ready::wait();
     let (mut rank, mut size) = (0, 0);
     // SAFETY: output arguments of ours, in this and the following calls.
     check(unsafe { (procs.MPI_Comm_rank)(MPI_COMM_WORLD, &mut rank) })?;
