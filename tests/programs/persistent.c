@@ -4,7 +4,7 @@
  * With -DLARGE by the large-count forms.
  *   persistent [--rounds N] [--pause MS] [--single 1] */
 #include "common.h"
-#ifdef OPEN_MPI
+#if defined OPEN_MPI && OMPI_MAJOR_VERSION < 5
 #include <mpi-ext.h>
 #define INIT(name) MPIX_##name##_init
 #elif defined LARGE

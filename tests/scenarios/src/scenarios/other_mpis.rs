@@ -18,7 +18,7 @@ use super::Scenario;
 use crate::context::{skipped, Context, Verdict};
 use crate::mpi::{fetched, Mpi};
 use crate::product::{Intervals, Setup};
-use crate::programs::{Program, PROGRAMS};
+use crate::programs::{Language, Program, PROGRAMS};
 
 /// Longest any of these runs may take.
 const LIMIT: Duration = Duration::from_secs(180);
@@ -150,6 +150,11 @@ fn missing(context: &Context, program: &Program, mpis: &[Mpi]) -> Option<String>
 }
 
 fn expected(context: &Context, program: &Program, mpi: Mpi, place: &Path) -> Result<String> {
+    // Libraries of other languages are the system's own, which run natively on the system's MPI only.
+    let mpi = match program.language {
+        Language::C | Language::Python => mpi,
+        Language::Cxx | Language::Fortran | Language::Coarrays => mpi.family(),
+    };
     let result = |mpi: Mpi| {
         let key = format!("{} on {}", program.name, mpi.name());
         let executable = context.build(program, mpi)?;
