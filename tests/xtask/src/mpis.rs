@@ -9,7 +9,8 @@ use std::time::Duration;
 use anyhow::{bail, Context as _, Result};
 
 use crate::process::{bounded, on_path, run as run_command, target_dir, workspace};
-use crate::tests_all::Outcome;
+use crate::tests_all::{Lines, Outcome};
+use crate::tree;
 
 /// For one MPI to come over the network.
 const FETCHING: Duration = Duration::from_secs(300);
@@ -49,22 +50,22 @@ pub fn chosen(pattern: &str) -> bool {
 }
 
 /// Fetches what is missing and builds the adapters.
-pub fn run() -> Result<Outcome> {
+pub fn run(lines: &mut Lines) -> Result<Outcome> {
     let top = workspace()?;
     let target = target_dir()?;
     let all = listed(&fs::read_to_string(top.join("tests/mpis.txt"))?)?;
     let mut sum = Outcome::default();
     for mpi in &all {
         let place = target.join("mpis").join(&mpi.name);
-        if let Err(error) = fetch(mpi, &place) {
-            println!("skipped: {}: {error:#}", mpi.name);
+        if let Err(error) = fetch(mpi, &place, lines) {
+            lines.push(format!("skipped: {}: {error:#}", mpi.name));
             sum.add(Outcome::SKIPPED);
             continue;
         }
         sum.add(match adapter(mpi, &place, &top, &target) {
             Ok(()) => Outcome::PASSED,
             Err(error) => {
-                println!("FAILED {}: {error:#}", mpi.name);
+                lines.push(format!("FAILED {}: {error:#}", mpi.name));
                 Outcome::FAILED
             }
         });
@@ -72,7 +73,7 @@ pub fn run() -> Result<Outcome> {
     Ok(sum)
 }
 
-fn fetch(mpi: &Listed, place: &Path) -> Result<()> {
+fn fetch(mpi: &Listed, place: &Path, lines: &mut Lines) -> Result<()> {
     let wanted = mpi.packages.join("\n");
     let complete = place.join(COMPLETE);
     if fs::read_to_string(&complete).is_ok_and(|text| text == wanted) {
@@ -81,7 +82,7 @@ fn fetch(mpi: &Listed, place: &Path) -> Result<()> {
     if place.exists() {
         fs::remove_dir_all(place).with_context(|| format!("cannot remove {}", place.display()))?;
     }
-    println!("fetching {}", mpi.packages.join(", "));
+    lines.push(format!("fetching {}", mpi.packages.join(", ")));
     let step = |command: &mut Command| -> Result<()> {
         let finished = bounded(command, FETCHING, |_| {})?;
         if !finished.success() {
@@ -109,12 +110,7 @@ fn fetch(mpi: &Listed, place: &Path) -> Result<()> {
 }
 
 fn adapter(mpi: &Listed, place: &Path, top: &Path, target: &Path) -> Result<()> {
-    let build = target.join(format!("adapter-{}", mpi.name));
-    let before = target.join("adapter-openmpi");
-    if !build.exists() && before.is_dir() {
-        // Most of it is the same for every MPI.
-        run_command(Command::new("cp").arg("-a").arg(&before).arg(&build))?;
-    }
+    let build = tree::adapter_directory(target, &mpi.name)?;
     let mut command = Command::new(target.join("mana/bin/mana"));
     command.args(["adapter", "--quiet", "--name", &mpi.name]);
     if mpi.wrapper {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{bail, Context as _, Result};
 
 use crate::process::{bounded, captured, shown, target_dir, workspace, Finished};
-use crate::tests_all::{sum_of_cargo, Outcome};
+use crate::tests_all::{sum_of_cargo, Lines, Outcome};
 
 /// A C library and the release of Debian that has it. The oldest first.
 const RELEASES: &[(&str, &str)] = &[("2.31", "bullseye"), ("2.41", "trixie")];
@@ -56,12 +56,12 @@ pub fn chosen(pattern: &str) -> bool {
         .any(|(glibc, _)| name(glibc).contains(pattern))
 }
 
-/// Runs the tests in every tree, one line for each.
-pub fn run(full: bool, only: Option<&str>) -> Result<Outcome> {
+/// Runs the tests in every tree; one of `lines` for each.
+pub fn run(full: bool, only: Option<&str>, lines: &mut Lines) -> Result<Outcome> {
     let toolchain = match Toolchain::find()? {
         Ok(toolchain) => toolchain,
         Err(why) => {
-            println!("skipped: glibc: {why}");
+            lines.push(format!("skipped: glibc: {why}"));
             let mut outcome = Outcome::default();
             RELEASES.iter().for_each(|_| outcome.add(Outcome::SKIPPED));
             return Ok(outcome);
@@ -78,15 +78,15 @@ pub fn run(full: bool, only: Option<&str>) -> Result<Outcome> {
         match one(&toolchain, glibc, suite, full, &mut built) {
             Ok(Ran::Tests(note)) => {
                 let seconds = begun.elapsed().as_secs_f64();
-                println!("ok {name} ({seconds:.1} s): {note}");
+                lines.push(format!("ok {name} ({seconds:.1} s): {note}"));
                 outcome.add(Outcome::PASSED);
             }
             Ok(Ran::Nothing(why)) => {
-                println!("skipped: {name}: {why}");
+                lines.push(format!("skipped: {name}: {why}"));
                 outcome.add(Outcome::SKIPPED);
             }
             Err(error) => {
-                println!("FAILED {name}: {error:#}");
+                lines.push(format!("FAILED {name}: {error:#}"));
                 outcome.add(Outcome::FAILED);
             }
         }

@@ -99,17 +99,26 @@ pub fn run(choice: &Choice) -> Result<bool> {
     let set_up = || setup::run(setup::Purpose::Tests).map(|()| Outcome::PASSED);
     let ready = sum.part("set-up", set_up)
         && (!jobs || sum.part("build", || tree::build().map(|_| Outcome::PASSED)));
-    if only.is_none() {
-        sum.part("formatting", fmt);
-        sum.part("lints", lint);
-        sum.part("crates", crates);
-    }
-    if only.is_none_or(roots::chosen) {
-        sum.part("root trees", || roots::run(choice.full, only));
-    }
-    if jobs && ready && only.is_none_or(mpis::chosen) {
-        sum.part("other MPIs", mpis::run);
-    }
+    // Each of these waits for the network or for one compiler at times: they share the processors.
+    std::thread::scope(|scope| {
+        let trees = only.is_none_or(roots::chosen).then(|| {
+            let run = |lines: &mut Lines| roots::run(choice.full, only, lines);
+            scope.spawn(move || Part::run("root trees", run))
+        });
+        let fetched = (jobs && ready && only.is_none_or(mpis::chosen))
+            .then(|| scope.spawn(|| Part::run("other MPIs", mpis::run)));
+        let runner = (jobs && ready).then(|| scope.spawn(build_runner));
+        if only.is_none() {
+            sum.part("formatting", fmt);
+            sum.part("lints", lint);
+            sum.part("crates", crates);
+        }
+        for part in [trees, fetched].into_iter().flatten() {
+            sum.beside(part.join());
+        }
+        // What it came to is seen when the runner is started.
+        drop(runner.map(std::thread::ScopedJoinHandle::join));
+    });
     if jobs && ready {
         sum.part("scenarios", || scenarios(choice));
     } else if jobs {
@@ -117,6 +126,34 @@ pub fn run(choice: &Choice) -> Result<bool> {
     }
     sum.print();
     Ok(sum.total.good())
+}
+
+/// What a part that runs beside others says, shown when it has ended.
+pub type Lines = Vec<String>;
+
+/// A part that has run beside others.
+struct Part {
+    name: &'static str,
+    outcome: Outcome,
+    time: Duration,
+    lines: Lines,
+}
+
+impl Part {
+    fn run(name: &'static str, body: impl FnOnce(&mut Lines) -> Result<Outcome>) -> Self {
+        let begun = Instant::now();
+        let mut lines = Lines::new();
+        let outcome = body(&mut lines).unwrap_or_else(|error| {
+            lines.push(format!("{name}: {error:#}"));
+            Outcome::FAILED
+        });
+        Self {
+            name,
+            outcome,
+            time: begun.elapsed(),
+            lines,
+        }
+    }
 }
 
 #[derive(Default)]
@@ -137,6 +174,20 @@ impl Sum {
         self.total.add(outcome);
         self.parts.push((name, outcome, begun.elapsed()));
         outcome.good()
+    }
+
+    /// Counts a part that ran beside the others.
+    fn beside(&mut self, part: std::thread::Result<Part>) {
+        let part = part.unwrap_or_else(|_| Part {
+            name: "a part",
+            outcome: Outcome::FAILED,
+            time: Duration::ZERO,
+            lines: vec!["it panicked".to_owned()],
+        });
+        println!("== {} (beside the others)", part.name);
+        part.lines.iter().for_each(|line| println!("{line}"));
+        self.total.add(part.outcome);
+        self.parts.push((part.name, part.outcome, part.time));
     }
 
     fn print(&self) {
@@ -272,15 +323,14 @@ pub fn coverage() -> Result<Outcome> {
     scenarios_with(&choice, &["--coverage", "docs/coverage.md"])
 }
 
+fn build_runner() -> Result<()> {
+    let words = ["build", "--release", "--quiet", "-p", "mana-scenarios"];
+    run_command(cargo().current_dir(workspace()?).args(words))
+}
+
 fn scenarios_with(choice: &Choice, further: &[&str]) -> Result<Outcome> {
     let top = workspace()?;
-    run_command(cargo().current_dir(&top).args([
-        "build",
-        "--release",
-        "--quiet",
-        "-p",
-        "mana-scenarios",
-    ]))?;
+    build_runner()?;
     let target = target_dir()?;
     let mut command = Command::new(runner(&target));
     command

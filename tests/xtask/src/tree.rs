@@ -122,7 +122,7 @@ fn adapters(top: &Path, target: &Path, mana: &Path) -> Result<()> {
             .arg("--sources")
             .arg(top)
             .arg("--target-dir")
-            .arg(target.join(format!("adapter-{}", mpi.name))))?;
+            .arg(adapter_directory(target, mpi.name)?))?;
         found += 1;
     }
     // A machine with an MPI under its usual name only.
@@ -139,6 +139,17 @@ fn adapters(top: &Path, target: &Path, mana: &Path) -> Result<()> {
             .arg(target.join("adapter-site")))?;
     }
     Ok(())
+}
+
+/// Where the adapter for an MPI is built: if there is none yet, with what has been built for the first one, because
+/// most of it is the same.
+pub fn adapter_directory(target: &Path, name: &str) -> Result<PathBuf> {
+    let build = target.join(format!("adapter-{name}"));
+    let before = target.join(format!("adapter-{}", MPIS[0].name));
+    if !build.exists() && before.is_dir() {
+        run(Command::new("cp").arg("-a").arg(&before).arg(&build))?;
+    }
+    Ok(build)
 }
 
 /// The libraries for the upper half: linked from static libraries, because a `cdylib` would hide
