@@ -59,9 +59,10 @@ struct Run {
     /// Seed of every random choice; printed, so that a failure can be run again.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// How many of the small jobs run at a time, beside one large one; jobs that want the machine for themselves follow.
-    #[arg(long, default_value_t = 2)]
-    lanes: u32,
+    /// How many of the small jobs run at a time, beside large ones (4, in the full run 2); jobs that want the machine
+    /// for themselves follow.
+    #[arg(long)]
+    lanes: Option<u32>,
     /// Record which procedures the programs call, natively and in each mode, and write the table there.
     #[arg(long, value_name = "FILE", requires = "mana")]
     coverage: Option<PathBuf>,
@@ -104,10 +105,17 @@ fn run(arguments: &Run) -> anyhow::Result<bool> {
             .collect()
     };
     let beside_others = chosen(scenarios::beside_others(arguments.full));
-    let one_at_a_time = chosen(scenarios::one_at_a_time());
+    let series: Vec<_> = scenarios::series(arguments.full)
+        .into_iter()
+        .map(chosen)
+        .collect();
     let alone = chosen(scenarios::alone());
     if arguments.list {
-        for scenario in beside_others.iter().chain(&one_at_a_time).chain(&alone) {
+        for scenario in beside_others
+            .iter()
+            .chain(series.iter().flatten())
+            .chain(&alone)
+        {
             println!("{:44} {}", scenario.name, scenario.shows);
         }
         return Ok(true);
@@ -129,13 +137,21 @@ fn run(arguments: &Run) -> anyhow::Result<bool> {
     let tally = Tally::default();
     // Cheap ones first, so that a broken build shows early.
     let queue = Mutex::new(beside_others.iter());
+    let shared = &context;
     std::thread::scope(|scope| {
-        scope.spawn(|| {
-            for scenario in &one_at_a_time {
-                tally.count(scenario, &context);
-            }
-        });
-        for _ in 0..arguments.lanes.max(1) {
+        for one_by_one in &series {
+            let tally = &tally;
+            scope.spawn(move || {
+                for scenario in one_by_one {
+                    tally.count(scenario, shared);
+                }
+            });
+        }
+        // In the full run the MPIs poll without a nap: fewer jobs keep the processors busy.
+        let lanes = arguments
+            .lanes
+            .unwrap_or(if arguments.full { 2 } else { 4 });
+        for _ in 0..lanes.max(1) {
             scope.spawn(|| {
                 let next = || queue.lock().ok()?.next();
                 while let Some(scenario) = next() {

@@ -28,6 +28,14 @@ pub struct Fetched {
 /// Where the fetched ones are.
 static PLACE: OnceLock<PathBuf> = OnceLock::new();
 
+/// What makes a waiting rank leave the processor to others.
+static YIELDING: OnceLock<PathBuf> = OnceLock::new();
+
+/// Ranks leave the processor to others while they wait, with the library at `path`; the first call counts.
+pub fn yields_with(path: PathBuf) {
+    YIELDING.get_or_init(|| path);
+}
+
 /// Says where the fetched MPIs are; the first call counts.
 pub fn fetched_in(place: PathBuf) {
     PLACE.get_or_init(|| place);
@@ -117,6 +125,20 @@ impl Mpi {
             "-lmpi".to_owned(),
         ];
         Some((find("gcc")?, words))
+    }
+
+    /// What is loaded into a process beside its MPI so that it does.
+    pub fn yielding() -> Option<&'static Path> {
+        YIELDING.get().map(PathBuf::as_path)
+    }
+
+    /// The launcher of a native run.
+    pub fn native(self, ranks: u32) -> Command {
+        let mut command = self.launcher(ranks, false);
+        if let Some(library) = Self::yielding() {
+            command.env("LD_PRELOAD", library);
+        }
+        command
     }
 
     /// `mpirun -n ranks`, to be completed by a program. Ranks outnumber the processors of a test

@@ -134,8 +134,11 @@ impl Setup {
             global,
         } = intervals;
         let stores = self.stores();
+        let preload = Mpi::yielding().map_or(String::new(), |library| {
+            format!("lower_preload={}\n", library.display())
+        });
         let text = format!(
-            "# written by mana-scenarios\n\
+            "# written by mana-scenarios\n{preload}\
              global_ckpt_dir={}\nlocal_ckpt_dir={}\n\
              local_ckpt_interval={local}\npartner_ckpt_interval={partner}\nsolomon_ckpt_interval=0\n\
              global_ckpt_interval={global}\ntest_mode=1\nnode_size=1\ngroup_size=4\n{more}",

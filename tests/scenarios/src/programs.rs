@@ -79,6 +79,7 @@ pub const COMPUTE: Program = Program {
     source: "compute.c",
     ranks: 2,
     fast: &[],
+    slow: &["--least", "160"],
     ..C
 };
 

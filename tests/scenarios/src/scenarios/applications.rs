@@ -152,7 +152,7 @@ fn native(context: &Context, application: &Application) -> Result<String> {
     let mpi = application.native;
     let mut place: Workplace = context.directory(application.name)?;
     let line = (application.prepare)(mpi, place.path())?.map_err(anyhow::Error::msg)?;
-    let mut command = mpi.launcher(application.ranks, false);
+    let mut command = mpi.native(application.ranks);
     command.args(&line).current_dir(place.path());
     let ended = Job::start(command, place.path())?.wait(LIMIT)?;
     ended.expect(0)?;

@@ -152,7 +152,7 @@ fn run_program(
     let setup = product.setup(place.path(), mpi, ranks, Intervals::default())?;
     let quick = program.line(&executable, program.fast);
     let expected = context.native(program.name, || {
-        let mut command = mpi.launcher(ranks, false);
+        let mut command = mpi.native(ranks);
         command.args(&quick).current_dir(place.path());
         Job::start(command, place.path())?
             .wait(LIMIT)?

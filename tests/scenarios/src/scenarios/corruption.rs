@@ -5,10 +5,16 @@ use std::time::Duration;
 
 use anyhow::{ensure, Context as _, Result};
 
-use super::lammps::{Melt, LEVELS, RANKS};
+use super::lammps::{run_and_kill, Melt, CALM, LEVELS, RANKS};
+use super::modes::{native, same};
 use super::Scenario;
-use crate::context::{Context, Verdict};
+use crate::context::{Context, Verdict, Workplace};
 use crate::generations::{resumed, Damage, Generation, Id};
+use crate::mpi::Mpi;
+use crate::product::Setup;
+use crate::programs::{Program, PROGRAMS};
+
+const LIMIT: Duration = Duration::from_secs(120);
 
 /// A rung: which files of the newest complete generation go bad.
 struct Rung {
@@ -111,14 +117,13 @@ pub fn all() -> Vec<Scenario> {
 }
 
 fn run(context: &Context, rung: &Rung) -> Result<Verdict> {
-    let name = format!("corruption/{}", rung.name);
-    let mut melt = match Melt::prepare(context, &name, LEVELS)? {
-        Ok(melt) => melt,
+    let mut subject = match Subject::prepare(context, &format!("corruption/{}", rung.name))? {
+        Ok(subject) => subject,
         Err(verdict) => return Ok(verdict),
     };
-    melt.setup.configure(LEVELS, "keep=3\n")?;
-    melt.run_and_kill()?;
-    let stores = melt.setup.stores();
+    subject.setup().configure(LEVELS, "keep=3\n")?;
+    run_and_kill(subject.setup(), subject.line())?;
+    let stores = subject.setup().stores();
     let generations = stores.generations();
     let victim = context.random(rung.name).below(u64::from(RANKS)) as u32;
     let newest = stores.servable().context("nothing to resume from")?;
@@ -137,10 +142,10 @@ fn run(context: &Context, rung: &Rung) -> Result<Verdict> {
     );
 
     if let What::Everything = rung.what {
-        let ended = melt
-            .setup
-            .launch(&["--restart"], &melt.line)?
-            .wait(Duration::from_secs(120))?;
+        let ended = subject
+            .setup()
+            .launch(&["--restart"], subject.line())?
+            .wait(LIMIT)?;
         ended.expect(99)?;
         for (incarnation, number) in generations.keys() {
             let named = format!("{incarnation}.{number}");
@@ -151,11 +156,11 @@ fn run(context: &Context, rung: &Rung) -> Result<Verdict> {
                 ended.report()
             );
         }
-        melt.place.done();
+        subject.done();
         return Ok(Verdict::Passed(format!("{damaged} files damaged, exit 99")));
     }
     let expected = expected(rung.what, newest, victim, &generations);
-    let said = melt.resume_calmly()?;
+    let said = subject.resume_calmly()?;
     let chosen = resumed(&said);
     ensure!(
         chosen == Some(expected),
@@ -167,6 +172,93 @@ fn run(context: &Context, rung: &Rung) -> Result<Verdict> {
         "{}.{} expected and chosen",
         expected.0, expected.1
     )))
+}
+
+/// The job whose state goes bad: LAMMPS in the full run, in the short one a program that waits most of the time.
+enum Subject {
+    Melt(Melt),
+    Waits {
+        setup: Setup,
+        line: Vec<String>,
+        expected: String,
+        place: Workplace,
+    },
+}
+
+impl Subject {
+    /// Everything ready to launch, or why not.
+    fn prepare(context: &Context, name: &str) -> Result<std::result::Result<Self, Verdict>> {
+        if context.full {
+            return Ok(Melt::prepare(context, name, LEVELS)?.map(Self::Melt));
+        }
+        let mpi = Mpi::OpenMpi;
+        let found = PROGRAMS.iter().find(|p| p.name == "wildcards");
+        let program = &Program {
+            ranks: RANKS,
+            ..*found.context("no such program")?
+        };
+        if let Some(why) = program.missing(mpi) {
+            return Ok(Err(Verdict::Skipped(why)));
+        }
+        let Some(product) = context.product() else {
+            let why = "no installed tree was named with --mana";
+            return Ok(Err(Verdict::Skipped(why.to_owned())));
+        };
+        let place = context.directory(name)?;
+        let executable = context.build(program, mpi)?;
+        let expected = context.native(&format!("{} on {RANKS}", program.name), || {
+            native(program, mpi, &executable, place.path())
+        })?;
+        // It ends some ten seconds after its beginning; all levels are complete after three or four.
+        let line = program.line(&executable, &["--pause", "40"]);
+        let setup = product.setup(place.path(), mpi, RANKS, LEVELS)?;
+        Ok(Ok(Self::Waits {
+            setup,
+            line,
+            expected,
+            place,
+        }))
+    }
+
+    fn setup(&self) -> &Setup {
+        match self {
+            Self::Melt(melt) => &melt.setup,
+            Self::Waits { setup, .. } => setup,
+        }
+    }
+
+    fn line(&self) -> &[String] {
+        match self {
+            Self::Melt(melt) => &melt.line,
+            Self::Waits { line, .. } => line,
+        }
+    }
+
+    fn done(&mut self) {
+        match self {
+            Self::Melt(melt) => melt.place.done(),
+            Self::Waits { place, .. } => place.done(),
+        }
+    }
+
+    /// Resume at longer intervals and compare with the native run; what the resume said.
+    fn resume_calmly(&mut self) -> Result<String> {
+        match self {
+            Self::Melt(melt) => melt.resume_calmly(),
+            Self::Waits {
+                setup,
+                line,
+                expected,
+                place,
+            } => {
+                setup.configure(CALM, "")?;
+                let ended = setup.launch(&["--restart"], line)?.wait(LIMIT)?;
+                same(&ended, expected)?;
+                place.done();
+                Ok(ended.stderr)
+            }
+        }
+    }
 }
 
 fn chosen(

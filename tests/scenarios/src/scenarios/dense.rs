@@ -98,7 +98,7 @@ fn prepared(
     let expected = context.native(
         &format!("dense {} {}", mpi.name(), arguments.join(" ")),
         || {
-            let mut command = mpi.launcher(DENSE.ranks, false);
+            let mut command = mpi.native(DENSE.ranks);
             command.args(&line).current_dir(place);
             Job::start(command, place)?
                 .wait(Duration::from_secs(1200))?
@@ -119,7 +119,7 @@ fn checks_itself(context: &Context, mpi: Mpi) -> Result<Verdict> {
         .to_vec();
     let (line, expected) = prepared(context, mpi, place.path(), &plain)?;
     for how in SABOTAGE {
-        let mut command = mpi.launcher(DENSE.ranks, false);
+        let mut command = mpi.native(DENSE.ranks);
         command
             .args(&line)
             .args(["--sabotage", how])

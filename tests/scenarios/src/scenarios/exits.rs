@@ -97,7 +97,7 @@ fn run(context: &Context, mpi: Mpi) -> Result<Verdict> {
         for rank in ranks {
             let line = ENDS.line(&executable, &["--how", way, "--by", rank]);
             let native = told(mpi, |_| {
-                let mut command = mpi.launcher(ENDS.ranks, false);
+                let mut command = mpi.native(ENDS.ranks);
                 command.args(&line).current_dir(place.path());
                 Job::start(command, place.path())
             })?;

@@ -109,7 +109,7 @@ fn prepare(context: &Context, name: &str) -> Result<std::result::Result<Prepared
     let place = context.directory(name)?;
     let executable = context.build(program, mpi)?;
     let expected = context.native(program.name, || {
-        let mut command = mpi.launcher(program.ranks, false);
+        let mut command = mpi.native(program.ranks);
         command
             .args(program.line(&executable, program.fast))
             .current_dir(place.path());

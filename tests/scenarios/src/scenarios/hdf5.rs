@@ -127,7 +127,7 @@ fn run(context: &Context, name: &str, mpi: Mpi, kill: bool) -> Result<Verdict> {
     };
     std::fs::create_dir_all(directory.join("files")).context("creating the files' directory")?;
     let native = |more: &[&str]| -> Result<()> {
-        let mut command = mpi.launcher(RANKS, false);
+        let mut command = mpi.native(RANKS);
         command.args(line(&built.program, more));
         command.current_dir(&directory);
         well(&Job::start(command, &directory)?.wait(LIMIT)?)

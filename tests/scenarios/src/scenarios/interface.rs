@@ -147,7 +147,7 @@ fn program(context: &Context, mpi: Option<Mpi>) -> Result<Verdict> {
     let ranks = mpi.map_or(1, |_| PROGRAM.ranks);
     let line = PROGRAM.line(&executable, &["--die", "1", "--pause", "5"]);
     let mut command = match mpi {
-        Some(mpi) => mpi.launcher(ranks, false),
+        Some(mpi) => mpi.native(ranks),
         None => Command::new("env"),
     };
     command.args(&line).current_dir(place.path());

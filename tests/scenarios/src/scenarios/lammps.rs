@@ -69,7 +69,7 @@ impl Melt {
         let input = Path::new(env!("CARGO_MANIFEST_DIR"))
             .with_file_name("programs")
             .join("melt.lammps");
-        let steps = if context.full { "14000" } else { "4500" };
+        let steps = if context.full { "14000" } else { "3400" };
         let words = [
             &lammps.to_string_lossy(),
             "-in",
@@ -85,7 +85,7 @@ impl Melt {
         let line: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
         let expected = context.native(&format!("lammps {steps}"), || {
             let mut directory = context.directory("lammps-native")?;
-            let mut command = Mpi::OpenMpi.launcher(RANKS, false);
+            let mut command = Mpi::OpenMpi.native(RANKS);
             command.args(&line).current_dir(directory.path());
             Job::start(command, directory.path())?
                 .wait(LIMIT)?
@@ -110,23 +110,7 @@ impl Melt {
 
     /// Run until a generation is complete on all three levels, then SIGKILL every rank. Its name.
     pub fn run_and_kill(&self) -> Result<Id> {
-        let stores = self.setup.stores();
-        let mut job = self.setup.launch(&[], &self.line)?;
-        job.until(
-            "a generation complete on all levels, after another",
-            LIMIT,
-            |_| (stores.complete().is_some() && stores.committed().len() >= 2).then_some(()),
-        )?;
-        job.kill_ranks();
-        let ended = job.wait(Duration::from_secs(60))?;
-        ensure!(
-            ended.code() != 0,
-            "killed, and it ended well\n{}",
-            ended.report()
-        );
-        stores
-            .complete()
-            .context("no generation is complete after the kill")
+        run_and_kill(&self.setup, &self.line)
     }
 
     /// Resume at longer intervals and compare with the native run; what the resume said.
@@ -165,6 +149,27 @@ impl Melt {
     }
 }
 
+/// Run until a generation is complete on all three levels, then SIGKILL every rank. Its name.
+pub fn run_and_kill(setup: &Setup, line: &[String]) -> Result<Id> {
+    let stores = setup.stores();
+    let mut job = setup.launch(&[], line)?;
+    job.until(
+        "a generation complete on all levels, after another",
+        LIMIT,
+        |_| (stores.complete().is_some() && stores.committed().len() >= 2).then_some(()),
+    )?;
+    job.kill_ranks();
+    let ended = job.wait(Duration::from_secs(60))?;
+    ensure!(
+        ended.code() != 0,
+        "killed, and it ended well\n{}",
+        ended.report()
+    );
+    stores
+        .complete()
+        .context("no generation is complete after the kill")
+}
+
 /// The thermo table of `log.lammps`: rows of numbers, which contain no timing.
 fn thermo(directory: &Path) -> Result<String> {
     let path = directory.join("log.lammps");
@@ -195,11 +200,11 @@ fn thermo(directory: &Path) -> Result<String> {
 pub const LEVELS: Intervals = Intervals {
     local: 1,
     partner: 2,
-    global: 4,
+    global: 3,
 };
 
 /// For a resumed run whose own checkpoints are not what is looked at.
-const CALM: Intervals = Intervals {
+pub const CALM: Intervals = Intervals {
     local: 5,
     partner: 10,
     global: 20,

@@ -78,19 +78,26 @@ pub fn beside_others(full: bool) -> Vec<Scenario> {
         tree::all(),
         other_mpis::all(full),
     ];
-    small.into_iter().flatten().collect()
+    let mut all: Vec<_> = small.into_iter().flatten().collect();
+    if !full {
+        all.extend(corruption::all());
+    }
+    all
 }
 
-/// Those that may run beside all others, but not beside each other: four Slurm nodes, and applications that compute.
-pub fn one_at_a_time() -> Vec<Scenario> {
-    let large = [
-        cluster::all(),
-        lammps::all(),
-        corruption::all(),
-        hpcc::all(),
-        applications::all(),
-    ];
-    large.into_iter().flatten().collect()
+/// Those that may run beside all others, each series one by one: four Slurm nodes, which mostly wait, and
+/// applications that compute.
+pub fn series(full: bool) -> Vec<Vec<Scenario>> {
+    let mut large: Vec<_> = [lammps::all(), hpcc::all(), applications::all()]
+        .into_iter()
+        .flatten()
+        .collect();
+    if full {
+        large.extend(corruption::all());
+        // Neither of them leaves much to the other.
+        return vec![cluster::all().into_iter().chain(large).collect()];
+    }
+    vec![cluster::all(), large]
 }
 
 /// Those that want the machine for themselves: they count the checkpoints that fall due, or kill at instants that depend on time.

@@ -175,7 +175,7 @@ pub fn native_with(
     directory: &Path,
     environment: Option<Vec<(String, String)>>,
 ) -> Result<String> {
-    let mut command = mpi.launcher(program.ranks, false);
+    let mut command = mpi.native(program.ranks);
     command
         .args(program.line(executable, program.fast))
         .args(program.native)

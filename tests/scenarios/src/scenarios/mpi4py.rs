@@ -99,7 +99,7 @@ fn run(context: &Context, mpi: Mpi) -> Result<Verdict> {
         let path = suite.module.iter().map(|m| m.display().to_string());
         let path: Vec<_> = path.map(|p| ("PYTHONPATH".to_owned(), p)).collect();
         let native = place.path().join("native");
-        let mut command = mpi.launcher(ranks, false);
+        let mut command = mpi.native(ranks);
         command
             .args(line(&native, "0"))
             .envs(path.iter().map(|(name, value)| (name, value)))

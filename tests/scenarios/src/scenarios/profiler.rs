@@ -40,7 +40,7 @@ fn run(context: &Context, mpi: Mpi) -> Result<Verdict> {
     };
     let mut place = context.directory(&format!("profiler-{}", mpi.name()))?;
     let executable = context.build(program, mpi)?;
-    let recorder = Recorder::new(&place.path().join("library"))?;
+    let recorder = Recorder::new(&place.path().join("library"), &[mpi])?;
     let alone = recorder.start(mpi, &place.path().join("native"))?;
     let environment = Some(alone.environment());
     let expected = native_with(program, mpi, &executable, place.path(), environment)?;

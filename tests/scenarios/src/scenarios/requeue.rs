@@ -109,7 +109,7 @@ fn run(context: &Context, case: Case) -> Result<Verdict> {
     };
     let setup = product.setup(place.path(), mpi, program.ranks, intervals)?;
     let expected = context.native(program.name, || {
-        let mut command = mpi.launcher(program.ranks, false);
+        let mut command = mpi.native(program.ranks);
         command
             .args(program.line(&executable, program.fast))
             .current_dir(place.path());
