@@ -40,6 +40,7 @@ pub fn map() -> Result<(), crate::LaunchError> {
     page.fsgsbase = fsgsbase().into();
     page.syscall_entry = mana_raw::entry::syscall_entry as *const () as usize;
     page.park_entry = crate::park::park_handler as *const () as usize;
+    page.notice_entry = crate::notice::handler as *const () as usize;
     *done = true;
     Ok(())
 }

@@ -15,6 +15,7 @@
 //! | `sites`, `patch` | finding system-call instructions by decoding, patching them |
 //! | `vdso`, `control` | the copied vDSO; the control page, slots |
 //! | `calls`, `signals`, `children` | what the trapped system calls do |
+//! | `notice` | signals that are held back from the program for a while |
 //! | `threads` | one lower pthread for each thread of the program |
 //! | `park`, `wait` | signal 33; interrupted waits go on |
 //! | `capture`, `snapshot`, `restore`, `processor` | the image's view of all that |
@@ -34,6 +35,7 @@ mod descriptors;
 mod elf;
 mod excluded;
 mod launch;
+mod notice;
 mod park;
 mod patch;
 mod processor;
@@ -56,6 +58,7 @@ pub use descriptors::{with_reserved_descriptors, LOWER_FD_BASE};
 pub use excluded::{exclude, include, Refused};
 pub use mana_raw::layout::PARK_SIGNAL;
 pub use mana_raw::upcall::{call_upper, NoUpcall};
+pub use notice::{drop_signal, has_handler, hold_signals, next_notice, pass_signal};
 pub use park::{park_all, set_pending, Parked};
 pub use restore::{Restorer, RunBuffer};
 pub use signals::with_signals_blocked;

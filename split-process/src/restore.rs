@@ -227,6 +227,7 @@ impl Restorer {
         std::thread::spawn(|| {}).join().ok(); // see `start::start`
         signals::install_saved();
         signals::install_park();
+        crate::notice::install();
         let mut others = Vec::new();
         for saved in self.state.threads.iter().filter(|t| !t.main) {
             let thread = threads::record();

@@ -4,6 +4,7 @@
 //! the table the shim calls through, and the whole action in the book.
 
 use crate::book::{book, KernelSigaction};
+use crate::notice;
 use mana_raw::layout::{HANDLERS, PARK_SIGNAL, RESTARTING};
 use mana_raw::{shim, sys};
 
@@ -12,6 +13,15 @@ const SA_RESTORER: usize = 0x0400_0000;
 
 fn set(number: usize, action: &KernelSigaction) -> isize {
     let mut kernel = *action;
+    let held = notice::holds(number, action.handler);
+    if held && action.handler == libc::SIG_DFL {
+        kernel = KernelSigaction {
+            handler: shim::notice(),
+            flags: SA_RESTORER | (libc::SA_SIGINFO | libc::SA_RESTART) as usize,
+            restorer: shim::restorer(),
+            mask: !0,
+        };
+    }
     if action.handler > 1 {
         // SAFETY: one of the 65 words of the table.
         unsafe {
@@ -20,6 +30,12 @@ fn set(number: usize, action: &KernelSigaction) -> isize {
                 .write_volatile(action.handler)
         };
         kernel.handler = shim::signal();
+        if held {
+            kernel.handler = shim::notice();
+            // The handler's first call is not the program's yet.
+            kernel.flags &= !(libc::SA_RESETHAND as usize);
+            kernel.flags |= libc::SA_SIGINFO as usize;
+        }
         let word = (RESTARTING + number / 64 * 8) as *mut u64;
         let bit = 1u64 << (number % 64);
         // SAFETY: one of the two words of the map.
@@ -104,6 +120,25 @@ pub fn install_saved() {
         let action = unsafe { book().sigactions[number] };
         set(number, &action);
     }
+}
+
+/// Gives the kernel the action of one signal anew, after a change of what is held back.
+pub fn renew(number: usize) {
+    // SAFETY: the book exists; a program changes an action from one thread at a time.
+    let action = unsafe { book().sigactions[number] };
+    set(number, &action);
+}
+
+/// Lets a signal have its default effect from now on.
+pub fn default_effect(number: usize) {
+    let action = KernelSigaction::default();
+    // SAFETY: the default action has no code of ours.
+    unsafe {
+        sys::syscall(
+            sys::RT_SIGACTION,
+            [number, (&raw const action) as usize, 0, 8, 0, 0],
+        )
+    };
 }
 
 /// Installs the park signal's handler.

@@ -68,6 +68,7 @@ pub fn start(resolved: Resolved, hooks: Hooks) -> Result<Infallible, LaunchError
     // than later over ours.
     std::thread::spawn(|| {}).join().ok();
     signals::install_park();
+    crate::notice::install();
     let own = tree::own().map_or(std::process::id() as i32, tree::Place::id);
     let main = threads::adopt_main(own, 0);
     // SAFETY: before the program runs.

@@ -90,6 +90,8 @@ pub struct ControlPage {
     pub brk: usize,
     /// Where the park signal's shim in the arena jumps to.
     pub park_entry: usize,
+    /// What the shim asks about a signal that is held back: is it for the program now?
+    pub notice_entry: usize,
 }
 
 /// One entry of the communicator cache. `size == 0` means "ask the lower half".

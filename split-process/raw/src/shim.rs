@@ -21,6 +21,8 @@ global_asm!(
     ".hidden mana_shim_signal",
     ".globl mana_shim_park",
     ".hidden mana_shim_park",
+    ".globl mana_shim_notice",
+    ".hidden mana_shim_notice",
     ".globl mana_shim_restorer",
     ".hidden mana_shim_restorer",
     ".globl mana_shim_exit",
@@ -130,6 +132,23 @@ global_asm!(
     "mana_shim_park:",
     "movabs rax, {park}",
     "jmp [rax]",
+    // ---- a signal that is held back: the lower half is asked first, then perhaps the program's
+    // handler. The depth is raised before anything of the lower half is loaded.
+    ".balign 16",
+    "mana_shim_notice:",
+    "push rdi",
+    "push rsi",
+    "push rdx", // aligned to 16 for the call
+    "inc qword ptr gs:[{depth}]",
+    "movabs rax, {notice}",
+    "call [rax]",
+    "dec qword ptr gs:[{depth}]",
+    "pop rdx",
+    "pop rsi",
+    "pop rdi",
+    "test eax, eax",
+    "jnz mana_shim_signal",
+    "ret",
     // ---- return from a signal whose handler was installed by us.
     ".balign 16",
     "mana_shim_restorer:",
@@ -228,12 +247,15 @@ global_asm!(
     target = const offset_of!(Frame, target),
     shift = const TRAMPOLINE_LEN.trailing_zeros(),
     behind = const TRAMPOLINES + TRAMPOLINE_TAIL + 2,
+    notice = const CONTROL + offset_of!(ControlPage, notice_entry),
+    depth = const tb::IN_LOWER,
 );
 
 extern "C" {
     static mana_shim_start: u8;
     static mana_shim_signal: u8;
     static mana_shim_park: u8;
+    static mana_shim_notice: u8;
     static mana_shim_restorer: u8;
     static mana_shim_exit: u8;
     static mana_shim_wait: u8;
@@ -264,6 +286,11 @@ pub fn signal() -> usize {
 /// Address in the arena of the park signal's entry.
 pub fn park() -> usize {
     at(&raw const mana_shim_park)
+}
+
+/// Address in the arena of the entry of signals that are held back.
+pub fn notice() -> usize {
+    at(&raw const mana_shim_notice)
 }
 
 /// Address in the arena of `rt_sigreturn` (expects rsp at the ucontext).
