@@ -45,9 +45,10 @@ impl Topology {
             }
         } else {
             let host = hostname::get().map_err(Error::io("read", "host name"))?;
+            let node = host.to_string_lossy().into_owned();
             Place {
-                node: host.to_string_lossy().into_owned(),
-                switch: switch(),
+                switch: switch(&node),
+                node,
             }
         };
         let places = gather(all, "topology", &place)?;
@@ -119,12 +120,78 @@ fn interleaved(switches: &[Option<String>]) -> Vec<usize> {
         .collect()
 }
 
-/// The leaf switch from `SLURM_TOPOLOGY_ADDR` (`spine.leaf1.n1`).
-fn switch() -> Option<String> {
-    let address = std::env::var("SLURM_TOPOLOGY_ADDR").ok()?;
-    address
-        .rsplit_once('.')
-        .map(|(switch, _)| switch.to_owned())
+/// The leaf switch of this node: from `SLURM_TOPOLOGY_ADDR` (`spine.leaf1.n1`), if that is about this node
+/// (below mpirun it may be that of the batch script's), else from Slurm's `topology.conf`.
+fn switch(host: &str) -> Option<String> {
+    let short = host.split('.').next().unwrap_or(host);
+    let address = std::env::var("SLURM_TOPOLOGY_ADDR").ok();
+    if let Some(switch) = address.as_deref().and_then(|a| switch_in_address(a, short)) {
+        return Some(switch);
+    }
+    std::env::var_os("SLURM_JOB_ID")?;
+    let configuration = std::env::var_os("SLURM_CONF")
+        .map_or_else(|| "/etc/slurm/slurm.conf".into(), std::path::PathBuf::from);
+    let text = std::fs::read_to_string(configuration.with_file_name("topology.conf")).ok()?;
+    switch_in_file(&text, short)
+}
+
+/// The switch in `spine.leaf1.n1`, if that is `node`'s.
+fn switch_in_address(address: &str, node: &str) -> Option<String> {
+    let (switch, name) = address.rsplit_once('.')?;
+    (name == node && !switch.is_empty()).then(|| switch.to_owned())
+}
+
+/// The switch whose `Nodes=` in a `topology.conf` hold `node`.
+fn switch_in_file(text: &str, node: &str) -> Option<String> {
+    text.lines().find_map(|line| {
+        let line = line.split('#').next().unwrap_or("");
+        let value = |key: &str| {
+            line.split_whitespace().find_map(|word| {
+                let (name, value) = word.split_once('=')?;
+                name.eq_ignore_ascii_case(key).then_some(value)
+            })
+        };
+        let switch = value("SwitchName")?;
+        holds(value("Nodes")?, node).then(|| switch.to_owned())
+    })
+}
+
+/// Whether a list of hosts as Slurm writes it (`n[1-3,07],login`) holds `node`.
+fn holds(list: &str, node: &str) -> bool {
+    let mut rest = list;
+    while !rest.is_empty() {
+        // A comma inside brackets separates numbers.
+        let mut depth = 0;
+        let end = rest.find(|c| {
+            depth += i32::from(c == '[') - i32::from(c == ']');
+            c == ',' && depth == 0
+        });
+        let entry = &rest[..end.unwrap_or(rest.len())];
+        if entry == node || in_range(entry, node) {
+            return true;
+        }
+        rest = end.map_or("", |end| &rest[end + 1..]);
+    }
+    false
+}
+
+/// Whether `prefix[1-3,07]suffix` holds `node`.
+fn in_range(entry: &str, node: &str) -> bool {
+    let parts = || {
+        let (prefix, rest) = entry.split_once('[')?;
+        let (numbers, suffix) = rest.split_once(']')?;
+        let digits = node.strip_prefix(prefix)?.strip_suffix(suffix)?;
+        let number: u64 = digits.parse().ok()?;
+        Some(numbers.split(',').any(|range| {
+            let (first, last) = range.split_once('-').unwrap_or((range, range));
+            let bounds = first.parse::<u64>().ok().zip(last.parse::<u64>().ok());
+            // Numbers with leading zeros have all the same width.
+            let padded = first.starts_with('0') || digits.starts_with('0');
+            bounds.is_some_and(|(a, b)| (a..=b).contains(&number))
+                && (!padded || first.len() == digits.len())
+        }))
+    };
+    parts().unwrap_or(false)
 }
 
 #[cfg(test)]
@@ -160,6 +227,24 @@ mod tests {
     fn partners_sit_on_another_switch() {
         let t = Topology::of(&places(&[(1, 1), (2, 1), (3, 2), (4, 2)]), 4);
         assert_eq!(t.partner_of, [2, 3, 1, 0]);
+    }
+
+    #[test]
+    fn switches_as_slurm_writes_them() {
+        assert_eq!(
+            switch_in_address("spine.leaf1.n1", "n1").as_deref(),
+            Some("spine.leaf1")
+        );
+        assert_eq!(switch_in_address("spine.leaf1.n1", "n2"), None);
+        let file = "# the tree\nSwitchName=leaf1 Nodes=n[1-2]\nSwitchName=leaf2 Nodes=n[3,10-12],gpu\nSwitchName=spine Switches=leaf[1-2]\n";
+        let of = |node| switch_in_file(file, node);
+        assert_eq!(of("n2").as_deref(), Some("leaf1"));
+        assert_eq!(of("n3").as_deref(), Some("leaf2"));
+        assert_eq!(of("n11").as_deref(), Some("leaf2"));
+        assert_eq!(of("gpu").as_deref(), Some("leaf2"));
+        assert_eq!((of("n4"), of("n"), of("x1")), (None, None, None));
+        assert!(holds("node[001-099]-ib", "node042-ib"));
+        assert!(!holds("node[001-099]-ib", "node42-ib"));
     }
 
     #[test]
