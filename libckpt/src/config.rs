@@ -6,12 +6,15 @@
 
 mod file;
 mod keys;
+mod signals;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+pub use mana_control::AtEnd;
 
 use crate::lines::Lines;
 use crate::{Error, Level};
@@ -155,6 +158,19 @@ pub struct Config {
     /// File for metrics in Prometheus' text format.
     #[serde(default)]
     pub metrics_file: Option<PathBuf>,
+    /// Signals that ask for a last checkpoint, by number; `None`: SIGTERM, and SIGUSR1 and SIGUSR2 as
+    /// long as the program has no handler for them.
+    pub checkpoint_signals: Option<Vec<i32>>,
+    /// After the last checkpoint.
+    pub at_end: AtEnd,
+    /// How many seconds before the time limit the last checkpoint begins; 0: none, `None`: as the
+    /// measured cost of earlier ones says.
+    pub end_margin: Option<f64>,
+    /// Seconds from SIGTERM to the kill, in which the last checkpoint must fit; `None`: what the batch
+    /// system says.
+    pub stop_grace: Option<f64>,
+    /// Seconds during which a rank looks for a coordinator whose connection was lost.
+    pub coordinator_timeout: f64,
     /// What to tell the user once.
     pub notes: Vec<String>,
 }

@@ -5,6 +5,9 @@
 //! still commits is ignored. `committing-<i>` is there from before the first manifest of incarnation
 //! `i` is written, `committed-<i>` once all nodes have one: a job that ends in between is asked of
 //! the nodes, any later one that finds no manifest has lost something.
+//!
+//! `end` says how the job ended. Ranks whose coordinator is gone cannot know that of each other: each
+//! leaves `ended-<i>/rank-<r>` with its exit code, and a job is finished when all are there with 0.
 
 use std::path::{Path, PathBuf};
 
@@ -16,6 +19,7 @@ use crate::{Error, GenerationId};
 const INCARNATION: [u8; 8] = *b"incarntn";
 const COMMITTED: [u8; 8] = *b"committd";
 const COMMITTING: [u8; 8] = *b"cmmttng\0";
+const RANK_END: [u8; 8] = *b"rank-end";
 const END: [u8; 8] = *b"end\0\0\0\0\0";
 
 /// One start of the job.
@@ -123,6 +127,30 @@ impl Records {
 
     fn end_path(&self) -> PathBuf {
         self.store.root().join("end")
+    }
+
+    fn ended_path(&self, number: u32) -> PathBuf {
+        self.store.root().join(format!("ended-{number}"))
+    }
+
+    /// A rank of incarnation `number` that has no coordinator any more ends with `code`.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn note_rank_end(&self, number: u32, rank: u32, code: i32) -> Result<(), Error> {
+        let directory = self.ended_path(number);
+        make_dir(&directory)?;
+        write_sealed(&directory.join(format!("rank-{rank}")), RANK_END, &code)
+    }
+
+    /// Whether every rank of an incarnation has left word that it ended normally.
+    fn all_ranks_ended(&self, incarnation: &Incarnation) -> bool {
+        let directory = self.ended_path(incarnation.number);
+        let ended = |rank| {
+            read_sealed::<i32>(&directory.join(format!("rank-{rank}")), RANK_END)
+                .is_ok_and(|code| code == 0)
+        };
+        directory.is_dir() && (0..incarnation.size).all(ended)
     }
 
     /// Number of the newest incarnation; 0: none.
@@ -275,6 +303,9 @@ impl Records {
             return Ok(JobState::Finished);
         }
         let incarnation = self.read(newest)?;
+        if self.all_ranks_ended(&incarnation) {
+            return Ok(JobState::Finished);
+        }
         let committed = self.commits(&self.ancestry(newest)?) != Commits::None;
         Ok(JobState::Unfinished {
             incarnation,

@@ -6,14 +6,15 @@
 use std::io::Write as _;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::auth::{exactly, Role};
 use crate::connect::{after, await_message, Target};
-use crate::protocol::{FromRank, Registration, ToRank};
+use crate::protocol::{FromRank, Registration, Rejoin, ToRank};
 use crate::service::Service;
-use crate::wire::above;
+use crate::wire::{above, Wire};
 use crate::{ControlError, Outcome, RankHooks, Request, Secret, Settings};
 
 /// Who this rank is, and where its coordinator listens.
@@ -43,8 +44,52 @@ pub struct AgentOptions {
     pub secret: Secret,
     /// How long to keep trying to connect.
     pub connect_limit: Duration,
+    /// How long to look for a coordinator whose connection was lost; zero: not at all.
+    pub rejoin_limit: Duration,
+    /// The file a stand-alone coordinator leaves: one that was started again has another secret and
+    /// perhaps other addresses. It outlives rank 0's process, an embedded one does not.
+    pub stand_alone: Option<PathBuf>,
     /// Our descriptors are moved to this number or above, out of the program's way (0: leave them).
     pub fd_floor: i32,
+}
+
+impl AgentOptions {
+    /// Connects, proves membership, registers. `rejoin`: this rank was registered before.
+    pub(crate) fn join(
+        &self,
+        limit: Duration,
+        rejoin: Option<Rejoin>,
+    ) -> Result<Wire, ControlError> {
+        let deadline = after(limit);
+        let target = Target {
+            role: Role::Rank(self.rank),
+            job: &self.job,
+            incarnation: self.incarnation,
+            secret: &self.secret,
+            addresses: &self.addresses,
+            fd_floor: self.fd_floor,
+        };
+        let mut wire = target.connect(limit)?;
+        wire.push_message(&FromRank::Register(Box::new(Registration {
+            size: self.size,
+            host: self.host.clone(),
+            node: self.node,
+            pid: std::process::id(),
+            program: self.program.clone(),
+            next_number: self.next_number,
+            settings: self.settings.clone(),
+            rejoin,
+        })))?;
+        let answer = await_message(&mut wire, deadline, "registration")?;
+        match exactly(&answer, &wire.peer)? {
+            ToRank::Welcome => Ok(wire),
+            ToRank::Denied { reason } => Err(ControlError::Denied { reason }),
+            _ => Err(ControlError::Broken {
+                peer: wire.peer.clone(),
+                reason: "no answer to the registration".into(),
+            }),
+        }
+    }
 }
 
 /// `MPI_Finalize`, seen from the control connection.
@@ -65,6 +110,8 @@ pub(crate) struct Exchange {
     pub exit: Option<i32>,
     pub exit_announced: bool,
     pub requests: Vec<Request>,
+    /// Signals held back.
+    pub signals: Vec<i32>,
     pub outcome: Option<Outcome>,
     pub disconnected: bool,
     pub stop: bool,
@@ -106,43 +153,10 @@ impl Agent {
     /// When no address leads to the job's coordinator within `connect_limit`, or it does not accept
     /// this rank.
     pub fn spawn(options: AgentOptions, hooks: Box<dyn RankHooks>) -> Result<Self, ControlError> {
-        let deadline = after(options.connect_limit);
-        let target = Target {
-            role: Role::Rank(options.rank),
-            job: &options.job,
-            incarnation: options.incarnation,
-            secret: &options.secret,
-            addresses: &options.addresses,
-            fd_floor: options.fd_floor,
-        };
-        let mut wire = target.connect(options.connect_limit)?;
-        wire.push_message(&FromRank::Register(Registration {
-            size: options.size,
-            host: options.host,
-            node: options.node,
-            pid: std::process::id(),
-            program: options.program,
-            next_number: options.next_number,
-            settings: options.settings,
-        }))?;
-        let answer = await_message(&mut wire, deadline, "registration")?;
-        match exactly(&answer, &wire.peer)? {
-            ToRank::Welcome => {}
-            ToRank::Denied { reason } => return Err(ControlError::Denied { reason }),
-            _ => {
-                return Err(ControlError::Broken {
-                    peer: wire.peer.clone(),
-                    reason: "no answer to the registration".into(),
-                })
-            }
-        }
-        let failed = |operation, e| {
-            ControlError::io(
-                operation,
-                format!("rank {}'s control thread", options.rank),
-                e,
-            )
-        };
+        let wire = options.join(options.connect_limit, None)?;
+        let rank = options.rank;
+        let failed =
+            |operation, e| ControlError::io(operation, format!("rank {rank}'s control thread"), e);
         let (waker, woken) =
             UnixStream::pair().map_err(|e| failed("make a wake-up channel for", e))?;
         let [waker, woken] =
@@ -152,7 +166,7 @@ impl Agent {
                 .map_err(|e| failed("prepare the wake-up channel of", e))?;
         }
         let shared = Arc::new(Shared::default());
-        let service = Service::new(wire, hooks, Arc::clone(&shared), woken);
+        let service = Service::new(options, wire, hooks, Arc::clone(&shared), woken);
         std::thread::Builder::new()
             .name("mana-agent".into())
             .spawn(move || service.run())
@@ -207,6 +221,13 @@ impl Agent {
     /// Asks the coordinator for a checkpoint, as a signal of the batch system would. Does not wait.
     pub fn request(&self, request: Request) {
         self.shared.lock().requests.push(request);
+        self.wake();
+    }
+
+    /// A signal that announces the end has come and is held back: asks for a last checkpoint.
+    /// [`RankHooks::signal_over`] follows. Does not wait.
+    pub fn signal(&self, number: i32) {
+        self.shared.lock().signals.push(number);
         self.wake();
     }
 

@@ -136,6 +136,17 @@ pub enum Outcome {
     Undecided,
 }
 
+/// How a job is ended on purpose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum EndHow {
+    /// For good, as far as anybody said.
+    Kill,
+    /// To be started again by somebody.
+    Stop,
+    /// To be started again by the batch system, which has to be told.
+    Requeue,
+}
+
 /// The rank's side of a checkpoint.
 pub trait RankHooks: Send {
     /// All ranks of the job have registered; checkpoints may come from now on.
@@ -196,8 +207,18 @@ pub trait RankHooks: Send {
     /// needed any more. `protect` must not be touched (a checkpoint being taken, level work going on).
     fn prune(&mut self, protect: &[GenerationId]);
 
-    /// The connection to the coordinator is lost although neither the job nor this rank has ended: no
-    /// checkpoint can be taken any more.
+    /// The connection to the coordinator is lost although neither the job nor this rank has ended; it is
+    /// looked for during `limit`, and no checkpoint is taken meanwhile.
+    fn coordinator_lost(&mut self, reason: &str, limit: std::time::Duration) {
+        log::warn!("{reason}: looking for it for {} s", limit.as_secs());
+    }
+
+    /// It was found, or another one in its place.
+    fn coordinator_back(&mut self) {
+        log::info!("connected to the coordinator again");
+    }
+
+    /// The connection to the coordinator is lost for good: no checkpoint can be taken any more.
     fn coordinator_gone(&mut self, reason: &str) {
         log::warn!("{reason}: the program runs on without checkpoints");
     }
@@ -228,7 +249,13 @@ pub trait RankHooks: Send {
 
     /// The user wants the job ended now (`mana_status --kill`, or after a last checkpoint): end the
     /// program. The agent keeps running until the process is gone.
-    fn end_job(&mut self, reason: &str);
+    fn end_job(&mut self, how: EndHow, reason: &str);
+
+    /// The last checkpoint that a held signal ([`crate::Agent::signal`]) has asked for is over, or
+    /// cannot be taken: let the signal take effect.
+    fn signal_over(&mut self, signal: i32) {
+        let _ = signal;
+    }
 }
 
 impl<H: RankHooks + ?Sized> RankHooks for Box<H> {
@@ -282,6 +309,12 @@ impl<H: RankHooks + ?Sized> RankHooks for Box<H> {
     fn prune(&mut self, protect: &[GenerationId]) {
         (**self).prune(protect);
     }
+    fn coordinator_lost(&mut self, reason: &str, limit: std::time::Duration) {
+        (**self).coordinator_lost(reason, limit);
+    }
+    fn coordinator_back(&mut self) {
+        (**self).coordinator_back();
+    }
     fn coordinator_gone(&mut self, reason: &str) {
         (**self).coordinator_gone(reason);
     }
@@ -301,7 +334,10 @@ impl<H: RankHooks + ?Sized> RankHooks for Box<H> {
     fn finish(&mut self, outcome: &Outcome) {
         (**self).finish(outcome);
     }
-    fn end_job(&mut self, reason: &str) {
-        (**self).end_job(reason);
+    fn end_job(&mut self, how: EndHow, reason: &str) {
+        (**self).end_job(how, reason);
+    }
+    fn signal_over(&mut self, signal: i32) {
+        (**self).signal_over(signal);
     }
 }

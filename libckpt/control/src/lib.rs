@@ -19,6 +19,7 @@ mod machine;
 mod metrics;
 mod place;
 mod protocol;
+mod rejoin;
 mod rendezvous;
 mod scheduler;
 mod secret;
@@ -35,13 +36,13 @@ pub use error::ControlError;
 pub use event::{Event, EventLog, Record};
 pub use generation::{Checkpoint, GenerationId, Level};
 pub use hooks::{
-    CaptureStarted, CommSeq, DrainReport, GatePoll, ImageReport, Outcome, RankHooks, Started,
-    StepError,
+    CaptureStarted, CommSeq, DrainReport, EndHow, GatePoll, ImageReport, Outcome, RankHooks,
+    Started, StepError,
 };
 pub use place::Place;
 pub use rendezvous::Rendezvous;
 pub use secret::Secret;
-pub use settings::Settings;
+pub use settings::{AtEnd, Settings};
 pub use status::{
     CurrentStatus, GenerationStatus, LevelStatus, LevelWorkStatus, RankPlace, RankStatus, Stall,
     Status, Waiting,

@@ -10,8 +10,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    CaptureStarted, Checkpoint, CommSeq, DrainReport, GatePoll, GenerationId, GenerationStatus,
-    ImageReport, Level, Outcome, Place, Request, Settings, Started, Status, StepError,
+    CaptureStarted, Checkpoint, CommSeq, DrainReport, EndHow, GatePoll, GenerationId,
+    GenerationStatus, ImageReport, Level, Outcome, Place, Request, Settings, Started, Status,
+    StepError,
 };
 
 /// Version of handshake and messages; both sides must have the same.
@@ -37,6 +38,14 @@ pub(crate) struct Registration {
     pub program: String,
     pub next_number: u64,
     pub settings: Settings,
+    pub rejoin: Option<Rejoin>,
+}
+
+/// The rank has lost its connection and comes back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Rejoin {
+    /// It was allowed to leave `MPI_Finalize`.
+    pub finalized: bool,
 }
 
 /// How long one rank was held up, in microseconds.
@@ -94,7 +103,12 @@ pub(crate) enum ToRank {
     Finalize,
     Finish(Outcome),
     EndJob {
+        how: EndHow,
         reason: String,
+    },
+    /// A signal the rank holds back can go its way.
+    SignalOver {
+        signal: i32,
     },
     Ping,
 }
@@ -102,7 +116,7 @@ pub(crate) enum ToRank {
 /// Rank to coordinator.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum FromRank {
-    Register(Registration),
+    Register(Box<Registration>),
     /// To `Intent`.
     Seqs {
         generation: GenerationId,
@@ -156,6 +170,10 @@ pub(crate) enum FromRank {
     },
     /// A checkpoint is wanted (a signal of the batch system).
     Request(Request),
+    /// A signal that announces the end has come, and is held back.
+    Signal {
+        number: i32,
+    },
     /// To `Ping`, and now and then on the way to the safe point.
     Pong {
         doing: String,

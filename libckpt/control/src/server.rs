@@ -372,7 +372,12 @@ impl Server {
                         if self.ranks.len() <= index {
                             self.ranks.resize(index + 1, None);
                         }
-                        self.ranks[index] = Some(token);
+                        if let Some(old) = self.ranks[index].replace(token) {
+                            // It has not been noticed yet that this connection is dead.
+                            if let Some(peer) = self.peers.remove(&old) {
+                                let _ = self.epoll.delete(&peer.wire);
+                            }
+                        }
                         // Later orders may go to all: this one is for the rank that has just come.
                         self.act();
                         Ok(())
@@ -673,14 +678,12 @@ impl Server {
             self.strangers.retain(|stranger| *stranger != token);
         }
         if let Stage::Rank(rank) = peer.stage {
-            if let Some(place) = self
-                .ranks
-                .get_mut(rank as usize)
-                .filter(|place| **place == Some(token))
-            {
+            let place = self.ranks.get_mut(rank as usize);
+            // Otherwise the rank has come back on another connection.
+            if let Some(place) = place.filter(|place| **place == Some(token)) {
                 *place = None;
+                self.core.lost(now, rank);
             }
-            self.core.lost(now, rank);
         }
     }
 

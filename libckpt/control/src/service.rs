@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use crate::agent::{Finalize, Shared};
+use crate::agent::{AgentOptions, Finalize, Shared};
 use crate::auth::exactly;
 use crate::connect::one_line;
 use crate::place::are_same;
@@ -28,9 +28,6 @@ const WORK_POLL: (Duration, Duration) = (Duration::from_millis(1), Duration::fro
 const ANSWER: Duration = Duration::from_millis(2);
 /// On the way to the safe point: until the first question, and between two.
 const QUESTIONS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(500));
-/// With nothing to poll.
-const IDLE: Duration = Duration::from_secs(3600);
-
 /// Background work that is polled, ever more slowly.
 #[derive(Clone, Copy, Debug)]
 struct Watch {
@@ -97,11 +94,20 @@ struct Taking {
     drained_at: Option<Instant>,
 }
 
+/// A coordinator asks after its ranks every few seconds: one that was silent for so long is not there
+/// any more, or the network in between is not.
+const SILENCE: Duration = Duration::from_secs(30);
+/// Longest wait at a time.
+const LISTEN: Duration = Duration::from_secs(5);
+
 pub(crate) struct Service {
-    wire: Wire,
-    hooks: Box<dyn RankHooks>,
-    shared: Arc<Shared>,
+    pub(crate) options: AgentOptions,
+    pub(crate) wire: Wire,
+    pub(crate) hooks: Box<dyn RankHooks>,
+    pub(crate) shared: Arc<Shared>,
     woken: UnixStream,
+    /// How long has been listened without hearing of the coordinator.
+    pub(crate) silent: Duration,
     taking: Option<Taking>,
     levels: Vec<(GenerationId, Level, Watch)>,
     inquiry: Inquiry,
@@ -109,16 +115,19 @@ pub(crate) struct Service {
 
 impl Service {
     pub fn new(
+        options: AgentOptions,
         wire: Wire,
         hooks: Box<dyn RankHooks>,
         shared: Arc<Shared>,
         woken: UnixStream,
     ) -> Self {
         Self {
+            options,
             wire,
             hooks,
             shared,
             woken,
+            silent: Duration::ZERO,
             taking: None,
             levels: Vec::new(),
             inquiry: Inquiry::default(),
@@ -126,22 +135,24 @@ impl Service {
     }
 
     pub fn run(mut self) {
-        let ended = self.serve();
-        // Whoever waits must hear of it, whatever the hook below does.
-        self.shared.update(|exchange| exchange.disconnected = true);
-        let Err(error) = ended else { return };
-        let expected = {
-            let exchange = self.shared.lock();
-            exchange.outcome.is_some() || exchange.exit_announced || exchange.stop
-        };
-        if let Some(taking) = self.taking.take() {
-            if !matches!(taking.step, Step::Committed) {
-                self.hooks
-                    .abandon(taking.checkpoint.generation, "the coordinator is gone");
+        loop {
+            let Err(error) = self.serve() else {
+                return self.shared.update(|exchange| exchange.disconnected = true);
+            };
+            if let Some(taking) = self.taking.take() {
+                if !matches!(taking.step, Step::Committed) {
+                    self.hooks
+                        .abandon(taking.checkpoint.generation, "the coordinator is gone");
+                }
             }
-        }
-        if !expected {
-            self.hooks.coordinator_gone(&one_line(&error));
+            if let Err(reason) = self.rejoin(&one_line(&error)) {
+                // Whoever waits must hear of it, whatever the hook below does.
+                self.shared.update(|exchange| exchange.disconnected = true);
+                if let Some(reason) = reason {
+                    self.hooks.coordinator_gone(&reason);
+                }
+                return;
+            }
         }
     }
 
@@ -157,17 +168,35 @@ impl Service {
                 return Ok(());
             }
             self.wire.flush()?;
-            if self.wire.wait(Some(self.woken.as_fd()), self.timeout()) {
-                let mut bytes = [0; 64];
-                while matches!(self.woken.read(&mut bytes), Ok(n) if n > 0) {}
-                self.wire.receive()?;
+            let (timeout, began) = (self.timeout(), Instant::now());
+            if self.wire.wait(Some(self.woken.as_fd()), timeout) {
+                self.take_wakeups();
+                if self.wire.receive()? > 0 {
+                    self.silent = Duration::ZERO;
+                }
+                continue;
+            }
+            // Not the time itself: a job that was suspended has not listened.
+            self.silent += began.elapsed().min(timeout);
+            if self.silent >= SILENCE {
+                return Err(ControlError::Timeout {
+                    peer: self.wire.peer.clone(),
+                    after: SILENCE,
+                    operation: "sign of life",
+                });
             }
         }
     }
 
+    /// What only wakes this thread has been seen.
+    pub(crate) fn take_wakeups(&mut self) {
+        let mut bytes = [0; 64];
+        while matches!(self.woken.read(&mut bytes), Ok(n) if n > 0) {}
+    }
+
     /// Passes on what the program's threads have left. True: stop.
     fn relay(&mut self) -> Result<bool, ControlError> {
-        let (finalizing, exit, requests) = {
+        let (finalizing, exit, requests, signals) = {
             let mut exchange = self.shared.lock();
             if exchange.stop {
                 return Ok(true);
@@ -178,10 +207,18 @@ impl Service {
             }
             let exit = exchange.exit.filter(|_| !exchange.exit_announced);
             exchange.exit_announced |= exit.is_some();
-            (finalizing, exit, std::mem::take(&mut exchange.requests))
+            (
+                finalizing,
+                exit,
+                std::mem::take(&mut exchange.requests),
+                std::mem::take(&mut exchange.signals),
+            )
         };
         if finalizing {
             self.wire.push_message(&FromRank::Finalizing)?;
+        }
+        for number in signals {
+            self.wire.push_message(&FromRank::Signal { number })?;
         }
         for request in requests {
             self.wire.push_message(&FromRank::Request(request))?;
@@ -206,7 +243,10 @@ impl Service {
             .chain(self.inquiry.next)
             .chain(self.inquiry.answers)
             .min();
-        next.map_or(IDLE, |next| next.saturating_duration_since(Instant::now()))
+        let next = next.map_or(LISTEN, |next| {
+            next.saturating_duration_since(Instant::now())
+        });
+        next.min(LISTEN)
     }
 
     /// The checkpoint of that generation, if this rank takes part in it.
@@ -229,6 +269,10 @@ impl Service {
                 checkpoint,
                 report_every,
             } => {
+                self.options.next_number = self
+                    .options
+                    .next_number
+                    .max(checkpoint.generation.number.saturating_add(1));
                 self.taking = Some(Taking {
                     checkpoint,
                     step: Step::Ordered,
@@ -362,7 +406,8 @@ impl Service {
                 self.shared
                     .update(|exchange| exchange.outcome = Some(outcome));
             }
-            ToRank::EndJob { reason } => self.hooks.end_job(&bounded(&reason)),
+            ToRank::EndJob { how, reason } => self.hooks.end_job(how, &bounded(&reason)),
+            ToRank::SignalOver { signal } => self.hooks.signal_over(signal),
             ToRank::Ping => {
                 self.inquiry.owed = true;
                 self.ask(Instant::now());

@@ -36,6 +36,28 @@ pub struct Settings {
     /// After a rank is lost without having reported its end, end the others after this long (`None`:
     /// leave that to the MPI launcher).
     pub end_after_loss: Option<Duration>,
+    /// What is left until the batch system's time limit, when this was written.
+    pub time_left: Option<Duration>,
+    /// How long before the time limit a last checkpoint begins; zero: none, `None`: by measured cost.
+    pub end_margin: Option<Duration>,
+    /// From SIGTERM to the kill.
+    pub grace: Duration,
+    /// What becomes of the job after its last checkpoint.
+    pub at_end: AtEnd,
+}
+
+/// What becomes of the job after the last checkpoint before its time limit, or after a checkpoint
+/// that a signal other than SIGTERM has asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AtEnd {
+    /// It runs on until it is killed.
+    #[default]
+    Continue,
+    /// It ends, with an exit code that says that it can go on.
+    Stop,
+    /// It is put back into the batch system's queue.
+    Requeue,
 }
 
 impl Default for Settings {
@@ -53,6 +75,10 @@ impl Default for Settings {
             start_limit: Duration::from_secs(300),
             stop_on_error: false,
             end_after_loss: None,
+            time_left: None,
+            end_margin: None,
+            grace: Duration::from_secs(30),
+            at_end: AtEnd::Continue,
         }
     }
 }

@@ -66,8 +66,8 @@ impl Wire {
         self.limit = limit;
     }
 
-    /// Takes in what has arrived.
-    pub fn receive(&mut self) -> Result<(), ControlError> {
+    /// Takes in what has arrived; how many bytes.
+    pub fn receive(&mut self) -> Result<usize, ControlError> {
         self.inbox.drain(..self.taken);
         self.taken = 0;
         let mut chunk = [0; 16 * 1024];
@@ -87,7 +87,7 @@ impl Wire {
                 Err(e) => return Err(ControlError::io("receive from", &self.peer, e)),
             }
         }
-        Ok(())
+        Ok(arrived)
     }
 
     /// The next whole message, checked if the connection is authenticated. `None`: not there yet.

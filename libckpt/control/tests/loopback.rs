@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use mana_control::{
     Agent, AgentOptions, CaptureStarted, Checkpoint, Client, CommSeq, ControlError, Coordinator,
-    CoordinatorOptions, DrainReport, GatePoll, GenerationId, ImageReport, Level, Outcome,
+    CoordinatorOptions, DrainReport, EndHow, GatePoll, GenerationId, ImageReport, Level, Outcome,
     RankHooks, Rendezvous, Request, Secret, Settings, Started, StepError,
 };
 
@@ -156,7 +156,7 @@ impl RankHooks for Rank {
     fn finish(&mut self, outcome: &Outcome) {
         self.note(format!("finish {outcome:?}"));
     }
-    fn end_job(&mut self, reason: &str) {
+    fn end_job(&mut self, _: EndHow, reason: &str) {
         self.note(format!("end {reason}"));
         if let Some(ended) = &self.script.ended {
             let _ = ended.send(reason.to_owned());
@@ -203,6 +203,8 @@ fn agent_options(rank: u32, size: u32, rendezvous: &Rendezvous) -> AgentOptions 
         addresses: rendezvous.addresses.clone(),
         secret: rendezvous.secret.clone(),
         connect_limit: LIMIT,
+        rejoin_limit: Duration::ZERO,
+        stand_alone: None,
         fd_floor: 400,
     }
 }

@@ -2,12 +2,13 @@
 
 use std::path::PathBuf;
 
-use super::{Config, Files, LogLevel, LostFd, OnError, Snapshot};
+use super::signals;
+use super::{AtEnd, Config, Files, LogLevel, LostFd, OnError, Snapshot};
 use crate::lines::{Format, Lines};
 use crate::Error;
 
 /// Every key, as in the file.
-pub(super) const NAMES: [&str; 30] = [
+pub(super) const NAMES: [&str; 35] = [
     "global_ckpt_dir",
     "local_ckpt_dir",
     "local_ckpt_interval",
@@ -38,6 +39,11 @@ pub(super) const NAMES: [&str; 30] = [
     "log_format",
     "log_level",
     "metrics_file",
+    "checkpoint_signals",
+    "at_end",
+    "end_margin",
+    "stop_grace",
+    "coordinator_timeout",
 ];
 
 /// The environment variable of a key.
@@ -71,6 +77,11 @@ pub(super) struct Values {
     lines: Lines,
     log_level: Option<LogLevel>,
     metrics_file: Option<PathBuf>,
+    checkpoint_signals: Option<Vec<i32>>,
+    at_end: Option<AtEnd>,
+    end_margin: Option<f64>,
+    stop_grace: Option<f64>,
+    coordinator_timeout: Option<f64>,
 }
 
 impl Values {
@@ -216,6 +227,30 @@ impl Values {
                     ))
                 })?);
             }
+            "checkpoint_signals" => {
+                self.checkpoint_signals = match value {
+                    "auto" => None,
+                    "none" => Some(Vec::new()),
+                    list => Some(signals::numbers(list).map_err(|r| bad(format!("{key}: {r}")))?),
+                };
+            }
+            "at_end" => {
+                self.at_end = Some(match value {
+                    "continue" => AtEnd::Continue,
+                    "stop" => AtEnd::Stop,
+                    "requeue" => AtEnd::Requeue,
+                    _ => {
+                        return Err(bad(format!(
+                            "at_end: {value:?} is none of continue, stop, requeue"
+                        )))
+                    }
+                });
+            }
+            "end_margin" if value == "auto" => self.end_margin = None,
+            "end_margin" => self.end_margin = Some(seconds()?),
+            "stop_grace" if value == "auto" => self.stop_grace = None,
+            "stop_grace" => self.stop_grace = Some(seconds()?),
+            "coordinator_timeout" => self.coordinator_timeout = Some(seconds()?),
             unknown => {
                 let near = nearest(unknown);
                 return Err(bad(format!(
@@ -279,6 +314,11 @@ impl Values {
             lines: self.lines,
             log_level: self.log_level,
             metrics_file: self.metrics_file,
+            checkpoint_signals: self.checkpoint_signals,
+            at_end: self.at_end.unwrap_or_default(),
+            end_margin: self.end_margin,
+            stop_grace: self.stop_grace,
+            coordinator_timeout: self.coordinator_timeout.unwrap_or(60.0),
             notes,
         }
     }

@@ -43,6 +43,9 @@ fn errors_name_line_and_nearest_key() {
         "global_ckpt_interval = 1e99",
         "snapshot = \"now\"",
         "keep = [1]",
+        "checkpoint_signals = \"KILL\"",
+        "at_end = \"again\"",
+        "end_margin = -3",
         "a b c",
     ] {
         let text = from(bad).expect_err(bad).to_string();
@@ -80,6 +83,20 @@ fn the_group_level_is_served_as_partner_with_one_note() {
     let c = from("solomon_ckpt_interval = 7\n").expect("loads");
     assert_eq!(c.interval(Level::Partner), Some(Duration::from_secs(7)));
     assert_eq!((c.interval(Level::Group), c.notes.len()), (None, 1));
+}
+
+#[test]
+fn signals_and_what_follows_the_last_checkpoint() {
+    let c = from("checkpoint_signals = \"TERM USR1\"\nat_end = \"requeue\"\nend_margin = 30\n")
+        .expect("loads");
+    assert_eq!(
+        c.checkpoint_signals,
+        Some(vec![libc::SIGTERM, libc::SIGUSR1])
+    );
+    assert_eq!((c.at_end, c.end_margin), (AtEnd::Requeue, Some(30.0)));
+    let c = from("checkpoint_signals = none\nend_margin = auto\n").expect("loads");
+    assert_eq!((c.checkpoint_signals, c.end_margin), (Some(vec![]), None));
+    assert_eq!(from("keep = 1\n").expect("loads").checkpoint_signals, None);
 }
 
 #[test]

@@ -8,6 +8,7 @@ use libckpt::store::Store;
 use libckpt::{identity, Config};
 use mana::spec::{CoordinatorAddress, LaunchSpec, Mode, OsText};
 
+use crate::batch;
 use crate::choice::choose;
 use crate::cli;
 use crate::decision::{decide, same_program, Decision, Occasion};
@@ -109,6 +110,7 @@ pub fn launch(options: cli::Launch, speaker: &mut Speaker) -> Result<i32, Failur
     execute(
         &context,
         start,
+        speaker,
         id,
         &decision,
         Some(program),
@@ -147,7 +149,7 @@ pub fn restart(options: cli::Restart, speaker: &mut Speaker) -> Result<i32, Fail
         _ => None,
     };
     context.say(start, speaker, decision.note.clone());
-    execute(&context, start, id, &decision, program, &[])
+    execute(&context, start, speaker, id, &decision, program, &[])
 }
 
 /// A job resumes with as many ranks as it had.
@@ -213,6 +215,7 @@ fn unfinished_job(config: &Config) -> Result<String, Failure> {
 fn execute(
     context: &Context,
     start: &cli::Start,
+    speaker: &Speaker,
     identity: String,
     decision: &Decision,
     program: Option<Program>,
@@ -250,6 +253,13 @@ fn execute(
             missing.display()
         )));
     }
+    let batch = if context.leading() {
+        let (batch, note) = batch::ask(config);
+        context.say(start, speaker, note);
+        batch
+    } else {
+        None
+    };
     let cure = adapter_needs_cure.then(|| installation.finalize_cure());
     let spec = LaunchSpec {
         version: env!("CARGO_PKG_VERSION").into(),
@@ -268,6 +278,7 @@ fn execute(
         interface: Some(installation.interface()).filter(|path| path.is_file()),
         upper_ld_preload: std::env::var_os("LD_PRELOAD").map(OsText),
         upper_ld_library_path: std::env::var_os("LD_LIBRARY_PATH").map(OsText),
+        batch,
         coordinator: coordinator(start, config)?,
         quiet: start.quiet,
     };

@@ -8,6 +8,7 @@
 
 mod adapter;
 mod bare;
+mod batch;
 mod choice;
 mod cli;
 mod coordinator;

@@ -162,10 +162,23 @@ pub struct LaunchSpec {
     pub upper_ld_preload: Option<OsText>,
     /// The user's `LD_LIBRARY_PATH`, for the upper half.
     pub upper_ld_library_path: Option<OsText>,
+    /// What the batch system says about the job's end, on the rank that has asked it.
+    pub batch: Option<Batch>,
     /// A stand-alone coordinator to use instead of one embedded in rank 0.
     pub coordinator: Option<CoordinatorAddress>,
     /// No lines about normal events.
     pub quiet: bool,
+}
+
+/// What the batch system says about the job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Batch {
+    /// Its name for the job.
+    pub job: String,
+    /// When the job's time limit comes, in seconds since 1970; `None`: none, or not known.
+    pub ends_at: Option<u64>,
+    /// Seconds from its SIGTERM to its SIGKILL.
+    pub grace: Option<u64>,
 }
 
 /// Where a stand-alone coordinator listens.
@@ -335,6 +348,7 @@ mod tests {
             interface: Some("lib/libmana_interface.so".into()),
             upper_ld_preload: Some("libx.so".into()),
             upper_ld_library_path: None,
+            batch: None,
             coordinator: None,
             quiet: true,
         }

@@ -375,12 +375,24 @@ fn spawn_agent(place: &Place) -> Result<(), Failure> {
         addresses: place.addresses.clone(),
         secret: place.secret.clone(),
         connect_limit: CONNECT.min(Duration::from_secs(spec.config.checkpoint_timeout)),
+        rejoin_limit: Duration::from_secs_f64(spec.config.coordinator_timeout),
+        stand_alone: spec.coordinator.as_ref().map(|c| c.file.clone()),
         fd_floor: 0,
     };
     let hooks = rank::Rank::new(Arc::clone(session), place.incarnation, place.thread_level);
     let agent = Agent::spawn(options, Box::new(hooks))?;
     AGENT.set(agent).map_err(|_| "the agent runs already")?;
+    crate::notices::begin();
     Ok(())
+}
+
+/// Asks for a last checkpoint, since this signal has come. False: nobody can take one.
+pub fn announce(signal: i32) -> bool {
+    let agent = AGENT.get().filter(|agent| agent.is_connected());
+    if let Some(agent) = agent {
+        agent.signal(signal);
+    }
+    agent.is_some()
 }
 
 /// Serves the program's threads until the process ends.
@@ -400,6 +412,9 @@ fn serve(place: &Place, commands: &Receiver<Command>) {
                 let outcome = AGENT
                     .get()
                     .map_or(Outcome::Undecided, |a| a.exit(code, limit));
+                if outcome == Outcome::Undecided {
+                    note_end(place, code);
+                }
                 let _ = reply.send(outcome);
             }
             Err(RecvTimeoutError::Timeout) => fence(place),
@@ -429,6 +444,17 @@ pub fn is_connected() -> bool {
 pub fn request(request: Request) {
     if let Some(agent) = AGENT.get() {
         agent.request(request);
+    }
+}
+
+/// Nobody knows how the job ends: each rank leaves word of its own end.
+fn note_end(place: &Place, code: i32) {
+    if AGENT.get().is_some_and(Agent::is_connected) {
+        return; // the time has passed, and another rank may still be running
+    }
+    let (rank, records) = (place.session.rank(), place.session.records());
+    if let Err(e) = records.note_rank_end(place.incarnation, rank, code) {
+        log::warn!("this rank's end is not recorded: {e}");
     }
 }
 

@@ -9,7 +9,7 @@ use libckpt::Level;
 use mana_control::{Coordinator, CoordinatorOptions, Rendezvous, Secret, Settings};
 use serde::{Deserialize, Serialize};
 
-use crate::{job, Failure};
+use crate::{batch, job, Failure};
 
 /// What every rank must know of the coordinator.
 #[derive(Serialize, Deserialize, Default)]
@@ -42,14 +42,7 @@ pub fn bring_up(
     if let Some(other) = &spec.coordinator {
         let there = Rendezvous::read(&other.file)?;
         let addresses = vec![format!("{}:{}", other.host, other.port)];
-        // Tools find a job by its own file, whoever coordinates it.
-        Rendezvous {
-            job: spec.identity.clone(),
-            incarnation,
-            addresses: addresses.clone(),
-            ..there.clone()
-        }
-        .write(&file(session))?;
+        lead_tools(session, incarnation, &there, &addresses)?;
         return Ok(Contact {
             addresses,
             secret: Some(*there.secret.as_bytes()),
@@ -77,6 +70,38 @@ pub fn bring_up(
     })
 }
 
+/// Tools find a job by its own file, whoever coordinates it.
+fn lead_tools(
+    session: &Session,
+    incarnation: u32,
+    there: &Rendezvous,
+    addresses: &[String],
+) -> Result<(), Failure> {
+    let own = Rendezvous {
+        job: job().spec.identity.clone(),
+        incarnation,
+        addresses: addresses.to_vec(),
+        ..there.clone()
+    };
+    Ok(own.write(&file(session))?)
+}
+
+/// A stand-alone coordinator that was lost is there again, perhaps with another secret.
+pub fn renew(session: &Session, incarnation: u32) -> Result<(), Failure> {
+    let Some(other) = job()
+        .spec
+        .coordinator
+        .as_ref()
+        .filter(|_| session.rank() == 0)
+    else {
+        return Ok(());
+    };
+    let there = Rendezvous::read(&other.file)?;
+    let mut addresses = vec![format!("{}:{}", other.host, other.port)];
+    addresses.extend(there.addresses.iter().cloned());
+    lead_tools(session, incarnation, &there, &addresses)
+}
+
 /// The job is over: an embedded coordinator takes its file away itself.
 pub fn leave(session: &Session) {
     if job().spec.coordinator.is_some() && session.rank() == 0 {
@@ -97,6 +122,10 @@ pub fn settings(session: &Session) -> Settings {
         stopped_limit: limit,
         start_limit: limit,
         stop_on_error: config.on_error == OnError::Stop,
+        time_left: batch::time_left(),
+        end_margin: config.end_margin.map(Duration::from_secs_f64),
+        grace: batch::grace(),
+        at_end: config.at_end,
         ..Settings::default()
     }
 }

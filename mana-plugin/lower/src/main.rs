@@ -15,6 +15,8 @@
 //! | `calls` | what the MPI library writes to the program's files, so that a resume can take it back |
 //! | `raised` | high numbers for descriptors the MPI library opens |
 //! | `addresses` | keeps mappings of the MPI library out of the program's addresses |
+//! | `notices` | signals that announce the end: a last checkpoint before they take effect |
+//! | `batch` | the time limit; putting the job back into the queue |
 //! | `rank` | this rank's steps of a checkpoint |
 //! | `snapshot` | who writes the image: a forked child, or this process |
 //! | `tree` | the processes a program without MPI makes |
@@ -29,6 +31,7 @@
 mod adapter;
 mod addresses;
 mod agreement;
+mod batch;
 mod calls;
 mod control;
 mod coordinator;
@@ -38,6 +41,7 @@ mod interface;
 mod meeting;
 mod messages;
 mod mpi;
+mod notices;
 mod outcome;
 mod raised;
 mod rank;

@@ -110,7 +110,12 @@ pub fn fail(text: std::fmt::Arguments) -> ! {
 
 /// The process ends with [`failure_code`]; why has been said.
 pub fn end() -> ! {
+    end_with(failure_code())
+}
+
+/// The process ends with `code`; why has been said.
+pub fn end_with(code: i32) -> ! {
     // SAFETY: _exit has no preconditions. Destructors and exit handlers of libraries that may be in
     // any state (the MPI library among them) are skipped on purpose.
-    unsafe { libc::_exit(failure_code()) }
+    unsafe { libc::_exit(code) }
 }

@@ -12,8 +12,8 @@ use libckpt::image_file::{ImageContent, ImageReport as Written};
 use libckpt::records::End;
 use libckpt::session::Session;
 use mana_control::{
-    CaptureStarted, Checkpoint, CommSeq, DrainReport, GatePoll, GenerationId, ImageReport, Level,
-    Outcome, Place, RankHooks, Started, StepError,
+    CaptureStarted, Checkpoint, CommSeq, DrainReport, EndHow, GatePoll, GenerationId, ImageReport,
+    Level, Outcome, Place, RankHooks, Started, StepError,
 };
 use mana_plugin::checkpoint;
 use process_state::FileSync;
@@ -21,12 +21,18 @@ use split_process::Parked;
 
 use crate::calls::JOURNAL;
 use crate::snapshot::{Camera, Image};
-use crate::{coordinator, image, interface, job, messages, mpi, tree};
+use crate::{batch, coordinator, image, interface, job, messages, mpi, notices, tree};
 
 /// For all threads to leave the lower half once every rank is at its safe point.
 const PARK: Duration = Duration::from_secs(20);
 /// For the program's files to reach stable storage.
 const FILES: Duration = Duration::from_secs(600);
+
+/// Exit code of a job that ended after a last checkpoint, to be started again.
+const STOPPED: i32 = 85;
+
+/// For rank 0 to put the job back into the queue, before other ranks end.
+const REQUEUE: Duration = Duration::from_secs(25);
 
 /// For rank 0 to see what this rank has seen, and to say it.
 const RANK_0_SPEAKS: Duration = Duration::from_secs(2);
@@ -70,6 +76,8 @@ pub struct Rank {
     /// A thread was in the lower half when the threads were asked.
     inside: bool,
     stopped: Option<Instant>,
+    /// All ranks were there once.
+    started: bool,
 }
 
 impl Rank {
@@ -90,6 +98,7 @@ impl Rank {
             phase: "running",
             inside: false,
             stopped: None,
+            started: false,
         }
     }
 
@@ -112,6 +121,15 @@ impl Rank {
             if let Err(e) = parked.finish_on(thread) {
                 log::error!("{e}");
             }
+        }
+    }
+
+    /// Whether this rank says what happens to the coordinator: one that stands alone is lost to all
+    /// ranks at once, else to those of a node.
+    fn speaks(&self) -> bool {
+        match job().spec.coordinator {
+            Some(_) => self.session.rank() == 0,
+            None => self.session.is_leader(),
         }
     }
 
@@ -177,7 +195,7 @@ fn sequence(c: &checkpoint::CommSeq) -> CommSeq {
 impl Rank {
     /// Leaves a record that this was no failure (`mana run` does not start the job again). The launcher
     /// kills all ranks when the first ends: none does before rank 0 has written it.
-    fn record_stop(&self, reason: &str) {
+    fn record_stop(&self, reason: &str, patience: Duration) {
         let records = self.session.records();
         if self.session.rank() == 0 {
             let end = End::Stopped {
@@ -188,7 +206,7 @@ impl Rank {
             }
             return;
         }
-        let deadline = Instant::now() + RANK_0_SPEAKS;
+        let deadline = Instant::now() + patience;
         while records.end().is_none() && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(2));
         }
@@ -197,7 +215,7 @@ impl Rank {
 
 impl RankHooks for Rank {
     fn started(&mut self, facts: Started) {
-        if self.session.rank() == 0 {
+        if self.session.rank() == 0 && !std::mem::replace(&mut self.started, true) {
             log::info!(
                 "incarnation {}: {} ranks on {} nodes are under control",
                 self.incarnation,
@@ -517,26 +535,41 @@ impl RankHooks for Rank {
     }
 
     fn coordinator_gone(&mut self, reason: &str) {
-        // An embedded coordinator goes with rank 0's process, and the launcher ends the job.
-        let alone = job().spec.coordinator.is_some();
-        if alone && job().spec.config.on_error == OnError::Stop {
-            if self.session.rank() == 0 {
+        notices::all_over();
+        if job().spec.config.on_error == OnError::Stop {
+            if self.speaks() {
                 messages::error(format_args!("{reason}; the job ends (on_error = \"stop\")"));
             } else {
-                // Rank 0 speaks for all; a launcher ends the others when one ends.
+                // Somebody speaks for all; a launcher ends the others when one ends.
                 std::thread::sleep(RANK_0_SPEAKS);
             }
             messages::end();
         }
-        if self.session.rank() == 0 || !alone {
+        if self.speaks() {
             log::warn!(
-                "{reason}: the program runs on without checkpoints{}",
-                if alone {
-                    ", and its end will not be recorded (a later start needs --fresh)"
-                } else {
-                    ""
-                }
+                "{reason}: the program runs on UNPROTECTED, without checkpoints (on_error = \"stop\" ends it instead)"
             );
+        }
+    }
+
+    fn coordinator_lost(&mut self, reason: &str, limit: Duration) {
+        notices::all_over();
+        self.phase = "looking for the coordinator";
+        if self.speaks() {
+            log::warn!(
+                "{reason}: no checkpoints while it is looked for, {} s at most",
+                limit.as_secs()
+            );
+        }
+    }
+
+    fn coordinator_back(&mut self) {
+        self.phase = "running";
+        if self.speaks() {
+            log::info!("connected to the coordinator again");
+        }
+        if let Err(e) = coordinator::renew(&self.session, self.incarnation) {
+            log::warn!("tools may not find the coordinator: {e}");
         }
     }
 
@@ -560,13 +593,38 @@ impl RankHooks for Rank {
         }
     }
 
-    fn end_job(&mut self, reason: &str) {
-        // An embedded coordinator has told.
-        if self.session.rank() == 0 && job().spec.coordinator.is_some() {
-            messages::line(format_args!("the job ends on request: {reason}"));
+    fn end_job(&mut self, how: EndHow, reason: &str) {
+        if self.session.rank() == 0 {
+            match how {
+                // An embedded coordinator has told.
+                EndHow::Kill if job().spec.coordinator.is_none() => {}
+                EndHow::Kill => messages::line(format_args!("the job ends on request: {reason}")),
+                EndHow::Stop => messages::line(format_args!(
+                    "{reason}: the job ends with code {STOPPED}, start it again to go on (at_end = \"stop\")"
+                )),
+                EndHow::Requeue => match batch::requeue() {
+                    Ok(()) => messages::line(format_args!(
+                        "{reason}: the job is requeued and goes on by itself"
+                    )),
+                    Err(e) => messages::error(format_args!(
+                        "{reason}, but the job is not requeued: {e}; it ends with code {STOPPED}: start it again to go on"
+                    )),
+                },
+            }
         }
         coordinator::leave(&self.session);
-        self.record_stop(reason);
-        messages::end();
+        let patience = match how {
+            EndHow::Requeue => REQUEUE,
+            EndHow::Kill | EndHow::Stop => RANK_0_SPEAKS,
+        };
+        self.record_stop(reason, patience);
+        match how {
+            EndHow::Kill => messages::end(),
+            EndHow::Stop | EndHow::Requeue => messages::end_with(STOPPED),
+        }
+    }
+
+    fn signal_over(&mut self, signal: i32) {
+        notices::over(signal);
     }
 }

@@ -66,7 +66,7 @@ pub const ANONYMOUS: usize = ARENA_START + 0x100_0000_0000;
 /// "mana-ctl" in memory order.
 pub const CONTROL_MAGIC: u64 = u64::from_le_bytes(*b"mana-ctl");
 /// Version of everything in this module; an image records the one it was made under.
-pub const CONTROL_VERSION: u32 = 2;
+pub const CONTROL_VERSION: u32 = 3;
 
 /// Head of the control page.
 #[repr(C)]

@@ -9,8 +9,8 @@
 
 use std::time::Duration;
 
-use crate::protocol::ToRank;
-use crate::{Event, Outcome};
+use crate::protocol::{Registration, ToRank};
+use crate::{EndHow, Event, Outcome};
 
 use super::ranks::Life;
 use super::{Core, To};
@@ -81,10 +81,11 @@ impl Core {
                 host: found.host,
                 node: found.node,
             });
+            self.closed_by_loss |= self.closed.is_none();
             self.close(reason.clone());
             if !self.killed {
                 self.warn(format!(
-                    "{name} went away without having ended: no further checkpoints in this run"
+                    "{name} went away without having ended: no further checkpoints, unless it comes back"
                 ));
                 if let Some(delay) = self.settings.end_after_loss {
                     self.end_after_loss.get_or_insert(now.saturating_add(delay));
@@ -96,8 +97,65 @@ impl Core {
         self.settle_end(now);
     }
 
+    /// A rank that has lost its connection is there again: the same process, which nobody else can be.
+    pub(super) fn take_back(
+        &mut self,
+        now: Duration,
+        rank: u32,
+        found: &Registration,
+    ) -> Result<(), String> {
+        let name = self.ranks.name(rank);
+        let known = self.ranks.get(rank);
+        let same = known.is_some_and(|known| known.pid == found.pid && known.host == found.host);
+        if !same {
+            return Err(format!(
+                "rank {rank} has registered already, as another process; give a second job its own --id"
+            ));
+        }
+        if known.is_some_and(|known| known.connected) {
+            // Its old connection is dead without anybody having noticed.
+            self.lost(now, rank);
+        }
+        let finalized = found.rejoin.is_some_and(|rejoin| rejoin.finalized);
+        if let Some(known) = self.ranks.get_mut(rank) {
+            known.connected = true;
+            known.told = false;
+            known.life = match finalized {
+                true => Life::Finalized,
+                false => Life::Running,
+            };
+        }
+        self.send(To::Rank(rank), ToRank::Welcome);
+        let nobody_told = self.ranks.iter().all(|(_, found)| !found.told);
+        if nobody_told && matches!(self.outcome, Some(Outcome::Lost { .. })) {
+            self.outcome = None;
+        }
+        if finalized {
+            self.close("the program has called MPI_Finalize".into());
+            self.closed_by_loss = false;
+        }
+        let all_run = self
+            .ranks
+            .iter()
+            .all(|(_, found)| found.connected && found.life == Life::Running);
+        if self.closed_by_loss && all_run {
+            self.closed = None;
+            self.closed_by_loss = false;
+            self.end_after_loss = None;
+            self.info(format!("{name} is back: checkpoints are taken again"));
+        } else {
+            self.info(format!("{name} is back"));
+        }
+        Ok(())
+    }
+
     /// Ends the program on all ranks.
     pub fn end_job(&mut self, now: Duration, reason: &str) {
+        self.end_job_by(now, EndHow::Kill, reason);
+    }
+
+    /// Ends the program on all ranks, for good or to go on later.
+    pub(super) fn end_job_by(&mut self, now: Duration, how: EndHow, reason: &str) {
         if self.killed {
             return;
         }
@@ -106,7 +164,10 @@ impl Core {
         if self.taking.is_some() {
             self.abandon(now, "the job is being ended".into());
         }
-        self.info(format!("ending the job: {reason}"));
+        if how == EndHow::Kill {
+            // What else there is, rank 0 says when it is done.
+            self.info(format!("ending the job: {reason}"));
+        }
         if !std::mem::replace(&mut self.end_told, true) {
             // The ranks end as soon as they hear of it.
             self.event(Event::Ended {
@@ -116,6 +177,7 @@ impl Core {
         self.send(
             To::All,
             ToRank::EndJob {
+                how,
                 reason: reason.to_owned(),
             },
         );
@@ -130,7 +192,8 @@ impl Core {
     }
 
     /// Decides how the job ended, if that can be said, and tells the ranks that wait for it.
-    pub(super) fn settle_end(&mut self, _now: Duration) {
+    pub(super) fn settle_end(&mut self, now: Duration) {
+        self.settle_last(now);
         if self.taking.is_some() {
             return;
         }

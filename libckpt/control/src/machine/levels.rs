@@ -250,6 +250,7 @@ impl Core {
             return self.enter_stage(now, index, Stage::Record);
         } else {
             let since = now.saturating_sub(job.started).as_secs_f64();
+            self.costs.reached(level, now.saturating_sub(job.started));
             let figures = &job.purpose.figures;
             let took = match level {
                 Level::Local => figures.write,
@@ -309,6 +310,7 @@ impl Core {
                 ));
             }
         }
+        self.last_is_over(now, job.generation(), Ok(()));
         self.settle_end(now);
     }
 

@@ -6,10 +6,12 @@
 //! [`Core::take_actions`]. [`Core::wake`] says when [`Core::tick`] has to be called at the latest.
 //!
 //! One checkpoint is taken at a time (`taking.rs`, `gate.rs`); committed ones reach their higher
-//! levels in the background (`levels.rs`). Ranks end and get lost in `ending.rs`.
+//! levels in the background (`levels.rs`). Ranks end and get lost in `ending.rs`; a last checkpoint
+//! before an announced end is taken in `last.rs`.
 
 mod ending;
 mod gate;
+mod last;
 mod levels;
 mod ranks;
 mod report;
@@ -26,6 +28,7 @@ use crate::{
     Event, GenerationId, GenerationStatus, Level, Outcome, Request, Settings, Stall, Started,
 };
 
+use last::{Costs, Last};
 use levels::LevelJob;
 use ranks::{Life, Ranks};
 use starting::Starting;
@@ -76,6 +79,8 @@ struct Wanted {
     kill: bool,
     /// The tool that waits for the commit.
     tool: Option<u64>,
+    /// It is the last one before an announced end.
+    last: bool,
 }
 
 /// Counters and figures of this incarnation.
@@ -124,11 +129,24 @@ pub(crate) struct Core {
     wanted: Vec<Wanted>,
     /// Why no checkpoint can begin any more.
     closed: Option<String>,
+    /// That is only because ranks are lost.
+    closed_by_loss: bool,
     killed: bool,
     /// When to end the ranks that are left after a loss.
     end_after_loss: Option<Duration>,
     /// While ranks are missing at the start: when the first came, and when to say something next.
     starting: Option<Starting>,
+    /// The last checkpoint before an announced end.
+    last: Option<Last>,
+    /// Signals that announce an end, and the ranks that hold them back.
+    noticed: Vec<(u32, i32)>,
+    /// The batch system's time limit.
+    ends_at: Option<Duration>,
+    /// When this start's time began to count.
+    begun_at: Duration,
+    /// The checkpoint before the time limit has been begun.
+    margin_done: bool,
+    costs: Costs,
     outcome: Option<Outcome>,
     /// The end is in the event log.
     end_told: bool,
@@ -158,9 +176,16 @@ impl Core {
             jobs: Vec::new(),
             wanted: Vec::new(),
             closed: None,
+            closed_by_loss: false,
             killed: false,
             end_after_loss: None,
             starting: None,
+            last: None,
+            noticed: Vec::new(),
+            ends_at: None,
+            begun_at: Duration::ZERO,
+            margin_done: false,
+            costs: Costs::default(),
             outcome: None,
             end_told: false,
             next_ping: PING_EVERY,
@@ -212,12 +237,18 @@ impl Core {
         found: &Registration,
     ) -> Result<(), String> {
         self.admits(job, incarnation, false)?;
+        if found.rejoin.is_some() && self.ranks.is_known(rank) {
+            return self.take_back(now, rank, found);
+        }
         let complete = self.ranks.register(rank, found)?;
         self.job.get_or_insert_with(|| job.to_owned());
         self.incarnation.get_or_insert(incarnation);
         self.next_number = self.next_number.max(found.next_number);
-        if rank == 0 && self.own_settings.is_none() {
-            self.settings = found.settings.clone();
+        if rank == 0 {
+            self.note_limit(now, found.settings.time_left);
+            if self.own_settings.is_none() {
+                self.settings = found.settings.clone();
+            }
         }
         self.send(To::Rank(rank), ToRank::Welcome);
         if complete {
@@ -322,6 +353,7 @@ impl Core {
                     ));
                 }
             }
+            FromRank::Signal { number } => self.on_signal(now, rank, number),
             FromRank::Pong { doing, places } => {
                 if let Some(found) = self.ranks.get_mut(rank) {
                     found.doing = bounded(&doing);
@@ -414,6 +446,7 @@ impl Core {
             level,
             kill: request.kill,
             tool,
+            last: false,
         });
         self.start_next(now);
         Ok(())
@@ -440,11 +473,12 @@ impl Core {
         self.tick_taking(now);
         self.tick_levels(now);
         self.tick_ending(now);
+        self.tick_last(now);
         self.start_next(now);
         if now >= self.next_ping {
             self.next_ping = now.saturating_add(PING_EVERY);
-            // A rank that is stopped for a checkpoint has nothing new to tell.
-            if self.ranks.registered() > 0 && self.taking.is_none() {
+            // Also a sign of life, for those who wait.
+            if self.ranks.registered() > 0 {
                 self.send(To::All, ToRank::Ping);
             }
         }
@@ -458,6 +492,7 @@ impl Core {
         consider(self.wake_taking());
         consider(self.wake_levels());
         consider(self.end_after_loss);
+        consider(self.wake_last());
         if self.taking.is_none() && self.closed.is_none() && self.ranks.complete() {
             consider(self.scheduler.next_due(|level| self.is_available(level)));
         }
@@ -474,6 +509,7 @@ impl Core {
         if self.taking.is_some() || self.closed.is_some() || !self.ranks.complete() {
             return;
         }
+        self.choose_last_level(now);
         let due = self.scheduler.due(now, |level| self.is_available(level));
         let by_hand = self
             .wanted

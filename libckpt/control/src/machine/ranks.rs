@@ -134,8 +134,13 @@ impl Ranks {
                 entry.host, entry.pid
             ));
         }
+        let finalized = found.rejoin.is_some_and(|rejoin| rejoin.finalized);
         *entry = Rank {
-            life: Life::Running,
+            life: if finalized {
+                Life::Finalized
+            } else {
+                Life::Running
+            },
             host: bounded(&found.host),
             node: found.node,
             pid: found.pid,
@@ -153,6 +158,12 @@ impl Ranks {
         }
         self.nodes = u32::try_from(nodes.len()).unwrap_or(u32::MAX);
         Ok(true)
+    }
+
+    /// Whether a rank has been registered here before.
+    pub fn is_known(&self, rank: u32) -> bool {
+        self.get(rank)
+            .is_some_and(|found| found.life != Life::Missing)
     }
 
     pub fn len(&self) -> usize {

@@ -130,6 +130,9 @@ impl Core {
             .into_iter()
             .partition(|w| w.level <= level);
         self.wanted = later;
+        if wanted.iter().any(|w: &Wanted| w.last) {
+            self.last_has_begun(generation);
+        }
         let ranks = self.ranks.len();
         let report_every =
             Duration::from_millis(5) + Duration::from_micros(5) * u32::try_from(ranks).unwrap_or(0);
@@ -439,6 +442,7 @@ impl Core {
             write: taking.write.as_secs_f64(),
         };
         self.figures.committed += 1;
+        self.costs.committed(now.saturating_sub(taking.started));
         self.info(format!(
             "{} committed: {} in {}, program stopped {} (gate {}, drain {}, snapshot {})",
             taking.checkpoint,
@@ -522,6 +526,7 @@ impl Core {
             });
         }
         self.figures.last_failure = Some(line.clone());
+        let given_up = reason.clone();
         self.event(Event::Abandoned {
             generation,
             level,
@@ -535,6 +540,7 @@ impl Core {
         if taking.scheduled {
             self.scheduler.taken(level, now);
         }
+        self.last_is_over(now, generation, Err(given_up));
         self.after_checkpoint(now);
     }
 

@@ -423,6 +423,7 @@ fn impossible_ranks_are_refused() {
         program: String::new(),
         next_number: 1,
         settings: Settings::default(),
+        rejoin: None,
     };
     let now = Duration::ZERO;
     assert!(core.register(now, 4, "job", 1, &registration(4)).is_err());
@@ -468,6 +469,7 @@ fn sixteen_thousand_ranks() {
             program: "sim".into(),
             next_number: 1,
             settings: Settings::default(),
+            rejoin: None,
         };
         sim.core
             .register(Duration::ZERO, rank, "job", 1, &registration)

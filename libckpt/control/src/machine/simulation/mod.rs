@@ -7,10 +7,11 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::protocol::Pause;
-use crate::{Checkpoint, CommSeq, DrainReport, GatePoll, ImageReport, StepError};
+use crate::{Checkpoint, CommSeq, DrainReport, EndHow, GatePoll, ImageReport, StepError};
 
 use super::*;
 
+mod announced;
 mod cases;
 mod waits;
 
@@ -108,6 +109,8 @@ struct SimRank {
     outcome: Option<Outcome>,
     lost: bool,
     kill: bool,
+    how: Option<EndHow>,
+    signals: Vec<i32>,
     leader: bool,
     records: Vec<(GenerationId, Level)>,
     pruned: u32,
@@ -151,6 +154,7 @@ impl Sim {
                 program: "sim".into(),
                 next_number: 1,
                 settings: Settings::default(),
+                rejoin: None,
             };
             sim.nodes = sim.nodes.max(registration.node + 1);
             sim.core
@@ -434,7 +438,11 @@ impl Sim {
             ToRank::Prune { .. } => self.ranks[rank].pruned += 1,
             ToRank::Finalize => self.ranks[rank].finalize = Some(true),
             ToRank::Finish(outcome) => self.ranks[rank].outcome = Some(outcome),
-            ToRank::EndJob { .. } => self.ranks[rank].kill = true,
+            ToRank::EndJob { how, .. } => {
+                self.ranks[rank].kill = true;
+                self.ranks[rank].how = Some(how);
+            }
+            ToRank::SignalOver { signal } => self.ranks[rank].signals.push(signal),
             ToRank::Started(facts) => self.ranks[rank].leader = facts.leader,
             ToRank::Ping | ToRank::Welcome | ToRank::Denied { .. } => {}
         }
