@@ -1,18 +1,21 @@
 //! A Slurm cluster of namespaces (tests/cluster): several nodes, Open MPI by PMIx, MPICH by PMI-2,
 //! requeue, a node that loses power.
 
+mod bed;
+mod failures;
+mod limits;
+mod mpirun;
 mod steps;
+mod templates;
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{bail, ensure, Context as _, Result};
+use anyhow::{ensure, Context as _, Result};
 
+use self::bed::{cure, interface, native_of, native_result, results, Cluster, Site};
 use super::Scenario;
 use crate::context::{skipped, Context, Verdict};
-use crate::job::{Ended, Job};
-use crate::mpi::{find, Mpi};
+use crate::mpi::Mpi;
 use crate::programs::{Program, PROGRAMS};
 
 const NODES: u32 = 4;
@@ -25,8 +28,9 @@ enum Event {
     PowerLoss,
 }
 
-pub fn all() -> Vec<Scenario> {
-    let mut scenarios = Vec::new();
+/// `full`: also those that only the full run has.
+pub fn all(full: bool) -> Vec<Scenario> {
+    let mut scenarios = if full { failures::all() } else { Vec::new() };
     for mpi in Mpi::ALL {
         let name = |what: &str| format!("cluster/{}/{what}", mpi.name());
         scenarios.push(Scenario::new(
@@ -54,198 +58,43 @@ pub fn all() -> Vec<Scenario> {
             "a job with an ended step and two parallel ones, requeued: each resumes its own images",
             move |c| steps::run(c, mpi),
         ));
+        scenarios.push(Scenario::new(
+            name("limits"),
+            "time slices go on by themselves; a signal of the user's, scancel: a last checkpoint",
+            move |c| limits::run(c, mpi),
+        ));
+        if full || mpi == Mpi::OpenMpi {
+            scenarios.push(Scenario::new(
+                name("mpirun"),
+                "mpirun mana_launch in a batch job, copies on the other switch, requeued",
+                move |c| mpirun::run(c, mpi),
+            ));
+        }
+        if full {
+            scenarios.push(Scenario::new(
+                name("templates"),
+                "the job scripts of slurm/ as written: preemption, an array, spare nodes, prolog and epilog",
+                move |c| templates::run(c, mpi),
+            ));
+        }
     }
     scenarios
 }
 
-/// The cluster, taken down when dropped.
-struct Cluster {
-    script: PathBuf,
-    state: tempfile::TempDir,
-}
-
-impl Cluster {
-    /// Up with all nodes, or why not.
-    fn up() -> Result<std::result::Result<Self, String>> {
-        if !nix::unistd::geteuid().is_root() {
-            return Ok(Err("the cluster of namespaces needs root".into()));
-        }
-        for tool in ["slurmctld", "slurmd", "munged", "srun", "nsenter", "ip"] {
-            let sbin = ["/usr/sbin", "/sbin"]
-                .iter()
-                .any(|directory| Path::new(directory).join(tool).exists());
-            if !sbin && find(tool).is_none() {
-                return Ok(Err(format!("{tool} is not installed")));
-            }
-        }
-        let script = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .with_file_name("cluster")
-            .join("cluster");
-        let state = tempfile::Builder::new()
-            .prefix("mana-cluster.")
-            .tempdir()
-            .context("creating the cluster's directory")?;
-        let cluster = Self { script, state };
-        let ended = cluster.call(&["up", &NODES.to_string()], Duration::from_secs(120))?;
-        if ended.code() == 77 {
-            return Ok(Err(ended.stderr.trim().to_owned()));
-        }
-        ended.expect(0)?;
-        Ok(Ok(cluster))
-    }
-
-    fn command(&self, words: &[&str]) -> Command {
-        let mut command = Command::new(&self.script);
-        command.args(words).env("CLUSTER_DIR", self.state.path());
-        command
-    }
-
-    fn call(&self, words: &[&str], limit: Duration) -> Result<Ended> {
-        // Its daemons outlive the call that starts them: they are no part of a job.
-        let output = self.state.path().join("call");
-        let (out, err) = (output.with_extension("out"), output.with_extension("err"));
-        let mut command = self.command(words);
-        command.stdin(std::process::Stdio::null());
-        command.stdout(std::fs::File::create(&out).context("creating a file")?);
-        command.stderr(std::fs::File::create(&err).context("creating a file")?);
-        let mut child = command
-            .spawn()
-            .with_context(|| format!("starting {}", self.script.display()))?;
-        let deadline = Instant::now() + limit;
-        let status = loop {
-            if let Some(status) = child.try_wait().context("waiting")? {
-                break status;
-            }
-            if Instant::now() > deadline {
-                let _ = child.kill();
-                let _ = child.wait();
-                bail!(
-                    "cluster {} did not end in {} s",
-                    words.join(" "),
-                    limit.as_secs()
-                );
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        };
-        Ok(Ended {
-            what: format!("cluster {}", words.join(" ")),
-            status,
-            stdout: std::fs::read_to_string(out).unwrap_or_default(),
-            stderr: std::fs::read_to_string(err).unwrap_or_default(),
-        })
-    }
-
-    /// A command on the head node.
-    fn run(&self, words: &[&str], limit: Duration) -> Result<Ended> {
-        self.call(&[&["run"], words].concat(), limit)
-    }
-}
-
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        let _ = self.call(&["down"], Duration::from_secs(60));
-    }
-}
-
-/// How srun starts the tasks of an MPI.
-fn interface(mpi: Mpi) -> &'static str {
-    match mpi {
-        Mpi::OpenMpi => "--mpi=pmix",
-        _ => "--mpi=pmi2",
-    }
-}
-
-/// What runs: where a node is lost under MPICH, a mixture of messages, collectives, windows and files. (Open MPI has no
-/// windows between these nodes.)
-fn program(mpi: Mpi, event: Event) -> Result<&'static Program> {
-    let name = match (mpi, event) {
-        (Mpi::Mpich, Event::PowerLoss) => "dense",
-        _ => "wildcards",
-    };
+fn program() -> Result<&'static Program> {
     PROGRAMS
         .iter()
-        .find(|program| program.name == name)
+        .find(|program| program.name == "wildcards")
         .context("no such program")
 }
 
-/// The arguments with which it takes long enough.
-fn slow(program: &Program) -> &'static [&'static str] {
-    match program.name {
-        "dense" => program.slow,
-        _ => &["--pause", "120"],
-    }
-}
-
-/// MPICH's own end hangs between nodes: the preloaded cure.
-fn cure(mpi: Mpi, directory: &Path) -> Result<Option<PathBuf>> {
-    if mpi == Mpi::OpenMpi {
-        return Ok(None);
-    }
-    let tests = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .context("no parent")?;
-    let source = tests
-        .with_file_name("slurm")
-        .join("mpich-finalize")
-        .join("mpich_finalize.c");
-    let library = directory.join("libmana_mpich_finalize.so");
-    let mut command = Command::new("gcc");
-    command
-        .args(["-shared", "-fPIC", "-O2", "-Wall"])
-        .arg(source)
-        .arg("-o")
-        .arg(&library)
-        .arg("-ldl");
-    Job::start(command, directory)?
-        .wait(Duration::from_secs(60))?
-        .expect(0)?;
-    Ok(Some(library))
-}
-
-/// A configuration in `directory` whose local store is the node's own; its path.
-fn configure(mpi: Mpi, directory: &Path) -> Result<PathBuf> {
-    let global = directory.join("global");
-    std::fs::create_dir_all(&global).context("creating the global store")?;
-    let configuration = directory.join("mana.conf");
-    let preload = cure(mpi, directory)?.map_or(String::new(), |library| {
-        format!("lower_preload={}\n", library.display())
-    });
-    let text = format!(
-        "{preload}global_ckpt_dir={}\nlocal_ckpt_dir=/local\nlocal_ckpt_interval=2\npartner_ckpt_interval=4\nglobal_ckpt_interval=0\ngroup_size=4\n",
-        global.display()
-    );
-    std::fs::write(&configuration, text).context("writing mana.conf")?;
-    Ok(configuration)
-}
-
-/// The result of the program on `ranks` ranks.
-fn native_result(
-    context: &Context,
-    program: &Program,
-    mpi: Mpi,
-    ranks: u32,
-    directory: &Path,
-) -> Result<String> {
-    let executable = context.build(program, mpi)?;
-    context.native(&format!("{} on {ranks}", program.name), || {
-        let mut command = mpi.launcher(ranks, false);
-        command
-            .args(program.line(&executable, program.fast))
-            .current_dir(directory);
-        Job::start(command, directory)?
-            .wait(LIMIT)?
-            .expect(0)?
-            .result()
-    })
-}
-
 fn native(context: &Context, mpi: Mpi) -> Result<Verdict> {
-    let program = program(mpi, Event::None)?;
+    let program = program()?;
     if let Some(why) = program.missing(mpi) {
         return skipped(why);
     }
     let mut place = context.directory("cluster-native")?;
-    let expected = native_result(context, program, mpi, NODES, place.path())?;
+    let expected = native_result(context, mpi, NODES, &[], place.path())?;
     let executable = context.build(program, mpi)?;
     let cluster = match Cluster::up()? {
         Ok(cluster) => cluster,
@@ -272,105 +121,56 @@ fn native(context: &Context, mpi: Mpi) -> Result<Verdict> {
     Ok(Verdict::Passed(String::new()))
 }
 
-fn product(context: &Context, mpi: Mpi, event: Event) -> Result<Verdict> {
-    let program = program(mpi, event)?;
-    if let Some(why) = program.missing(mpi) {
-        return skipped(why);
+/// What runs: where a node is lost under MPICH, a mixture of messages, collectives, windows and files. (Open MPI has no
+/// windows between these nodes.)
+fn disturbed(mpi: Mpi, event: Event) -> Result<&'static Program> {
+    match (mpi, event) {
+        (Mpi::Mpich, Event::PowerLoss) => PROGRAMS
+            .iter()
+            .find(|program| program.name == "dense")
+            .context("no such program"),
+        _ => program(),
     }
-    let Some(product) = context.product() else {
-        return skipped("no installed tree was named with --mana");
-    };
-    let mut place = context.directory("cluster")?;
-    let expected = native_result(context, program, mpi, NODES, place.path())?;
-    let executable = context.build(program, mpi)?;
-    let cluster = match Cluster::up()? {
-        Ok(cluster) => cluster,
+}
+
+fn product(context: &Context, mpi: Mpi, event: Event) -> Result<Verdict> {
+    let program = disturbed(mpi, event)?;
+    let mut site = match Site::with(context, mpi, "cluster", program)? {
+        Ok(site) => site,
         Err(why) => return skipped(why),
     };
-    let configuration = configure(mpi, place.path())?;
-    let template = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .context("no parent")?
-        .with_file_name("slurm")
-        .join("requeue.sbatch");
-    let output = place.path().join("output");
-    let mut line = program.line(&executable, slow(program));
-    if program.name == "dense" {
-        let files = place.path().join("written");
-        line.extend(["--files".to_owned(), files.to_string_lossy().into_owned()]);
-    }
-    let launch = product.command("mana_launch");
-    let slow = line.join(" ");
-    let setting = format!(
-        "ALL,MANA_LAUNCH={},MANA_CONF={},SLURM_MPI_TYPE={},MANA_PROGRAM={slow}",
-        launch.display(),
-        configuration.display(),
-        interface(mpi).trim_start_matches("--mpi=")
-    );
     let nodes = if event == Event::PowerLoss {
         "3-4"
     } else {
         "4"
     };
-    let submitted = cluster.run(
-        &[
-            "sbatch",
-            "--parsable",
-            "-n4",
-            "-N",
-            nodes,
-            "-o",
-            &output.to_string_lossy(),
-            "--export",
-            &setting,
-            &template.to_string_lossy(),
-        ],
-        Duration::from_secs(60),
-    )?;
-    let job = submitted.expect(0)?.stdout.trim().to_owned();
-
-    let deadline = Instant::now() + LIMIT;
-    let read = || std::fs::read_to_string(&output).unwrap_or_default();
-    let mut disturbed = event == Event::None;
-    loop {
-        let text = read();
+    let files = site.place.path().join("written").display().to_string();
+    let (fast, slow): (&[&str], Vec<&str>) = match program.name {
+        "dense" => (program.fast, [program.slow, &["--files", &files]].concat()),
+        // Undisturbed it only has to end.
+        _ if event == Event::None => (&[], vec!["--pause", "30"]),
+        _ => (&[], vec!["--pause", "120"]),
+    };
+    let expected = native_of(program, context, mpi, NODES, fast, site.place.path())?;
+    let job = site.submit("requeue.sbatch", &["-n4", "-N", nodes], &slow, &[])?;
+    if event != Event::None {
         // Committed is not yet copied: a node lost between the two takes that checkpoint with it.
-        if !disturbed && text.contains("complete on level partner") {
-            disturbed = true;
-            match event {
-                Event::Requeue => cluster
-                    .run(&["scontrol", "requeue", &job], Duration::from_secs(30))?
-                    .expect(0)?,
-                _ => cluster
-                    .call(&["kill-node", "n2"], Duration::from_secs(30))?
-                    .expect(0)?,
-            };
+        job.says("complete on level partner")?;
+        let limit = Duration::from_secs(30);
+        match event {
+            Event::Requeue => site.cluster.run(&["scontrol", "requeue", &job.id], limit)?,
+            _ => site.cluster.call(&["kill-node", "n2"], limit)?,
         }
-        let state = cluster.run(
-            &["squeue", "-h", "-j", &job, "-o", "%T"],
-            Duration::from_secs(30),
-        )?;
-        if state.stdout.trim().is_empty() && (disturbed || text.contains("RESULT")) {
-            break;
-        }
-        ensure!(
-            Instant::now() < deadline,
-            "the job did not end: {}\n{text}",
-            state.stdout.trim()
-        );
-        std::thread::sleep(Duration::from_millis(300));
+        .expect(0)?;
     }
-    let text = read();
-    let results: Vec<_> = text
-        .lines()
-        .filter_map(|line| line.strip_prefix("RESULT "))
-        .collect();
+    let text = job.ended()?;
     ensure!(
-        results == [expected.as_str()],
-        "results {results:?}, {expected} natively\n{text}"
+        results(&text) == [expected.as_str()],
+        "results {:?}, {expected} natively\n{text}",
+        results(&text)
     );
     let facts = check_resumed(event, &text)?;
-    place.done();
+    site.place.done();
     Ok(Verdict::Passed(facts))
 }
 

@@ -391,30 +391,38 @@ fn started_again(stage: &Stage) -> Result<()> {
     same(&stage.restart(2)?, &stage.expected)
 }
 
-/// A stand-alone coordinator on a free port, and the port.
-fn coordinator(stage: &Stage, name: &str) -> Result<(Job, String)> {
+/// A stand-alone coordinator on a port (0: a free one), and the port.
+fn coordinator(stage: &Stage, name: &str, port: &str) -> Result<(Job, String)> {
     let directory = stage.place.path().join(name);
     std::fs::create_dir(&directory).context("making a directory")?;
     let mut command = Command::new(stage.setup.product.command("mana_coordinator"));
     command
-        .args(["--coord-host", "localhost", "--config"])
+        .args([
+            "--coord-host",
+            "localhost",
+            "--coord-port",
+            port,
+            "--config",
+        ])
         .arg(stage.setup.configuration());
     let mut job = Job::start(command, &directory)?;
     let port = job.until("the port", SHORT, |job| {
         let output = job.output();
-        let (_, rest) = output.split_once("--coord-port ")?;
+        let (_, rest) = output.split_once("MANA_COORD_PORT=")?;
         rest.split_whitespace().next().map(str::to_owned)
     })?;
     Ok((job, port))
 }
 
 fn coordinators(stage: &Stage) -> Result<()> {
-    let (mut first, port_a) = coordinator(stage, "coordinator-a")?;
-    let (mut second, port_b) = coordinator(stage, "coordinator-b")?;
+    let (mut first, port_a) = coordinator(stage, "coordinator-a", "0")?;
+    let (mut second, port_b) = coordinator(stage, "coordinator-b", "0")?;
     let mut a = stage.setup.clone();
     a.id = "a".into();
     let by_option = ["--coord-host", "localhost", "--coord-port", &port_a];
-    let go_on = [&by_option[..], &["--set", "on_error=continue"]].concat();
+    let settings = "--set on_error=continue --set coordinator_timeout=8";
+    let settings: Vec<_> = settings.split_whitespace().collect();
+    let go_on = [&by_option[..], &settings].concat();
     let mut job_a = stage.started(&a, &go_on)?;
     let mut b = stage.setup.clone();
     b.id = "b".into();
@@ -422,7 +430,9 @@ fn coordinators(stage: &Stage) -> Result<()> {
         ("MANA_COORD_HOST".into(), "localhost".into()),
         ("MANA_COORD_PORT".into(), port_b),
     ]);
-    let mut job_b = stage.started(&b, &["--set", "on_error=stop"])?;
+    let settings = "--set on_error=stop --set coordinator_timeout=1";
+    let settings: Vec<_> = settings.split_whitespace().collect();
+    let mut job_b = stage.started(&b, &settings)?;
     // Both run: neither can be meant by default.
     let mut command = Command::new(stage.setup.product.command("mana_status"));
     command.arg("--config").arg(stage.setup.configuration());
@@ -436,17 +446,31 @@ fn coordinators(stage: &Stage) -> Result<()> {
     job_b.until("the end", LIMIT, |_| None::<()>).ok();
     let ended = job_b.wait(LIMIT)?;
     refused(&ended, &["coordinator", "on_error"])?;
+    // One that is started again on its port is found, although it has another secret.
     first.destroy();
-    let warned = job_a.until("a line about the coordinator", SHORT, |job| {
-        job.messages().contains("without checkpoints").then_some(())
-    });
-    warned?;
+    heard(&mut job_a, "while it is looked for")?;
+    let (mut first, _) = coordinator(stage, "coordinator-c", &port_a)?;
+    heard(&mut job_a, "connected to the coordinator again")?;
+    let taken = a.mana("status", &["--checkpoint", "--wait"], LIMIT)?;
+    says(taken.expect(0)?, &["checkpoint 2 (global) committed"])?;
+    first.destroy();
+    heard(&mut job_a, "without checkpoints")?;
     let ended = job_a.wait(LIMIT)?;
     same(&ended, &stage.expected)?;
     let lines = ended.stderr.matches("without checkpoints").count();
     ensure!(lines == 1, "{lines} lines about it\n{}", ended.report());
+    // Its end is known all the same.
+    let again = a.launch(&["--restart"], &stage.line)?.wait(LIMIT)?;
+    refused(&again, &["has ended normally"])?;
     // What was committed before is there.
     same(&b_resumed(stage, "b")?, &stage.expected)
+}
+
+/// Waits for a line of the job.
+fn heard(job: &mut Job, words: &str) -> Result<()> {
+    job.until(&format!("a line with {words:?}"), SHORT, |job| {
+        job.messages().contains(words).then_some(())
+    })
 }
 
 fn b_resumed(stage: &Stage, id: &str) -> Result<Ended> {

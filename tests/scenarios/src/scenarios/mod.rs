@@ -95,9 +95,9 @@ pub fn series(full: bool) -> Vec<Vec<Scenario>> {
     if full {
         large.extend(corruption::all());
         // Neither of them leaves much to the other.
-        return vec![cluster::all().into_iter().chain(large).collect()];
+        return vec![cluster::all(full).into_iter().chain(large).collect()];
     }
-    vec![cluster::all(), large]
+    vec![cluster::all(full), large]
 }
 
 /// Those that want the machine for themselves: they count the checkpoints that fall due, or kill at instants that depend on time.

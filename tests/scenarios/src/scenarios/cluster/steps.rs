@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context as _, Result};
 
-use super::{configure, interface, native_result, program, Cluster, Event, LIMIT};
+use super::bed::{configure, interface, native_result, Cluster};
+use super::{program, LIMIT};
 use crate::context::{skipped, Context, Verdict};
 use crate::mpi::Mpi;
 
@@ -23,7 +24,7 @@ done
 ";
 
 pub fn run(context: &Context, mpi: Mpi) -> Result<Verdict> {
-    let program = program(mpi, Event::Requeue)?;
+    let program = program()?;
     if let Some(why) = program.missing(mpi) {
         return skipped(why);
     }
@@ -31,7 +32,7 @@ pub fn run(context: &Context, mpi: Mpi) -> Result<Verdict> {
         return skipped("no installed tree was named with --mana");
     };
     let mut place = context.directory("cluster-steps")?;
-    let expected = native_result(context, program, mpi, 2, place.path())?;
+    let expected = native_result(context, mpi, 2, &[], place.path())?;
     let executable = context.build(program, mpi)?;
     let cluster = match Cluster::up()? {
         Ok(cluster) => cluster,
