@@ -149,7 +149,8 @@ pub enum EndHow {
 
 /// The rank's side of a checkpoint.
 pub trait RankHooks: Send {
-    /// All ranks of the job have registered; checkpoints may come from now on.
+    /// All ranks of the job have registered; checkpoints may come from now on. Again after a lost
+    /// connection.
     fn started(&mut self, facts: Started) {
         let _ = facts;
     }

@@ -215,7 +215,13 @@ impl Rank {
 
 impl RankHooks for Rank {
     fn started(&mut self, facts: Started) {
-        if self.session.rank() == 0 && !std::mem::replace(&mut self.started, true) {
+        if std::mem::replace(&mut self.started, true) {
+            if self.speaks() {
+                log::info!("connected to the coordinator again");
+            }
+            return;
+        }
+        if self.session.rank() == 0 {
             log::info!(
                 "incarnation {}: {} ranks on {} nodes are under control",
                 self.incarnation,
@@ -565,9 +571,6 @@ impl RankHooks for Rank {
 
     fn coordinator_back(&mut self) {
         self.phase = "running";
-        if self.speaks() {
-            log::info!("connected to the coordinator again");
-        }
         if let Err(e) = coordinator::renew(&self.session, self.incarnation) {
             log::warn!("tools may not find the coordinator: {e}");
         }

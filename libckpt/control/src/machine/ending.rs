@@ -10,7 +10,7 @@
 use std::time::Duration;
 
 use crate::protocol::{Registration, ToRank};
-use crate::{EndHow, Event, Outcome};
+use crate::{EndHow, Event, Outcome, Started};
 
 use super::ranks::Life;
 use super::{Core, To};
@@ -126,6 +126,13 @@ impl Core {
             };
         }
         self.send(To::Rank(rank), ToRank::Welcome);
+        if self.ranks.complete() {
+            let facts = Started {
+                leader: self.ranks.get(rank).is_some_and(|found| found.leader),
+                ..self.facts()
+            };
+            self.send(To::Rank(rank), ToRank::Started(facts));
+        }
         let nobody_told = self.ranks.iter().all(|(_, found)| !found.told);
         if nobody_told && matches!(self.outcome, Some(Outcome::Lost { .. })) {
             self.outcome = None;

@@ -263,11 +263,7 @@ impl Core {
     /// All ranks are there.
     fn begin(&mut self, now: Duration) {
         self.scheduler = Scheduler::new(self.settings.intervals, now);
-        let facts = Started {
-            ranks: u32::try_from(self.ranks.len()).unwrap_or(u32::MAX),
-            nodes: self.ranks.nodes(),
-            leader: false,
-        };
+        let facts = self.facts();
         self.send(To::Others, ToRank::Started(facts));
         self.send(
             To::Leaders,
@@ -296,6 +292,15 @@ impl Core {
             facts.ranks, facts.nodes
         ));
         self.start_next(now);
+    }
+
+    /// What a rank learns when all are there.
+    fn facts(&self) -> Started {
+        Started {
+            ranks: u32::try_from(self.ranks.len()).unwrap_or(u32::MAX),
+            nodes: self.ranks.nodes(),
+            leader: false,
+        }
     }
 
     fn debug_line(&self, text: String) {

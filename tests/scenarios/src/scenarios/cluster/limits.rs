@@ -28,7 +28,7 @@ pub fn run(context: &Context, mpi: Mpi) -> Result<Verdict> {
         "time-slices.sbatch",
         &[&two("n[1-2]")[..], &["-t", "1"]].concat(),
         &LONG,
-        &[("MANA_END_MARGIN", "44")],
+        &[("MANA_END_MARGIN", "38")],
     )?;
     signalled(&site, &brief)?;
     cancelled(&site, &brief)?;
