@@ -14,7 +14,7 @@ use crate::threads::Thread;
 use crate::{calls, signals, wait};
 use mana_raw::{base, sys};
 use std::cell::UnsafeCell;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 const FREE: u32 = 0;
@@ -45,6 +45,8 @@ static PLACES: [Place; 65] = [const {
 static ALWAYS: AtomicU64 = AtomicU64::new(0);
 /// Signals held back as long as the program has no handler for them.
 static UNHANDLED: AtomicU64 = AtomicU64::new(0);
+/// The process that hears of what is held back; one that it forks has nobody to ask.
+static LISTENER: AtomicI32 = AtomicI32::new(0);
 /// Whether the kernel has been told.
 static INSTALLED: AtomicBool = AtomicBool::new(false);
 /// Signals that have arrived and were not yet reported.
@@ -72,6 +74,7 @@ pub fn hold_signals(always: u64, unhandled: u64) {
         .fold(0u64, |bits, signal| bits | (1u64 << signal));
     ALWAYS.store(always & !never, Ordering::SeqCst);
     UNHANDLED.store(unhandled & !never, Ordering::SeqCst);
+    LISTENER.store(calls::kernel_pid(), Ordering::SeqCst);
     if INSTALLED.load(Ordering::SeqCst) {
         install();
     }
@@ -92,7 +95,7 @@ pub fn install() {
 /// Called by the shim, on a thread of the upper half, with whichever FS was current.
 pub unsafe extern "C" fn handler(signal: i32, info: *const u64, context: usize) -> u32 {
     let number = signal as usize % PLACES.len();
-    if !calls::is_process() {
+    if LISTENER.load(Ordering::Relaxed) != calls::kernel_pid() {
         return to_program(number);
     }
     let place = &PLACES[number];

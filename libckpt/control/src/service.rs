@@ -145,6 +145,8 @@ impl Service {
                         .abandon(taking.checkpoint.generation, "the coordinator is gone");
                 }
             }
+            // Whoever is found has not been told.
+            self.inquiry = Inquiry::default();
             if let Err(reason) = self.rejoin(&one_line(&error)) {
                 // Whoever waits must hear of it, whatever the hook below does.
                 self.shared.update(|exchange| exchange.disconnected = true);

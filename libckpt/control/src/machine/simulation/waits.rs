@@ -16,6 +16,7 @@ fn core(ranks: u32, registered: u32, settings: &Settings) -> Core {
             program: "sim".into(),
             next_number: 1,
             settings: settings.clone(),
+            rejoin: None,
         };
         core.register(Duration::ZERO, rank, "job", 1, &registration)
             .expect("register");
