@@ -116,6 +116,8 @@ fn coordinator(port: u16, stand_alone: bool, file: Option<&Path>) -> Coordinator
         port,
         settings: None,
         rendezvous: file.map(Path::to_owned),
+        events: None,
+        metrics: None,
         fd_floor: 0,
     })
     .expect("coordinator")

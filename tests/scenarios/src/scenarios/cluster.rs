@@ -146,10 +146,13 @@ fn product(context: &Context, mpi: Mpi, event: Event) -> Result<Verdict> {
     };
     let files = site.place.path().join("written").display().to_string();
     let (fast, slow): (&[&str], Vec<&str>) = match program.name {
-        "dense" => (program.fast, [program.slow, &["--files", &files]].concat()),
+        "dense" => (
+            program.fast,
+            [&["--pause", "1500", "--files", &files], program.slow].concat(),
+        ),
         // Undisturbed it only has to end.
         _ if event == Event::None => (&[], vec!["--pause", "30"]),
-        _ => (&[], vec!["--pause", "120"]),
+        _ => (&[], vec!["--pause", "400"]),
     };
     let expected = native_of(program, context, mpi, NODES, fast, site.place.path())?;
     let job = site.submit("requeue.sbatch", &["-n4", "-N", nodes], &slow, &[])?;
@@ -162,6 +165,8 @@ fn product(context: &Context, mpi: Mpi, event: Event) -> Result<Verdict> {
             _ => site.cluster.call(&["kill-node", "n2"], limit)?,
         }
         .expect(0)?;
+        job.says("resumed generation ")?;
+        job.hurry()?;
     }
     let text = job.ended()?;
     ensure!(

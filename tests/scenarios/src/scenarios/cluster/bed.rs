@@ -260,6 +260,7 @@ impl Site {
     /// Submits a script of the scenario's own.
     pub fn submit_script(&self, script: &Path, options: &[&str]) -> Result<BatchJob<'_>> {
         let output = script.with_extension("out");
+        let hurry = script.with_extension("hurry");
         let (name, script) = (output.to_string_lossy(), script.to_string_lossy());
         let mut all = vec!["sbatch", "--parsable", "-o", &name];
         all.extend(options);
@@ -268,7 +269,8 @@ impl Site {
         Ok(BatchJob {
             site: self,
             id: submitted.expect(0)?.stdout.trim().to_owned(),
-            output: output.clone(),
+            output,
+            hurry,
         })
     }
 
@@ -296,13 +298,16 @@ impl Site {
         let number = self.jobs.get();
         self.jobs.set(number + 1);
         let output = self.place.path().join(format!("output-{number}"));
+        let hurry = self.place.path().join(format!("hurry-{number}"));
+        let until = hurry.to_string_lossy();
+        let words = [words, &["--until", &until]].concat();
         // What a comma would end cannot travel in --export's list.
         let mut export = format!(
             "ALL,MANA_LAUNCH={},MANA_CONF={},SLURM_MPI_TYPE={},MANA_PROGRAM={}",
             self.launch.display(),
             self.configuration.display(),
             interface(self.mpi).trim_start_matches("--mpi="),
-            self.line(words)
+            self.line(&words)
         );
         for (name, value) in settings {
             export += &format!(",{name}={value}");
@@ -328,6 +333,7 @@ impl Site {
             output: task.map_or(output.clone(), |task| {
                 output.with_extension(task.to_string())
             }),
+            hurry: hurry.clone(),
         };
         Ok(match tasks {
             0 => vec![job(None)],
@@ -341,12 +347,19 @@ pub struct BatchJob<'a> {
     pub site: &'a Site,
     pub id: String,
     output: PathBuf,
+    hurry: PathBuf,
 }
 
 impl BatchJob<'_> {
     /// Everything it has written.
     pub fn text(&self) -> String {
         std::fs::read_to_string(&self.output).unwrap_or_default()
+    }
+
+    /// Ends the program's pauses: what is waited for has come, and only the result is missing. So jobs are long,
+    /// however slow the machine is, and tests short.
+    pub fn hurry(&self) -> Result<()> {
+        std::fs::write(&self.hurry, "").context("ending the pauses")
     }
 
     /// Its state in the queue; empty once it is gone from there.

@@ -12,8 +12,8 @@ use crate::mpi::Mpi;
 use crate::programs::DENSE;
 
 const SHORT: Duration = Duration::from_secs(60);
-/// Some forty seconds of computing on four ranks.
-const WORDS: [&str; 4] = ["--rounds", "400", "--pause", "60"];
+/// Some minutes on four ranks, until the job is told to hurry.
+const WORDS: [&str; 4] = ["--rounds", "400", "--pause", "1000"];
 
 /// The same without pauses.
 const NATIVE: [&str; 4] = ["--rounds", "400", "--pause", "0"];
@@ -218,8 +218,13 @@ fn run(context: &Context, mpi: Mpi, event: Event) -> Result<Verdict> {
             (again - happened).as_secs_f64()
         )
     } else {
+        // It is still protected.
+        timeline.look();
+        let known = timeline.times("complete on level partner").count();
+        timeline.until("complete on level partner", known + 2)?;
         "goes on, nothing lost".to_owned()
     };
+    job.hurry()?;
     if event == Event::LongCut {
         site.cluster
             .call(&["revive-node", "n2"], SHORT)?
@@ -308,6 +313,7 @@ fn by_hand(site: &Site, job: &BatchJob, expected: &str) -> Result<String> {
         .split_once("mana[job ")
         .and_then(|(_, rest)| rest.split_whitespace().next())
         .context("no identity")?;
+    job.hurry()?;
     let directory = site.launch.parent().context("no directory")?;
     let restart = directory.join("mana_restart").display().to_string();
     let configuration = site.configuration.display().to_string();

@@ -10,7 +10,7 @@ use crate::context::{skipped, Context, Verdict};
 use crate::mpi::Mpi;
 
 const SHORT: Duration = Duration::from_secs(60);
-const WORDS: [&str; 4] = ["--rounds", "120", "--pause", "60"];
+const WORDS: [&str; 4] = ["--rounds", "120", "--pause", "500"];
 
 pub fn run(context: &Context, mpi: Mpi) -> Result<Verdict> {
     let mut site = match Site::up(context, mpi, "cluster-mpirun")? {
@@ -19,6 +19,9 @@ pub fn run(context: &Context, mpi: Mpi) -> Result<Verdict> {
     };
     let expected = native_result(context, mpi, NODES, &WORDS[..2], site.place.path())?;
     let mpirun = mpi.tool("mpirun").context("no mpirun")?;
+    let script = site.place.path().join("mpirun.sbatch");
+    let hurry = script.with_extension("hurry").display().to_string();
+    let words = [&WORDS[..], &["--until", &hurry]].concat();
     let text = format!(
         "#!/bin/bash\n#SBATCH --requeue\n#SBATCH --open-mode=append\n\
          export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1\n\
@@ -26,9 +29,8 @@ pub fn run(context: &Context, mpi: Mpi) -> Result<Verdict> {
         mpirun.display(),
         site.launch.display(),
         site.configuration.display(),
-        site.line(&WORDS)
+        site.line(&words)
     );
-    let script = site.place.path().join("mpirun.sbatch");
     std::fs::write(&script, text).context("writing the job's script")?;
     let job = site.submit_script(&script, &["-n4", "-N4"])?;
     job.says("complete on level partner")?;
@@ -51,6 +53,8 @@ pub fn run(context: &Context, mpi: Mpi) -> Result<Verdict> {
     site.cluster
         .run(&["scontrol", "requeue", &job.id], SHORT)?
         .expect(0)?;
+    job.says("resumed generation ")?;
+    job.hurry()?;
     let text = job.ended()?;
     ensure!(
         results(&text) == [expected.as_str()] && count(&text, "resumed generation ") == 1,

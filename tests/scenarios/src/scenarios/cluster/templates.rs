@@ -10,7 +10,7 @@ use crate::context::{skipped, Context, Verdict};
 use crate::mpi::Mpi;
 
 const SHORT: Duration = Duration::from_secs(60);
-const WORDS: [&str; 4] = ["--rounds", "150", "--pause", "100"];
+const WORDS: [&str; 4] = ["--rounds", "150", "--pause", "500"];
 
 pub fn run(context: &Context, mpi: Mpi) -> Result<Verdict> {
     let mut site = match Site::up(context, mpi, "cluster-templates")? {
@@ -22,9 +22,13 @@ pub fn run(context: &Context, mpi: Mpi) -> Result<Verdict> {
     let preempted = preemptible(&site)?;
     let tasks = array(&site)?;
     for task in &tasks {
+        task.says("complete on level partner")?;
+        task.hurry()?;
         same(task, &task.ended()?, &expected)?;
     }
     cleaned(&site)?;
+    preempted.says("resumed generation ")?;
+    preempted.hurry()?;
     let text = preempted.ended()?;
     same(&preempted, &text, &expected)?;
     ensure!(
@@ -108,6 +112,8 @@ fn survivors(site: &Site, expected: &str) -> Result<()> {
     )?;
     job.says("complete on level partner")?;
     site.cluster.call(&["kill-node", "n3"], SHORT)?.expect(0)?;
+    job.says("resumed generation ")?;
+    job.hurry()?;
     let text = job.ended()?;
     same(&job, &text, expected)?;
     ensure!(
