@@ -415,6 +415,11 @@ fn coordinator(stage: &Stage, name: &str, port: &str) -> Result<(Job, String)> {
 }
 
 fn coordinators(stage: &Stage) -> Result<()> {
+    let hurry = stage.place.path().join("hurry");
+    let until = hurry.display().to_string();
+    let line: Vec<_> = [&stage.line[0], "--pause", "300", "--until", &until]
+        .map(str::to_owned)
+        .to_vec();
     let (mut first, port_a) = coordinator(stage, "coordinator-a", "0")?;
     let (mut second, port_b) = coordinator(stage, "coordinator-b", "0")?;
     let mut a = stage.setup.clone();
@@ -423,7 +428,8 @@ fn coordinators(stage: &Stage) -> Result<()> {
     let settings = "--set on_error=continue --set coordinator_timeout=8";
     let settings: Vec<_> = settings.split_whitespace().collect();
     let go_on = [&by_option[..], &settings].concat();
-    let mut job_a = stage.started(&a, &go_on)?;
+    let mut job_a = a.launch(&go_on, &line)?;
+    under_control(&mut job_a)?;
     let mut b = stage.setup.clone();
     b.id = "b".into();
     b.environment.extend([
@@ -432,7 +438,8 @@ fn coordinators(stage: &Stage) -> Result<()> {
     ]);
     let settings = "--set on_error=stop --set coordinator_timeout=1";
     let settings: Vec<_> = settings.split_whitespace().collect();
-    let mut job_b = stage.started(&b, &settings)?;
+    let mut job_b = b.launch(&settings, &line)?;
+    under_control(&mut job_b)?;
     // Both run: neither can be meant by default.
     let mut command = Command::new(stage.setup.product.command("mana_status"));
     command.arg("--config").arg(stage.setup.configuration());
@@ -455,15 +462,19 @@ fn coordinators(stage: &Stage) -> Result<()> {
     says(taken.expect(0)?, &["checkpoint 2 (global) committed"])?;
     first.destroy();
     heard(&mut job_a, "without checkpoints")?;
+    std::fs::write(&hurry, "").context("ending the pauses")?;
     let ended = job_a.wait(LIMIT)?;
     same(&ended, &stage.expected)?;
     let lines = ended.stderr.matches("without checkpoints").count();
     ensure!(lines == 1, "{lines} lines about it\n{}", ended.report());
     // Its end is known all the same.
-    let again = a.launch(&["--restart"], &stage.line)?.wait(LIMIT)?;
+    let again = a.launch(&["--restart"], &line)?.wait(LIMIT)?;
     refused(&again, &["has ended normally"])?;
     // What was committed before is there.
-    same(&b_resumed(stage, "b")?, &stage.expected)
+    let mut setup = stage.setup.clone();
+    setup.id = "b".into();
+    let resumed = setup.launch(&["--restart"], &line)?.wait(LIMIT)?;
+    same(&resumed, &stage.expected)
 }
 
 /// Waits for a line of the job.
@@ -471,12 +482,6 @@ fn heard(job: &mut Job, words: &str) -> Result<()> {
     job.until(&format!("a line with {words:?}"), SHORT, |job| {
         job.messages().contains(words).then_some(())
     })
-}
-
-fn b_resumed(stage: &Stage, id: &str) -> Result<Ended> {
-    let mut setup = stage.setup.clone();
-    setup.id = id.to_owned();
-    setup.launch(&["--restart"], &stage.line)?.wait(LIMIT)
 }
 
 /// The batch system's variables are set by hand.
