@@ -46,6 +46,13 @@ const CARRIED: &[&str] = &[
     "multiple",
 ];
 
+/// What an MPI itself cannot do.
+const UNFIT: &[(&str, &str, &str)] = &[(
+    "mpich-5.0.2",
+    "errors_mpich",
+    "MPICH 5.0.2 itself ends in an assertion when a reduction names a type that does not exist",
+)];
+
 /// Pairs of the short run, beside the system's two in both directions: to a newer release, to another
 /// family, to and from each of the fetched ones.
 const PAIRS: &[(&str, &str)] = &[
@@ -141,11 +148,17 @@ fn missing(context: &Context, program: &Program, mpis: &[Mpi]) -> Option<String>
     let Some(product) = context.product() else {
         return Some("no installed tree was named with --mana".to_owned());
     };
+    let unfit = |mpi: Mpi| {
+        UNFIT
+            .iter()
+            .find(|(name, of, _)| *name == mpi.name() && *of == program.name)
+            .map(|(_, _, why)| (*why).to_owned())
+    };
     mpis.iter().find_map(|&mpi| {
-        program.missing(mpi).or_else(|| {
-            let none = format!("the tree has no adapter named {}", mpi.name());
-            (!product.adapts(mpi)).then_some(none)
-        })
+        let none = || format!("the tree has no adapter named {}", mpi.name());
+        unfit(mpi)
+            .or_else(|| program.missing(mpi))
+            .or_else(|| (!product.adapts(mpi)).then(none))
     })
 }
 
