@@ -47,11 +47,18 @@ const CARRIED: &[&str] = &[
 ];
 
 /// What an MPI itself cannot do.
-const UNFIT: &[(&str, &str, &str)] = &[(
-    "mpich-5.0.2",
-    "errors_mpich",
-    "MPICH 5.0.2 itself ends in an assertion when a reduction names a type that does not exist",
-)];
+const UNFIT: &[(&str, &str, &str)] = &[
+    (
+        "mpich-5.0.2",
+        "errors_mpich",
+        "MPICH 5.0.2 itself ends in an assertion when a reduction names a type that does not exist",
+    ),
+    (
+        "intel-2021.19.0",
+        "windows",
+        "Intel MPI 2021.19 itself ends with a segmentation fault in this program",
+    ),
+];
 
 /// Pairs of the short run, beside the system's two in both directions: to a newer release, to another
 /// family, to and from each of the fetched ones.
