@@ -2,7 +2,7 @@
  * error classes, codes and texts that are removed; what graphics processors support; data representations with large counts.
  *   extensions [--rounds N] [--pause MS] */
 #include "common.h"
-#if MPICH_NUMVERSION >= 40300000 || defined I_MPI_NUMVERSION /* MPI-4.1's names */
+#if MPICH_NUMVERSION >= 40300000 /* MPI-4.1's names */
 #define MPIX_Delete_error_string MPI_Remove_error_string
 #define MPIX_Delete_error_code MPI_Remove_error_code
 #define MPIX_Delete_error_class MPI_Remove_error_class

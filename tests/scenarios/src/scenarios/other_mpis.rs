@@ -55,6 +55,11 @@ const UNFIT: &[(&str, &str, &str)] = &[
     ),
     (
         "intel-2021.19.0",
+        "extensions",
+        "Intel MPI has other extensions than MPICH",
+    ),
+    (
+        "intel-2021.19.0",
         "windows",
         "Intel MPI 2021.19 itself ends with a segmentation fault in this program",
     ),
