@@ -468,6 +468,9 @@ pub struct Man {
 pub struct Completions {
     /// The shell
     pub shell: clap_complete::Shell,
+    /// The command: mana, or one of its classic names (mana_launch, ...)
+    #[arg(long, value_name = "NAME", default_value = "mana")]
+    pub name: String,
 }
 
 fn seconds(text: &str) -> Result<f64, String> {

@@ -98,7 +98,7 @@ fn execute(verb: Verb, speaker: &mut Speaker) -> Result<i32, Failure> {
         Verb::Wrapped(options) => wrapper::wrapped(&options.words, speaker),
         Verb::Adapter(options) => adapter::build(&options),
         Verb::Man(options) => manual::pages(&options.out),
-        Verb::Completions(options) => manual::completions(options.shell),
+        Verb::Completions(options) => manual::completions(&options),
         Verb::Status(options) => status::status(&options),
         Verb::Coordinator(options) => coordinator::run(&options),
         Verb::Run(options) => rerun::run(&options, speaker),

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use clap::{Command, CommandFactory as _};
 
-use crate::cli::Cli;
+use crate::cli::{Cli, Completions};
 use crate::message::Failure;
 
 /// Commands that have a page under their classic name too.
@@ -16,13 +16,10 @@ const CLASSIC: &[&str] = &["launch", "restart", "status", "coordinator"];
 pub fn pages(out: &Path) -> Result<i32, Failure> {
     fs::create_dir_all(out)
         .map_err(|e| Failure::new(format!("cannot make {}: {e}", out.display())))?;
-    let mut top = Cli::command();
+    let mut top = visible().disable_help_subcommand(true);
     top.build();
     page(&top, "mana", out)?;
-    for verb in top
-        .get_subcommands()
-        .filter(|c| !c.is_hide_set() && c.get_name() != "help")
-    {
+    for verb in top.get_subcommands() {
         let name = format!("mana-{}", verb.get_name());
         page(verb, &name, out)?;
         if CLASSIC.contains(&verb.get_name()) {
@@ -51,10 +48,29 @@ fn write(path: &Path, text: &[u8]) -> Result<(), Failure> {
     fs::write(path, text).map_err(|e| Failure::new(format!("cannot write {}: {e}", path.display())))
 }
 
-/// Prints a completion script.
-pub fn completions(shell: clap_complete::Shell) -> Result<i32, Failure> {
+/// The command without those that are not meant for people.
+fn visible() -> Command {
+    let all = Cli::command();
+    let verbs = all.get_subcommands().filter(|c| !c.is_hide_set());
+    Command::new("mana")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about(all.get_about().cloned().unwrap_or_default())
+        .after_help(all.get_after_help().cloned().unwrap_or_default())
+        .subcommands(verbs.cloned())
+}
+
+/// Prints the completion script of `mana`, or of a classic name.
+pub fn completions(options: &Completions) -> Result<i32, Failure> {
+    let name = options.name.as_str();
+    let verb = name.strip_prefix("mana_").filter(|v| CLASSIC.contains(v));
+    let all = visible();
+    let mut command = match verb {
+        Some(verb) => all.find_subcommand(verb).cloned(),
+        None => (name == "mana").then_some(all),
+    }
+    .ok_or_else(|| Failure::new(format!("{name} is no command of mana's")))?;
     let mut text = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "mana", &mut text);
+    clap_complete::generate(options.shell, &mut command, name, &mut text);
     std::io::stdout()
         .write_all(&text)
         .map_err(|e| Failure::new(format!("cannot write: {e}")))?;

@@ -13,7 +13,7 @@ pub fn run(prefix: &Path) -> Result<()> {
     if prefix.starts_with(process::target_dir()?.join("mana")) {
         bail!("{}: lies inside the build's own tree", prefix.display());
     }
-    for part in ["bin", "lib", "share"] {
+    for part in tree::PARTS {
         tree::copy_all(&built.join(part), &prefix.join(part))?;
     }
     println!("installed in {0}; add {0}/bin to PATH", prefix.display());

@@ -15,6 +15,7 @@ mod demo;
 mod install;
 mod mpis;
 mod package;
+mod packages;
 mod process;
 mod roots;
 mod setup;

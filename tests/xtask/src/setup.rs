@@ -27,6 +27,7 @@ const DEMO: &[&str] = &["lammps", "procps"];
 /// left out: the tests that need them are skipped then, and say so.
 const TEST: &[&str] = &[
     "chromium",
+    "fish",
     "hpcc",
     "python3",
     "python3-dev",
@@ -44,6 +45,7 @@ const TEST: &[&str] = &[
     "libpetsc-real-dev",
     "libpetsc3.18-dev-examples",
     "python3-venv",
+    "zsh",
 ];
 
 /// For the cluster of the tests, which only root can start.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 
 use crate::process::{bounded, cargo, on_path, run as run_command, shown, target_dir, workspace};
-use crate::{mpis, roots, setup, tree};
+use crate::{mpis, packages, roots, setup, tree};
 
 /// What to run.
 #[derive(Debug)]
@@ -112,6 +112,9 @@ pub fn run(choice: &Choice) -> Result<bool> {
             sum.part("formatting", fmt);
             sum.part("lints", lint);
             sum.part("crates", crates);
+        }
+        if jobs && ready && only.is_none_or(packages::chosen) {
+            sum.part("packages", || packages::run(only));
         }
         for part in [trees, fetched].into_iter().flatten() {
             sum.beside(part.join());

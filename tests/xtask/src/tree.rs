@@ -29,6 +29,9 @@ const NAMES: &[&str] = &[
     "mana_coordinator",
 ];
 
+/// The directories of the tree.
+pub const PARTS: &[&str] = &["bin", "include", "lib", "share"];
+
 /// How the stubs are linked (mana-plugin/stub/README.md says why).
 const LINK: &[&str] = &[
     "-Wl,-z,now",
@@ -210,18 +213,20 @@ fn documents(top: &Path, share: &Path, mana: &Path) -> Result<()> {
     let man = share.join("man/man1");
     fs::create_dir_all(&man)?;
     run(Command::new(mana).args(["man", "--out"]).arg(&man))?;
-    for (shell, path) in [
-        ("bash", "bash-completion/completions/mana"),
-        ("zsh", "zsh/site-functions/_mana"),
-        ("fish", "fish/vendor_completions.d/mana.fish"),
+    for (shell, directory, before, after) in [
+        ("bash", "bash-completion/completions", "", ""),
+        ("zsh", "zsh/site-functions", "_", ""),
+        ("fish", "fish/vendor_completions.d", "", ".fish"),
     ] {
-        let file = share.join(path);
-        if let Some(parent) = file.parent() {
-            fs::create_dir_all(parent)?;
+        let directory = share.join(directory);
+        fs::create_dir_all(&directory)?;
+        for name in NAMES.iter().chain(&["mana"]) {
+            let asked = ["completions", shell, "--name", name];
+            let text = captured(Command::new(mana).args(asked))?;
+            let file = directory.join(format!("{before}{name}{after}"));
+            fs::write(&file, text + "\n")
+                .with_context(|| format!("cannot write {}", file.display()))?;
         }
-        let text = captured(Command::new(mana).args(["completions", shell]))?;
-        fs::write(&file, text + "\n")
-            .with_context(|| format!("cannot write {}", file.display()))?;
     }
     let doc = share.join("doc/mana");
     copy_all(&top.join("docs"), &doc)?;

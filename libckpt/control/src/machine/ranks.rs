@@ -198,6 +198,15 @@ impl Ranks {
         (0..).zip(&mut self.all)
     }
 
+    /// Nothing that the ranks said of themselves holds any longer.
+    pub fn forget_places(&mut self) {
+        for found in &mut self.all {
+            found.doing.clear();
+            found.places.clear();
+            found.behind = None;
+        }
+    }
+
     /// "rank 3 (n07)".
     pub fn name(&self, rank: u32) -> String {
         match self.get(rank) {

@@ -229,6 +229,10 @@ impl Core {
         let warn_after = self.settings.warn_after;
         if let Some(taking) = &mut self.taking {
             taking.enter(step, now, limit, warn_after);
+            if step == Step::Stop {
+                // What the ranks did on the way here is over.
+                self.ranks.forget_places();
+            }
             if step == Step::Gate {
                 // The limit is for intent and gate together.
                 taking.deadline = taking.started.saturating_add(limit);

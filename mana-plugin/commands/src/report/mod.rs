@@ -49,7 +49,7 @@ pub fn report(options: &cli::Report) -> Result<i32, Failure> {
     std::fs::write(&output, page::page(&figures))
         .map_err(|e| Failure::new(format!("cannot write {}: {e}", output.display())))?;
     println!(
-        "{}: {} checkpoints, {} starts, efficiency {:.1} %",
+        "{}: checkpoints: {}, starts: {}, efficiency {:.1} %",
         output.display(),
         figures.checkpoints.len(),
         figures.starts.len(),

@@ -24,6 +24,9 @@ const EVERY: Duration = Duration::from_secs(1);
 /// Between two looks at the keyboard.
 const KEYS: Duration = Duration::from_millis(100);
 
+/// From here on the levels are told with what a job survives that has a checkpoint there.
+const WIDE: u16 = 110;
+
 const HELP: &str = " q leave   c checkpoint now   n nodes/ranks   \u{2191}\u{2193} scroll ";
 
 /// What the user chose to see.
@@ -234,7 +237,9 @@ fn activities(frame: &mut Frame, area: Rect, state: &Status) {
     let rows = Layout::vertical(rows).split(inner);
     let mut rows = rows.iter().copied();
     let mut quiet = true;
-    if let (Some(current), Some(row)) = (&state.current, rows.next()) {
+    // A row is taken only for something to show: often there is just one.
+    let taking = state.current.as_ref().and_then(|c| Some((c, rows.next()?)));
+    if let Some((current, row)) = taking {
         quiet = false;
         let color = if current.step_seconds > 10.0 {
             Color::Yellow
@@ -286,7 +291,7 @@ fn activities(frame: &mut Frame, area: Rect, state: &Status) {
             Color::Blue,
         );
     }
-    if let (true, Some(row)) = (quiet, rows.next()) {
+    if let Some(row) = quiet.then(|| rows.next()).flatten() {
         let next = state
             .levels
             .iter()
@@ -320,6 +325,8 @@ fn header(words: &[&'static str]) -> Row<'static> {
 }
 
 fn level_table(frame: &mut Frame, area: Rect, state: &Status) {
+    // Half a sentence is worth less than the room it takes.
+    let columns = if area.width < WIDE { 7 } else { 8 };
     let rows = state.levels.iter().filter(|l| l.enabled).map(|level| {
         let due = match level.next_due {
             Some(due) if due < 0.0 => Span::styled("now", Color::Yellow),
@@ -330,7 +337,7 @@ fn level_table(frame: &mut Frame, area: Rect, state: &Status) {
             Some(id) => Span::styled(id.to_string(), Color::Green),
             None => Span::styled("none", Color::Red),
         };
-        Row::new(vec![
+        let mut cells = vec![
             Cell::from(level.level.name()),
             Cell::from(level.interval.map_or("by hand".into(), time)),
             Cell::from(due),
@@ -339,15 +346,20 @@ fn level_table(frame: &mut Frame, area: Rect, state: &Status) {
             Cell::from(level.bytes.map_or("-".into(), size)),
             Cell::from(level.bandwidth.map_or("-".into(), rate)),
             Cell::from(level.survives.clone()),
-        ])
+        ];
+        cells.truncate(columns);
+        Row::new(cells)
     });
     let widths = [8, 8, 8, 8, 8, 10, 12].map(Constraint::Length);
-    let widths = widths.into_iter().chain([Constraint::Min(10)]);
+    let widths = widths
+        .into_iter()
+        .chain([Constraint::Min(10)])
+        .take(columns);
     let words = [
         "level", "interval", "next", "newest", "age", "size", "speed", "survives",
     ];
     let table = Table::new(rows, widths)
-        .header(header(&words))
+        .header(header(&words[..columns]))
         .block(Block::bordered().title(" levels "));
     frame.render_widget(table, area);
 }
@@ -527,6 +539,21 @@ mod tests {
         );
         assert!(ranks.contains("MPI_Recv from rank 3, tag 7, on MPI_COMM_WORLD, for 62 s"));
         assert!(ranks.contains("checkpoint asked for"), "{ranks}");
+    }
+
+    #[test]
+    fn a_quiet_job_says_what_comes_next() {
+        let mut state = busy();
+        state.current = None;
+        let working = screen(&state, &Choice::default(), 80, 24);
+        assert!(
+            working.contains("checkpoint 11 to global  1 of 4"),
+            "{working}"
+        );
+        assert!(!working.contains("survives") && working.contains("1.9 GiB/s"));
+        state.level_work.clear();
+        let quiet = screen(&state, &Choice::default(), 80, 24);
+        assert!(quiet.contains("next checkpoint (local) in 17 s"), "{quiet}");
     }
 
     #[test]
