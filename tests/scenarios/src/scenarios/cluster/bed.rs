@@ -178,7 +178,7 @@ pub fn native_of(
     let executable = context.build(program, mpi)?;
     let key = format!("{} {} on {ranks}", program.name, words.join(" "));
     context.native(&key, || {
-        let mut command = mpi.launcher(ranks, false);
+        let mut command = mpi.native(ranks);
         command
             .args(program.line(&executable, words))
             .current_dir(directory);
