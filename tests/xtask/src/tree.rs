@@ -144,15 +144,48 @@ fn adapters(top: &Path, target: &Path, mana: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Where the adapter for an MPI is built: if there is none yet, with what has been built for the first one, because
-/// most of it is the same.
+/// What of an adapter's build belongs to one MPI.
+const OF_ONE_MPI: &[&str] = &["mana-adapter", "mpi", "mpi-sys"];
+
+/// Where the adapter for an MPI is built: if there is none yet, with the dependencies that have been built for the first
+/// one, but for those that belong to its MPI, which cargo would take for the other's.
 pub fn adapter_directory(target: &Path, name: &str) -> Result<PathBuf> {
     let build = target.join(format!("adapter-{name}"));
     let before = target.join(format!("adapter-{}", MPIS[0].name));
-    if !build.exists() && before.is_dir() {
-        run(Command::new("cp").arg("-a").arg(&before).arg(&build))?;
+    if build.exists() || !before.is_dir() {
+        return Ok(build);
     }
+    let copy = target.join(format!("adapter-{name}.copy"));
+    if copy.exists() {
+        fs::remove_dir_all(&copy)?;
+    }
+    run(Command::new("cp").arg("-a").arg(&before).arg(&copy))?;
+    for part in [".fingerprint", "build", "deps"] {
+        for entry in fs::read_dir(copy.join("release").join(part))? {
+            let path = entry?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if !OF_ONE_MPI.contains(&package(&name).as_str()) {
+                continue;
+            }
+            if path.is_dir() {
+                fs::remove_dir_all(&path)?;
+            } else {
+                fs::remove_file(&path)?;
+            }
+        }
+    }
+    fs::rename(&copy, &build)?;
     Ok(build)
+}
+
+/// The package that one of cargo's files belongs to: `libmpi_sys-0123456789abcdef.rlib` to `mpi-sys`.
+fn package(file: &str) -> String {
+    let stem = file.split('.').next().unwrap_or(file);
+    let stem = stem.strip_prefix("lib").unwrap_or(stem).replace('_', "-");
+    match stem.rsplit_once('-') {
+        Some((package, hash)) if hash.bytes().all(|b| b.is_ascii_hexdigit()) => package.to_owned(),
+        _ => stem,
+    }
 }
 
 /// The libraries for the upper half: linked from static libraries, because a `cdylib` would hide
@@ -309,4 +342,23 @@ pub fn copy_all(from: &Path, to: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::package;
+
+    #[test]
+    fn files_of_cargo_belong_to_packages() {
+        for (file, name) in [
+            ("mpi-1d2b44fb10db7c01", "mpi"),
+            ("libmpi_sys-481eb76521312f93.rlib", "mpi-sys"),
+            ("libmana_adapter.so", "mana-adapter"),
+            ("mana_adapter-8769e133fb464bdb.d", "mana-adapter"),
+            ("libmpi_std-570a29fb616637cc.rmeta", "mpi-std"),
+            ("libc-55ee3c16a9c8d9f6", "c"),
+        ] {
+            assert_eq!(package(file), name);
+        }
+    }
 }
