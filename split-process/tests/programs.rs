@@ -266,7 +266,7 @@ fn a_handler_s_interruption_is_not_taken_for_ours() {
     let often: Vec<&str> = ["--checkpoint-after", "3"].repeat(400);
     let continued = run(split(&place, &often).arg(&program).arg(rounds));
     same("checkpointed and continued", &native, &continued);
-    // What is pending for the process as a whole is not this crate's to save.
+    killed_and_resumed(&place, &program, &[rounds], &native);
     killed_and_resumed(&place, &program, &[rounds, "raise"], &native);
 }
 

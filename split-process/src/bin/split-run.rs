@@ -92,6 +92,7 @@ fn checkpoint(image: &Path, fork: bool) -> Result<(), Error> {
     let mut context = CaptureContext::new(inherited, &ranges);
     context.lower_descriptor = &|fd| fd >= split_process::LOWER_FD_BASE;
     context.virtual_tid = &split_process::virtual_tid;
+    context.pending_signals = !(1 << (split_process::PARK_SIGNAL - 1));
     let mut blobs = MemoryBlobs::new();
     let captured = process_state::capture(&context, &mut blobs)?;
     for warning in &captured.warnings {
