@@ -81,7 +81,8 @@ pub fn begin_job(world: Option<WorldCollective>, thread_level: i32) -> Result<()
             spawn_agent(&place)?;
             Ok(place)
         });
-        match agree(&asker, begun, consequence()) {
+        let ends = job().spec.config.on_error == OnError::Stop;
+        match agree(&asker, begun, consequence(), ends) {
             Ok(place) => {
                 asker.done(Ok(()));
                 serve(&place, &commands);
@@ -141,7 +142,7 @@ pub fn recover(
             }
             Ok((place, recovered))
         });
-        match agree(&asker, found, "") {
+        match agree(&asker, found, "", true) {
             Ok((place, recovered)) => {
                 let resume = recovered.as_ref().map(|recovered| Resume {
                     recovered: Arc::clone(recovered),

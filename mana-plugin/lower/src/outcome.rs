@@ -8,20 +8,27 @@ use crate::{messages, Failure};
 
 /// A failure that has been told: nobody says it again.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct Told(String);
+#[error("{text}")]
+pub struct Told {
+    text: String,
+    /// No rank goes on after it.
+    all_end: bool,
+}
 
-/// Every rank's outcome becomes one. `tail` is put behind what is said.
+/// Every rank's outcome becomes one. `tail` is put behind what is said; `ends` tells whether a failure ends this rank.
 pub fn agree<R>(
     all: &dyn Collective,
     outcome: Result<R, Failure>,
     tail: &str,
+    ends: bool,
 ) -> Result<R, Failure> {
     let mine = outcome.as_ref().err().map(ToString::to_string);
     // If the ranks cannot talk, each has only its own words.
-    let Ok(texts) = gather(all, "how the start went", &mine) else {
+    let Ok(told) = gather(all, "how the start went", &(mine.clone(), ends)) else {
         return outcome;
     };
+    let all_end = told.iter().all(|(_, ends)| *ends);
+    let texts: Vec<Option<String>> = told.into_iter().map(|(text, _)| text).collect();
     let Some((first, text)) = texts
         .iter()
         .enumerate()
@@ -37,15 +44,18 @@ pub fn agree<R>(
     }
     // A launcher kills everyone as soon as one ends: nobody does before all have spoken.
     let _ = all.barrier();
-    Err(Box::new(Told(format!("rank {first}: {text}"))))
+    Err(Box::new(Told {
+        text: format!("rank {first}: {text}"),
+        all_end,
+    }))
 }
 
 /// The end of a process that cannot go on; says why unless that was said. What was told has failed on all
-/// ranks, and is known on their MPI threads: all leave MPI, so that each ends with its own exit code. MPICH's
-/// launcher would kill those that are slower than the first, and may report its own signal (9) for the job.
+/// ranks, and is known on their MPI threads: if it ends all of them, they leave MPI together, so that each ends with its
+/// own exit code. MPICH's launcher would kill those that are slower than the first, and may report its own signal (9).
 pub fn fail(error: &(dyn std::error::Error + 'static)) -> ! {
-    if error.is::<Told>() {
-        if let Some(world) = mana_plugin::world_collective() {
+    if let Some(told) = error.downcast_ref::<Told>() {
+        if let Some(world) = mana_plugin::world_collective().filter(|_| told.all_end) {
             world.leave();
         }
         messages::end()

@@ -118,7 +118,7 @@ pub fn report(context: &Context) -> Result<Verdict> {
         Job::start(command, directory)?.wait(SHORT)
     };
     let made = mana(&["report", "--output", "page.html", "--mtbf", "job=400000"])?;
-    says(made.expect(0)?, &["57 checkpoints, 2 starts"])?;
+    says(made.expect(0)?, &["checkpoints: 57, starts: 2"])?;
     let text = std::fs::read_to_string(&page)?;
     ensure!(
         !text.contains("http:") && !text.contains("https:") && !text.contains("src="),
