@@ -505,6 +505,7 @@ pub fn exiting(code: i32) {
     if let Some(table) = split_process::tree::table() {
         table.set_ended();
     }
+    interface::ending();
     exit(code, END);
     if mana_plugin::finalised() {
         // Some MPIs take leave of their launcher in a handler of exit: it takes a process that ends

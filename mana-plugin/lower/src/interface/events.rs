@@ -128,6 +128,15 @@ pub fn after() {
     }
 }
 
+/// The program ends: callbacks of what it was told last (a restart just before) may still be under way.
+pub fn ending(limit: Duration) {
+    if let Some(events) = events().filter(|_| !is_running_here()) {
+        if let Err(e) = settle(events, Instant::now() + limit) {
+            log::debug!("the program ends: {e}");
+        }
+    }
+}
+
 /// The memory is back in a new process, and none of the program's threads runs yet.
 pub fn restarted() {
     if let Some(events) = events() {

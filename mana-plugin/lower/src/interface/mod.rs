@@ -33,6 +33,8 @@ const MOST_EARLY: usize = 1000;
 
 /// Longest reason for a hold that is kept.
 const MAX_WHY: usize = 200;
+/// For callbacks that are under way when the program ends.
+const LAST_CALLBACKS: Duration = Duration::from_secs(2);
 
 /// Publishes the slots. Before the program runs.
 pub fn install() -> Result<(), Failure> {
@@ -83,6 +85,11 @@ pub fn before_stop() -> Result<(), StepError> {
 pub fn after_release() {
     holds::open();
     events::after();
+}
+
+/// The program ends.
+pub fn ending() {
+    events::ending(LAST_CALLBACKS);
 }
 
 /// The program is about to go on in a new process.

@@ -45,7 +45,7 @@ const TREES: &[Tree] = &[
         shows: "multiprocessing: a pool, a queue, a lock, a shared counter: killed and resumed",
         source: "pool.py",
         fast: &["10", "0"],
-        slow: &["10", "120"],
+        slow: &["10", "250"],
         modules: "multiprocessing",
         processes: 6,
     },

@@ -10,19 +10,19 @@ const TIMEOUT: &str = "checkpoint_timeout=2";
 
 pub fn watchdog(stage: &Stage) -> Result<()> {
     let mut job: Job = stage.started(&stage.setup, &["--set", TIMEOUT])?;
-    // Until a rank is inside the collective that the others have not called.
-    let mut given_up = stage.mana("status", &["--checkpoint", "--wait"])?;
-    for _ in 0..20 {
-        if given_up.code() != 0 {
-            break;
-        }
-        given_up = stage.mana("status", &["--checkpoint", "--wait"])?;
-    }
     let words = [
         "abandoned in step gate",
         "ranks 0-2 wait for rank 3",
         "has not called collective number 1 of 1 on MPI_COMM_WORLD",
     ];
+    // Until all ranks but one wait, one of them inside the collective that the others have not called.
+    let mut given_up = stage.mana("status", &["--checkpoint", "--wait"])?;
+    for _ in 0..20 {
+        if words.iter().all(|word| given_up.stderr.contains(word)) {
+            break;
+        }
+        given_up = stage.mana("status", &["--checkpoint", "--wait"])?;
+    }
     ensure!(given_up.code() == 99, "{}", given_up.report());
     for word in words {
         ensure!(
