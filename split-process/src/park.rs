@@ -151,6 +151,13 @@ fn signal(thread: &Thread) {
     }
 }
 
+/// This thread has ignored the park signal for a while: if one was sent to it, it is sent again.
+pub fn missed(thread: &Thread) {
+    let _ = thread
+        .park
+        .compare_exchange(SIGNALLED, REFUSED, Ordering::SeqCst, Ordering::SeqCst);
+}
+
 /// Asks every thread of the program to come out of the lower half (`pending`), without stopping it.
 pub fn set_pending(on: bool) {
     for thread in threads::live() {

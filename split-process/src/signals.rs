@@ -94,7 +94,7 @@ pub unsafe fn action(number: usize, new: usize, old: usize, size: usize) -> isiz
 
 /// Takes over the dispositions the process was started with (ignored signals stay ignored).
 pub fn inherit() {
-    for number in 1..=64usize {
+    for number in (1..=64usize).filter(|n| *n as i32 != PARK_SIGNAL) {
         let mut action = KernelSigaction::default();
         // SAFETY: the kernel fills the structure.
         let result = unsafe {
@@ -143,8 +143,18 @@ pub fn default_effect(number: usize) {
 
 /// Installs the park signal's handler.
 pub fn install_park() {
+    set_park(shim::park());
+}
+
+/// This process is about to execute a program: a park signal that comes now would find no handler in it, and end it.
+/// What is ignored stays so, and what was pending is gone.
+pub fn ignore_park() {
+    set_park(libc::SIG_IGN);
+}
+
+fn set_park(handler: usize) {
     let action = KernelSigaction {
-        handler: shim::park(),
+        handler,
         flags: SA_RESTORER | (libc::SA_SIGINFO | libc::SA_RESTART) as usize,
         restorer: shim::restorer(),
         mask: !0,

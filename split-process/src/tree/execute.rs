@@ -8,8 +8,8 @@ use std::ffi::{CStr, CString};
 use std::sync::atomic::Ordering;
 
 use crate::calls::{is_process, kernel_pid};
-use crate::signals;
 use crate::threads::Thread;
+use crate::{park, signals};
 
 /// What to execute in place of what a process of the tree asked for.
 pub struct Execute {
@@ -114,11 +114,20 @@ fn plainly(frame: &Frame, thread: &'static Thread, call: [usize; 6]) -> isize {
 /// The call itself, as if from the program: its mask, and not inside the lower half (whose depth
 /// outlives a child that borrows it).
 fn leave(frame: &Frame, thread: &'static Thread, number: usize, call: [usize; 6]) -> isize {
+    // A child that borrows memory has no control thread that could park it, and shares this thread's record.
+    let parkable = is_process();
+    if parkable {
+        signals::ignore_park();
+    }
     thread.with_block(|block| block.in_lower -= 1);
     signals::set_mask(frame.mask);
     // SAFETY: the program's call, or one whose words live in `thread.words`.
     let result = unsafe { sys::syscall(number, call) };
     signals::set_mask(!0);
     thread.with_block(|block| block.in_lower += 1);
+    if parkable {
+        signals::install_park();
+        park::missed(thread);
+    }
     result
 }
