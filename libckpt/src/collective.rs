@@ -14,6 +14,12 @@ pub trait Collective {
     /// # Errors
     /// When a rank is gone.
     fn allgather(&self, data: &[u8]) -> Result<Vec<Vec<u8>>, Error>;
+    /// What this rank does from here on, before it comes to the next operation: whoever waits for it can say so.
+    fn doing(&self, _what: &str) {}
+    /// The same for what may take as long as there is much to be moved: nobody gives up waiting for it.
+    fn moving(&self, what: &str) {
+        self.doing(what);
+    }
     /// Returns when all ranks have come.
     ///
     /// # Errors

@@ -187,9 +187,28 @@ impl Config {
         options: &BTreeMap<String, String>,
         environment: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Self, Error> {
+        Self::load_for(&keys::NAMES, explicit, options, environment)
+    }
+
+    /// The same for a command that looks at a job from outside, where the job's variables are not defined: a path that
+    /// names one of them is an error for the keys in `needed` only. Else `local_ckpt_dir` stays as it is written (nothing
+    /// is there), and the others count as not set.
+    ///
+    /// # Errors
+    /// When anything else in it cannot be used.
+    pub fn load_for(
+        needed: &[&str],
+        explicit: Option<&Path>,
+        options: &BTreeMap<String, String>,
+        environment: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Self, Error> {
         let file = file_in_use(explicit, environment);
         let mut values = keys::Values::default();
         for entry in gather(file.as_deref(), explicit.is_some(), options, environment)? {
+            let other = !needed.contains(&entry.key.as_str());
+            if other && values.leave(&entry.key, &entry.value, environment) {
+                continue;
+            }
             values.set(&entry.key, &entry.value, &entry.place, environment)?;
         }
         Ok(values.finish(file, environment))

@@ -110,6 +110,14 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether it may pass by itself: another start of the job may not meet it.
+    pub fn is_passing(&self) -> bool {
+        matches!(
+            self,
+            Self::Io { .. } | Self::Peer { .. } | Self::Collective { .. }
+        )
+    }
+
     /// For `map_err`.
     pub fn io(
         operation: &'static str,

@@ -1,8 +1,9 @@
 //! Named fault points: places where a test makes this process die, or its storage stop.
 //!
-//! *Points* ([`point`]) are steps of a checkpoint or of a recovery. `MANA_FAULT=<name>[:<n>][@<rank>]`
+//! *Points* ([`point`]) are steps of a checkpoint or of a recovery. `MANA_FAULT=<name>[:<n>][@<rank>][,hang]`
 //! makes a process kill itself with SIGKILL when it comes to point `<name>` for the `<n>`th time
-//! (default the first), on rank `<rank>` only if one is given. `docs/testing.md` lists the names.
+//! (default the first), on rank `<rank>` only if one is given. With `,hang` the thread that comes there stands
+//! still for good, as in a file system that does not answer. `docs/testing.md` lists the names.
 //!
 //! *Operations* ([`operation`]) are single changes of a file system. They are points too, named
 //! `store.<operation>`; besides, a test can put a [`Plan`] on a directory that makes one of them fail, or
@@ -34,9 +35,15 @@ struct Wanted {
     name: String,
     rank: Option<u32>,
     left: AtomicU64,
+    /// The thread stands still; the process lives.
+    hang: bool,
 }
 
 fn parse(text: &str) -> Option<Wanted> {
+    let (text, hang) = match text.strip_suffix(",hang") {
+        Some(text) => (text, true),
+        None => (text, false),
+    };
     let (text, rank) = match text.split_once('@') {
         Some((t, rank)) => (t, Some(rank.parse().ok()?)),
         None => (text, None),
@@ -49,6 +56,7 @@ fn parse(text: &str) -> Option<Wanted> {
         name: name.to_owned(),
         rank,
         left: AtomicU64::new(n),
+        hang,
     })
 }
 
@@ -58,7 +66,7 @@ fn wanted() -> Option<&'static Wanted> {
         let text = std::env::var("MANA_FAULT").ok()?;
         let parsed = parse(&text);
         if parsed.is_none() {
-            log::warn!("MANA_FAULT={text} is not <point>[:<n>][@<rank>]: ignored");
+            log::warn!("MANA_FAULT={text} is not <point>[:<n>][@<rank>][,hang]: ignored");
         }
         parsed
     };
@@ -89,10 +97,12 @@ fn arrived(name: &str) {
         return;
     }
     if wanted.left.fetch_sub(1, Ordering::Relaxed) == 1 {
-        // SAFETY: ends this process.
-        unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
+        if !wanted.hang {
+            // SAFETY: ends this process.
+            unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
+        }
         loop {
-            // SAFETY: waits for the signal.
+            // SAFETY: waits for a signal.
             unsafe { libc::pause() };
         }
     }
@@ -196,6 +206,10 @@ mod tests {
         assert_eq!(found.rank, Some(2));
         let found = parse("store.rename").expect("valid");
         assert_eq!((found.left.load(Ordering::Relaxed), found.rank), (1, None));
+        assert!(!found.hang);
+        let found = parse("open.local@2,hang").expect("valid");
+        assert_eq!((found.name.as_str(), found.rank), ("open.local", Some(2)));
+        assert!(found.hang);
         assert!(parse("a:b").is_none() && parse("a@").is_none());
     }
 

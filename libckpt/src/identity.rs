@@ -83,6 +83,50 @@ pub fn batch_job(environment: &dyn Fn(&str) -> Option<String>) -> Option<String>
     Some(job)
 }
 
+/// Whether `other` names what `ours` does in the batch job `batch_job` (the same program, arguments and directory), but
+/// in another batch job, as the same task and component of it, or outside one.
+pub fn is_elsewhere(ours: &str, batch_job: Option<&str>, other: &str) -> bool {
+    let own = batch_job.and_then(|job| ours.strip_prefix(job)?.strip_prefix('-'));
+    let Some(before) = other.strip_suffix(own.unwrap_or(ours)) else {
+        return false;
+    };
+    match (
+        before.strip_suffix('-').map(numbers),
+        batch_job.map(numbers),
+    ) {
+        // Outside a batch job; or a longer name that ends alike.
+        (None, ours) => before.is_empty() && ours.is_some() && own.is_some(),
+        (Some(Some(_)), None) => true,
+        (Some(Some(theirs)), Some(Some(ours))) => {
+            theirs.0 != ours.0 && (theirs.1, theirs.2) == (ours.1, ours.2)
+        }
+        _ => false,
+    }
+}
+
+/// The numbers in the name of a batch job: of the job, the array's task, the component.
+fn numbers(batch_job: &str) -> Option<(&str, Option<&str>, Option<&str>)> {
+    let (rest, component) = match batch_job.split_once('+') {
+        Some((rest, component)) => (rest, Some(component)),
+        None => (batch_job, None),
+    };
+    let (job, task) = match rest.split_once('_') {
+        Some((job, task)) => (job, Some(task)),
+        None => (rest, None),
+    };
+    let number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    let all = [Some(job), task, component];
+    all.into_iter()
+        .flatten()
+        .all(number)
+        .then_some((job, task, component))
+}
+
+/// Whether this process belongs to a job of a batch system.
+pub fn is_in_batch_job() -> bool {
+    batch_job(&|name: &str| std::env::var(name).ok()).is_some()
+}
+
 /// How often the batch system has started this job before; 0 outside one and at the first start.
 pub fn restart_count(environment: &dyn Fn(&str) -> Option<String>) -> u32 {
     environment("SLURM_RESTART_COUNT")
@@ -116,6 +160,26 @@ mod tests {
             ("SLURM_ARRAY_TASK_ID", "2"),
         ];
         assert!(of(&array, &[]).starts_with("7_2-lm_p-"));
+    }
+
+    #[test]
+    fn the_same_in_another_batch_job() {
+        let is = |job: Option<&str>, other: &str| {
+            let ours = match job {
+                Some(job) => format!("{job}-app-0badcafe"),
+                None => "app-0badcafe".into(),
+            };
+            is_elsewhere(&ours, job, other)
+        };
+        assert!(is(Some("12"), "11-app-0badcafe") && is(Some("12"), "app-0badcafe"));
+        assert!(!is(Some("12"), "12-app-0badcafe") && !is(Some("12"), "11-app-0badcaff"));
+        assert!(!is(Some("12"), "11-my-app-0badcafe") && !is(Some("12"), "my-app-0badcafe"));
+        // Tasks of one array are different jobs, those of two with one number are the same.
+        assert!(is(Some("12_3"), "11_3-app-0badcafe"));
+        assert!(!is(Some("12_3"), "12_4-app-0badcafe") && !is(Some("12_3"), "11_4-app-0badcafe"));
+        assert!(!is(Some("12"), "11_1-app-0badcafe") && is(Some("12+1"), "11+1-app-0badcafe"));
+        assert!(is(None, "11-app-0badcafe") && !is(None, "app-0badcafe"));
+        assert!(!is(None, "my-app-0badcafe"));
     }
 
     #[test]

@@ -9,11 +9,13 @@
 //! | `identity` | which job this is |
 //! | `topology` | nodes, partners |
 //! | `records` | job and incarnation records in the global directory |
+//! | `refusal` | word of a start that mana refused, for whoever would start again |
 //! | `store` | names and places of files, durable writing |
 //! | `image_file` | writing and verifying one image |
 //! | `manifest` | the record that commits a generation, completion records |
 //! | `transport` | copies between nodes |
 //! | `session` | one rank's part in taking generations |
+//! | `fence` | whether a newer start of the job has taken over |
 //! | `recovery` | choosing and fetching what to resume from |
 //! | `lines` | what is said, on standard error or in a file |
 //! | `offline` | what the tools ask of a store |
@@ -25,6 +27,7 @@ pub mod collective;
 pub mod config;
 mod error;
 pub mod fault;
+pub mod fence;
 pub mod identity;
 pub mod image_file;
 pub mod lines;
@@ -33,6 +36,7 @@ pub mod offline;
 pub mod published;
 pub mod records;
 pub mod recovery;
+pub mod refusal;
 pub mod session;
 pub mod simulation;
 pub mod store;

@@ -6,7 +6,7 @@
 //! `i` is written, `committed-<i>` once all nodes have one: a job that ends in between is asked of
 //! the nodes, any later one that finds no manifest has lost something.
 //!
-//! `end` says how the job ended. Ranks whose coordinator is gone cannot know that of each other: each
+//! `end-<i>` says how incarnation `i` ended; only the newest one's counts for the job. Ranks whose coordinator is gone cannot know that of each other: each
 //! leaves `ended-<i>/rank-<r>` with its exit code, and a job is finished when all are there with 0.
 
 use std::path::{Path, PathBuf};
@@ -41,6 +41,16 @@ pub struct Incarnation {
     pub created: u64,
     /// The batch system's restart count.
     pub restart_count: u32,
+    /// The batch system's name of the job it belongs to; restart counts of different ones cannot be compared.
+    pub batch_job: Option<String>,
+}
+
+impl Incarnation {
+    /// Whether it was started by this job of the batch system. (Of a heterogeneous job all components are one.)
+    pub fn is_of(&self, batch_job: &str) -> bool {
+        let whole = |name: &str| name.split('+').next().map(str::to_owned);
+        self.batch_job.as_deref().and_then(whole) == whole(batch_job)
+    }
 }
 
 /// Hash of a program's file (XXH3, 64 bits); `None` if it cannot be read.
@@ -70,6 +80,11 @@ pub enum End {
     /// Somebody ended it on purpose; it can be resumed, but not by itself.
     Stopped {
         /// Who or what asked for it.
+        reason: String,
+    },
+    /// It ended with a last checkpoint before an announced end, to go on from there (`at_end`).
+    Paused {
+        /// What announced the end.
         reason: String,
     },
 }
@@ -125,8 +140,8 @@ impl Records {
         self.store.root().join(format!("committing-{number}"))
     }
 
-    fn end_path(&self) -> PathBuf {
-        self.store.root().join("end")
+    fn end_path(&self, number: u32) -> PathBuf {
+        self.store.root().join(format!("end-{number}"))
     }
 
     fn ended_path(&self, number: u32) -> PathBuf {
@@ -174,8 +189,8 @@ impl Records {
         read_sealed(&self.path(number), INCARNATION)
     }
 
-    /// Records a new incarnation: gives it the next number, which nobody else gets, and forgets an
-    /// earlier end.
+    /// Records a new incarnation: gives it the next number, which nobody else gets. Earlier ends do not
+    /// count any more.
     ///
     /// # Errors
     /// When it cannot be written.
@@ -186,7 +201,6 @@ impl Records {
             incarnation.number = (self.newest()?).max(incarnation.number) + 1;
             let path = self.path(incarnation.number);
             if create_sealed(&path, INCARNATION, &incarnation)? {
-                remove_file(&self.end_path())?;
                 return Ok(incarnation);
             }
         }
@@ -248,17 +262,34 @@ impl Records {
         }
     }
 
-    /// Records the end.
+    /// The newest incarnation that has committed something.
+    ///
+    /// # Errors
+    /// When the directory exists and cannot be listed, or its record cannot be read.
+    pub fn newest_commit(&self) -> Result<Option<Incarnation>, Error> {
+        let all = names(self.store.root())?;
+        let numbers = all
+            .iter()
+            .filter_map(|n| n.strip_prefix("committed-")?.parse().ok());
+        numbers.max().map(|number| self.read(number)).transpose()
+    }
+
+    /// Records the end of incarnation `number`.
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn write_end(&self, end: &End) -> Result<(), Error> {
-        write_sealed(&self.end_path(), END, end)
+    pub fn write_end(&self, number: u32, end: &End) -> Result<(), Error> {
+        write_sealed(&self.end_path(number), END, end)
     }
 
-    /// The recorded end.
+    /// The recorded end of incarnation `number`.
+    pub fn end_of(&self, number: u32) -> Option<End> {
+        read_sealed(&self.end_path(number), END).ok()
+    }
+
+    /// The recorded end of the newest incarnation.
     pub fn end(&self) -> Option<End> {
-        read_sealed(&self.end_path(), END).ok()
+        self.newest().ok().and_then(|newest| self.end_of(newest))
     }
 
     /// Whether a newer start of the job exists.
@@ -299,7 +330,7 @@ impl Records {
         if newest == 0 {
             return Ok(JobState::New);
         }
-        if self.end() == Some(End::Finished) {
+        if self.end_of(newest) == Some(End::Finished) {
             return Ok(JobState::Finished);
         }
         let incarnation = self.read(newest)?;

@@ -15,6 +15,7 @@ use std::sync::PoisonError;
 use serde::{Deserialize, Serialize};
 
 use crate::collective::gather;
+use crate::fault::point;
 use crate::image_file::{verify, ImageName};
 use crate::manifest::{is_complete, Manifest};
 use crate::records::Commits;
@@ -129,7 +130,8 @@ pub fn recover(session: &Session, wish: Wish, all: &dyn Collective) -> Result<Ou
                 ),
             });
         }
-        let (mine, bad) = obtain(session, &view, &manifest);
+        all.moving(&format!("looking for its image of generation {id}"));
+        let (mine, bad) = obtain(session, &view, &manifest, all);
         let told = gather(
             all,
             "the choice of a generation",
@@ -192,7 +194,12 @@ impl View {
     fn gather(session: &Session, all: &dyn Collective) -> Result<Self, Error> {
         // A node whose storage cannot be listed holds nothing: that is the others' business, too.
         let local = match session.is_leader() {
-            true => held(session, session.local()).map_err(|e| e.to_string()),
+            true => {
+                let place = session.local().root().display();
+                all.doing(&format!("listing the checkpoints in {place}"));
+                point("recover.list");
+                held(session, session.local()).map_err(|e| e.to_string())
+            }
             false => Ok(Vec::new()),
         };
         let told = gather(all, "what the nodes hold", &(session.node, local))?;
@@ -210,6 +217,9 @@ impl View {
         // Only rank 0 reads the records: a shared file system may show others an older state.
         let records = session.records();
         let read = || -> Result<_, Error> {
+            let place = session.global().root().display();
+            all.doing(&format!("reading the job's records in {place}"));
+            point("recover.records");
             let newest = records.newest()?;
             let ancestry = records.ancestry(newest)?;
             let commits = records.commits(&ancestry);
@@ -358,6 +368,7 @@ fn obtain(
     session: &Session,
     view: &View,
     manifest: &Manifest,
+    all: &dyn Collective,
 ) -> (Option<(PathBuf, Source)>, Vec<String>) {
     let id = manifest.generation;
     let name: ImageName = session.image_name(id);
@@ -374,10 +385,19 @@ fn obtain(
             Source::Node(..) => own.clone(),
             Source::Global => session.global().image(id, session.rank, Copy::Own),
         };
+        let from = match source {
+            Source::Node(node, _) => format!(
+                "getting its image of generation {id} from node {}",
+                session.topology().names[node as usize]
+            ),
+            _ => format!("reading its image {}", path.display()),
+        };
+        all.moving(&from);
+        point("recover.image");
         let got = match source {
             Source::Node(node, copy) => transport::get(
                 &session.peers[node as usize],
-                &session.secret,
+                &transport::secret_of(&session.secret, node),
                 copy,
                 &path,
                 &name,

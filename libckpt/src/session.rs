@@ -1,7 +1,7 @@
 //! One rank's part in taking generations: where it is, what it writes, what its node keeps.
 //!
 //! ```text
-//!  open -> (recover) -> begin -> { write_image -> commit -> level_work* -> complete* -> prune | discard }* -> finish
+//!  open -> (recover) -> begin -> { write_image -> announce -> commit -> level_work* -> complete* -> prune | discard }* -> record_end -> clean_up
 //! ```
 //! The coordinator (`mana-control`) says when; this says how. All methods take `&self`, so that
 //! level work runs on a thread of its own.
@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::collective::gather;
 use crate::fault::point;
+use crate::identity;
 use crate::image_file::{self, ImageContent, ImageName, ImageReport};
 use crate::manifest::{is_complete, write_complete, Manifest};
 use crate::records::{program_hash, End, Incarnation, Records};
@@ -77,6 +78,7 @@ impl Session {
         secret: Secret,
         all: &dyn Collective,
     ) -> Result<Self, Error> {
+        all.doing("finding out which node it is on");
         let topology = Topology::discover(config, all)?;
         Self::with_topology(config, job, secret, topology, all)
     }
@@ -99,8 +101,11 @@ impl Session {
         let global = Store::global(config, job);
         let leader = topology.leader(node) == rank;
         let start = || {
+            all.doing(&format!("opening {}", local.root().display()));
+            point("open.local");
             local.refuse_if_foreign()?;
-            Server::start(local.clone(), job, secret, config.test_mode)
+            let own = transport::secret_of(&secret, node);
+            Server::start(local.clone(), job, own, config.test_mode)
         };
         let server = leader.then(start);
         let mine = match &server {
@@ -179,6 +184,11 @@ impl Session {
     /// When the global directory cannot be written.
     pub fn begin(&self, beginning: &Beginning, all: &dyn Collective) -> Result<Begun, Error> {
         let record = || {
+            all.doing(&format!(
+                "recording the start of the job in {}",
+                self.global.root().display()
+            ));
+            point("begin.record");
             let incarnation = Incarnation {
                 number: 0,
                 parent: beginning.parent,
@@ -188,6 +198,7 @@ impl Session {
                 program_hash: program_hash(&beginning.program),
                 created: now(),
                 restart_count: beginning.restart_count,
+                batch_job: identity::batch_job(&|name: &str| std::env::var(name).ok()),
             };
             self.records.begin(incarnation)
         };
@@ -243,9 +254,21 @@ impl Session {
         Ok(report)
     }
 
-    /// Makes a generation valid on this node: writes the manifest (each node's leader). Rank 0 first
-    /// notes in the global directory that something may be committed from now on. Refuses if a newer
-    /// start of the job exists.
+    /// Every image is durable, and no node has written the manifest yet: rank 0 notes in the global
+    /// directory that something may be committed from now on. Without that note nothing may be: a start
+    /// whose commits nobody knows of would look like one that never had any.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn announce(&self, generation: GenerationId) -> Result<(), Error> {
+        match self.rank {
+            0 => self.records.mark_committing(generation),
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes a generation valid on this node: writes the manifest (each node's leader), once it has been
+    /// announced. Refuses if a newer start of the job exists.
     ///
     /// # Errors
     /// When it cannot be written.
@@ -260,10 +283,6 @@ impl Session {
                 ours: generation.incarnation,
                 newest,
             });
-        }
-        if self.rank == 0 {
-            // Before the manifest: a commit nobody knows of would look like none was ever made.
-            self.records.mark_committing(generation)?;
         }
         point("commit.before");
         self.manifest(generation, level, images)
@@ -305,7 +324,7 @@ impl Session {
                 point("partner.before");
                 transport::put(
                     &self.peers[partner as usize],
-                    &self.secret,
+                    &transport::secret_of(&self.secret, partner),
                     &own,
                     &self.image_name(generation),
                     report,
@@ -481,21 +500,25 @@ impl Session {
         Ok(())
     }
 
-    /// Records the end (rank 0). After a normal end everything but (with `keep_after_end`) the newest
-    /// generation is deleted; after a failure everything is kept.
+    /// Records the end of the job, durably (rank 0).
     ///
     /// # Errors
-    /// When it cannot be written or deleted, or a newer start of the job exists.
-    pub fn finish(&self, incarnation: u32, end: &End) -> Result<(), Error> {
+    /// When it cannot be written, or a newer start of the job exists.
+    pub fn record_end(&self, incarnation: u32, end: &End) -> Result<(), Error> {
         self.refuse_if_superseded(incarnation)?;
-        if self.rank == 0 {
-            point("end.before");
-            self.records.write_end(end)?;
-            point("end.recorded");
-        }
-        if *end != End::Finished {
-            return Ok(());
-        }
+        point("end.before");
+        self.records.write_end(incarnation, end)?;
+        point("end.recorded");
+        Ok(())
+    }
+
+    /// After a normal end: deletes everything but (with `keep_after_end`) the newest generation. Only once
+    /// rank 0 has recorded that end: without it a restart needs the images, of every node.
+    ///
+    /// # Errors
+    /// When something cannot be deleted, or a newer start of the job exists.
+    pub fn clean_up(&self, incarnation: u32) -> Result<(), Error> {
+        self.refuse_if_superseded(incarnation)?;
         let ancestry = self.records.ancestry(incarnation).unwrap_or_default();
         let mut stores = Vec::new();
         if self.is_leader() {

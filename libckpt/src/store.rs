@@ -4,6 +4,7 @@
 //!  <global>/<job>/incarnation-<i>, committed-<i>, end        records of the job
 //!  <global>/<job>/gen-<i>.<n>/rank-<r>.img, manifest
 //!  <local>/<job>/gen-<i>.<n>/rank-<r>.img, partner/rank-<r>.img, manifest, complete-<level>
+//!  <local>/<job>/superseded-<i>                              a hint (see `fence`)
 //! ```
 //! In test mode `<local>` is `<local_ckpt_dir>/node<k>`. Files are 0600, directories 0700. A sealed
 //! file is a small record: magic, kind, length, bytes, XXH3-128 of all before.
@@ -18,6 +19,7 @@ use serde::de::DeserializeOwned;
 use serde::Serialize;
 
 use crate::fault::operation;
+use crate::fence;
 use crate::image_file::{verify, ImageName, ImageReport};
 use crate::{Config, Error, GenerationId};
 
@@ -135,13 +137,15 @@ impl Store {
         Ok(all)
     }
 
-    /// Deletes files in the making that a process left here when it died.
+    /// Deletes files in the making that a process left here when it died, and marks of starts that were taken
+    /// over from.
     ///
     /// # Errors
     /// When the directory cannot be listed or a file not deleted.
     pub(crate) fn remove_unfinished(&self) -> Result<(), Error> {
+        let left = |name: &str| name.contains(UNFINISHED) || name.starts_with(fence::PREFIX);
         let all = names(&self.root)?;
-        let mut unfinished = all.iter().filter(|n| n.contains(UNFINISHED));
+        let mut unfinished = all.iter().filter(|n| left(n));
         unfinished.try_for_each(|n| remove_file(&self.root.join(n)))
     }
 

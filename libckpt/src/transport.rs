@@ -1,7 +1,7 @@
 //! Copies of images between nodes, over connections of our own.
 //!
-//! Every node runs one [`Server`] over its store. Both sides prove that they know the job's secret
-//! (BLAKE3 keyed over role and both nonces); the session key, made from the same, authenticates
+//! Every node runs one [`Server`] over its store. Both sides prove that they know the node's secret, made of the job's
+//! ([`secret_of`]; BLAKE3 keyed over role and both nonces); the session key, made from the same, authenticates
 //! every frame with its number. A peer that does not know the secret, is silent, or sends frames of
 //! an impossible length is dropped. An image that arrives is verified before it gets its name.
 
@@ -23,8 +23,14 @@ use crate::store::{create, make_dir, publish, temporary, Copy};
 use crate::{Error, GenerationId};
 use frames::{Channel, FRAME};
 
-/// The job's secret.
+/// The job's secret, or a node's.
 pub type Secret = [u8; 32];
+
+/// What both ends of a connection to a node prove that they know. Nodes may have an address in common (that of a bridge of
+/// containers, say) and the same port by chance: whoever is reached there must be the node that was meant.
+pub fn secret_of(job: &Secret, node: u32) -> Secret {
+    *blake3::keyed_hash(job, format!("node {node}").as_bytes()).as_bytes()
+}
 
 /// A peer that says nothing for this long is gone.
 const SILENCE: Duration = Duration::from_secs(60);

@@ -50,6 +50,7 @@ fn life() {
             memory: Vec::new(),
         };
         let report = session.write_image(id, content).expect("image");
+        session.announce(id).expect("announced");
         session
             .commit(id, Level::Global, &[report])
             .expect("commit");
@@ -59,7 +60,8 @@ fn life() {
         }
         session.prune(1, &[]).expect("prune");
     }
-    session.finish(1, &End::Finished).expect("finish");
+    session.record_end(1, &End::Finished).expect("recorded");
+    session.clean_up(1).expect("cleaned up");
 }
 
 fn dies_at(point: &str, dir: &Path) {

@@ -36,6 +36,8 @@ fn write(session: &Session, id: GenerationId) -> ImageReport {
 fn checkpoint(session: &Session, all: &SimulatedRank, id: GenerationId) {
     let report = write(session, id);
     let images = gather(all, "images", &report).expect("images");
+    session.announce(id).expect("announced");
+    all.barrier().expect("barrier");
     if session.is_leader() {
         session.commit(id, Level::Global, &images).expect("commit");
     }

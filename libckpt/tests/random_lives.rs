@@ -253,6 +253,8 @@ fn take(
     let key = (id, session.rank());
     memory.lock().expect("memory").images.insert(key, bytes);
     let images = gather(all, "images", &report).expect("images");
+    session.announce(id).expect("announced");
+    barrier();
     if session.is_leader() && (taken.stop > Stop::Committed || mine) {
         session.commit(id, taken.level, &images).expect("commit");
         let bytes = fs::read(session.local().manifest(id)).expect("manifest");

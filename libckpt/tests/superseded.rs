@@ -42,6 +42,8 @@ fn write(session: &Session, id: GenerationId) -> ImageReport {
 fn checkpoint(session: &Session, all: &SimulatedRank, id: GenerationId, level: Level) {
     let report = write(session, id);
     let images = gather(all, "images", &report).expect("images");
+    session.announce(id).expect("announced");
+    all.barrier().expect("barrier");
     if session.is_leader() {
         session.commit(id, level, &images).expect("commit");
     }
@@ -80,7 +82,8 @@ fn a_superseded_start_deletes_and_records_nothing() {
             assert!(matches!(done, Err(Error::Superseded { .. })), "{done:?}");
         };
         refused(session.prune(old, &[]));
-        refused(session.finish(old, &End::Finished));
+        refused(session.record_end(old, &End::Finished));
+        refused(session.clean_up(old));
         all.barrier().expect("barrier");
         for store in [session.local(), session.global()] {
             assert_eq!(store.generations().expect("list"), [id(1, 1), id(2, 2)]);
@@ -154,11 +157,15 @@ fn the_normal_end_leaves_no_debris() {
             let image = session.local().generation(id(1, 2));
             fs::create_dir(&image).expect("debris");
             fs::write(image.join("rank-0.img.tmp-other-7"), b"half").expect("debris");
+            fs::write(session.local().root().join("superseded-1"), b"mark").expect("debris");
         }
         all.barrier().expect("barrier");
         session.discard(id(1, 2)).expect("discard");
         assert!(!session.local().generation(id(1, 2)).exists());
-        session.finish(1, &End::Finished).expect("finish");
+        if all.rank() == 0 {
+            session.record_end(1, &End::Finished).expect("recorded");
+        }
+        session.clean_up(1).expect("cleaned up");
     });
     for node in 0..RANKS {
         assert!(!Store::local(&c, "j", node).root().exists());
@@ -168,7 +175,7 @@ fn the_normal_end_leaves_no_debris() {
         .map(|e| e.expect("entry").file_name().into_string().expect("name"))
         .collect();
     left.sort();
-    assert_eq!(left, ["committed-1", "end", "incarnation-1"]);
+    assert_eq!(left, ["committed-1", "end-1", "incarnation-1"]);
 }
 
 #[test]

@@ -7,6 +7,30 @@
 use std::fmt::Write;
 use std::{env, fs, path::Path};
 
+/// What no library takes for a kind of split.
+const NO_SPLIT: &str = "-1";
+
+/// A kind of split as the library has it: an expression, and the condition under which that is its name. Open MPI has
+/// enumerators, which no `#ifdef` sees.
+fn split_type(name: &str) -> (String, &'static str) {
+    let own = name.to_owned();
+    match name {
+        "MPI_COMM_TYPE_SHARED" => (own, "1"),
+        // Before MPICH had the first, the other had its number.
+        "MPI_COMM_TYPE_RESOURCE_GUIDED" => ("4".into(), "!defined(OPEN_MPI)"),
+        "MPIX_COMM_TYPE_NEIGHBORHOOD" => (own, "defined(MPIX_COMM_TYPE_NEIGHBORHOOD)"),
+        "MPI_COMM_TYPE_HW_GUIDED" => (
+            own,
+            "defined(MPI_COMM_TYPE_HW_GUIDED) || defined(OPEN_MPI) && OMPI_MAJOR_VERSION >= 5",
+        ),
+        "MPI_COMM_TYPE_HW_UNGUIDED" => (
+            own,
+            "defined(MPI_COMM_TYPE_HW_UNGUIDED) || defined(OPEN_MPI) && OMPI_MAJOR_VERSION >= 5",
+        ),
+        _ => (own, "defined(OPEN_MPI)"),
+    }
+}
+
 /// Constants that a library of MPI 3.1 must have but may have as enumerators, so `#ifdef` is no test.
 fn always(name: &str) -> bool {
     name != "MPI_ERR_SESSION" && !name.starts_with("MPI_ERR_RMA_")
@@ -52,7 +76,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 .find(|(n, _)| n == name)
                 .map(|(_, v)| *v)
                 .ok_or_else(|| format!("{name} is no constant of the standard ABI"))?;
-            if always(name) {
+            if *kind == mpi_table::Kind::SplitType {
+                let (here, condition) = split_type(name);
+                let _ = writeln!(
+                    c,
+                    "#if {condition}\n  {{{value}, {here}}},\n#else\n  {{{value}, {NO_SPLIT}}},\n#endif"
+                );
+            } else if always(name) {
                 let _ = writeln!(c, "  {{{value}, {name}}},");
             } else {
                 let _ = writeln!(

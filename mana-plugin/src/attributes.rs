@@ -5,7 +5,7 @@
 //! never moves while the process lives; the stub copies the value to memory of the upper half.
 
 use crate::errors::{check, finish, function};
-use crate::state::{core, Keyval, Outcome};
+use crate::state::{core, Keyval, Outcome, PredefinedType};
 use crate::{entry, upcall};
 use mpi_std::*;
 use std::ffi::c_void;
@@ -87,6 +87,7 @@ fn list(kind: u8, object: u64) -> Outcome<&'static mut Vec<(i32, u64)>> {
     match kind {
         kind::COMM => core().comm(object).map(|(_, c)| &mut c.attributes),
         kind::WIN => core().window(object).map(|w| &mut w.attributes),
+        _ if object < PREDEFINED_END => core().predefined_type(object).map(|t| &mut t.attributes),
         _ => core().datatype_mut(object).map(|t| &mut t.attributes),
     }
 }
@@ -156,7 +157,21 @@ fn delete_all(kind: u8, object: u64) -> Outcome {
     Ok(())
 }
 
+/// Copies the attributes of `old` to `new`, which has none; if one cannot be copied, `new` has none again.
 fn copy_all(kind: u8, old: u64, new: u64) -> Outcome {
+    let copied = copy_each(kind, old, new);
+    if copied.is_err() {
+        while let Some((key, value)) = list(kind, new)?.pop() {
+            let _ = call_delete(new, key, value);
+            if let Some(i) = keyval_index(key) {
+                unhold(i);
+            }
+        }
+    }
+    copied
+}
+
+fn copy_each(kind: u8, old: u64, new: u64) -> Outcome {
     for (key, value) in list(kind, old)?.clone() {
         let Some(i) = keyval_index(key) else { continue };
         let Some(k) = core().state.keyvals.get(i).cloned() else {
@@ -199,7 +214,8 @@ pub fn delete_window(win: u64) -> Outcome {
 
 /// Copies a datatype's attributes to its duplicate.
 pub fn copy_type(old: u64, new: u64) -> Outcome {
-    if old < PREDEFINED_END {
+    let bare = |t: &PredefinedType| t.word != old || t.attributes.is_empty();
+    if old < PREDEFINED_END && core().state.predefined_types.iter().all(bare) {
         return Ok(());
     }
     copy_all(kind::DATATYPE, old, new)

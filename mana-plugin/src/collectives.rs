@@ -4,6 +4,7 @@
 //! Lower half. The entries themselves are written by `build.rs` from the procedure table: gate, real
 //! handles, call, leave. A non-blocking collective counts when it is started; a drain completes it.
 
+use crate::comms::identity;
 use crate::gate::{self, Gate, Passage};
 use crate::p2p::{self, Envelope};
 use crate::requests;
@@ -28,6 +29,30 @@ pub fn enter(index: u32, name: &'static &'static str) -> Outcome {
         Some(g) => pass(g, name),
         None => Err(MPI_ERR_COMM),
     }
+}
+
+/// Passes the gate of communicator `index` for a call that waits for processes outside it. What has passed: one
+/// number more with each, of a communicator of this process alone too. The gate of such a communicator lets
+/// everything through, since nobody else is waited for; here it would let this process into the library, where no
+/// stop finds it, while the others are held. So there is another one for these calls.
+pub fn enter_outwards(index: u32, name: &'static &'static str) -> Outcome<u64> {
+    let c = core();
+    let comm = c.state.comms.get(index).ok_or(MPI_ERR_COMM)?;
+    let own = comm.gate.ok_or(MPI_ERR_COMM)?;
+    let gate = match comm.processes() {
+        1 => outward(),
+        _ => own,
+    };
+    pass(gate, name)?;
+    Ok(gate.seq())
+}
+
+/// The gate of what this process begins alone with others.
+pub fn outward() -> &'static Gate {
+    let c = core();
+    let key = identity(&[u64::from_le_bytes(*b"outwards"), c.state.rank as u64]);
+    let new = || gate::create(key, 2, 0);
+    c.group_gates.entry((0, key)).or_insert_with(new)
 }
 
 /// Passes a gate.

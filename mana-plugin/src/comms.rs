@@ -8,12 +8,14 @@ use crate::collectives::{self, enter, leave};
 use crate::errors::{self, check, finish, put_string};
 use crate::gate;
 use crate::group::{self, Members};
-use crate::state::{core, Comm, Outcome, Topology, PRIVATE, SELF, WORLD};
+use crate::info::{self, Hints};
+use crate::state::{core, Comm, Outcome, PRIVATE, SELF, WORLD};
 use crate::topologies::topology_of;
-use crate::{attributes, dynamic, entry, failures, groups};
+use crate::{attributes, dynamic, entry, failures, farewells, groups, requests};
 use mpi_std::*;
 use std::collections::HashSet;
 use std::ffi::c_char;
+use std::sync::atomic::AtomicU64;
 use std::sync::Arc;
 
 /// Mixes words into an identity (FNV-1a over their bytes, then a finaliser).
@@ -28,7 +30,7 @@ pub fn identity(words: &[u64]) -> u64 {
 }
 
 /// World ranks of the members of a group that `ask` gets out of a real communicator.
-fn world_ranks(real: u64, ask: unsafe extern "C" fn(u64, *mut u64) -> i32) -> Outcome<Members> {
+pub fn world_ranks(real: u64, ask: unsafe extern "C" fn(u64, *mut u64) -> i32) -> Outcome<Members> {
     let procs = core().procs();
     let (mut mine, mut world, mut n) = (MPI_GROUP_NULL, MPI_GROUP_NULL, 0);
     // SAFETY: output arguments of ours, in this and the following calls.
@@ -48,7 +50,15 @@ fn world_ranks(real: u64, ask: unsafe extern "C" fn(u64, *mut u64) -> i32) -> Ou
     unsafe { (procs.MPI_Group_free)(&mut mine) };
     // SAFETY: as above.
     unsafe { (procs.MPI_Group_free)(&mut world) };
-    out.map(Arc::from)
+    out.map(shared)
+}
+
+/// A list of world ranks; all that are the same as the world's are one.
+fn shared(members: Vec<u32>) -> Members {
+    match core().state.comms.get(WORLD) {
+        Some(world) if world.members.as_ref() == members.as_slice() => world.members.clone(),
+        _ => Members::from(members),
+    }
 }
 
 impl Comm {
@@ -87,20 +97,10 @@ pub fn describe(
         foreign,
         gate: Some(gate::create(id, processes as u32, 0)),
         rank: group::rank_of(own, me).unwrap_or(MPI_UNDEFINED),
-        members,
         local,
-        pending: 0,
-        freed: false,
-        drained: Default::default(),
-        synchronous: None,
         id,
-        seq: 0,
-        topology: Topology::Plain,
-        name: Vec::new(),
         errhandler,
-        attributes: Vec::new(),
-        info: Vec::new(),
-        buffer: None,
+        ..Comm::vacant(members)
     }
 }
 
@@ -115,6 +115,7 @@ fn adopt(real: u64, parent: u32, number: u64) -> Outcome<u64> {
 /// Takes a new real communicator in. `origin` is the same on all its members; communicators of the
 /// same origin have no member in common.
 pub fn adopt_as(real: u64, origin: &[u64], handler: u64) -> Outcome<u64> {
+    farewells::look();
     if real == MPI_COMM_NULL {
         return Ok(MPI_COMM_NULL);
     }
@@ -128,24 +129,37 @@ pub fn adopt_as(real: u64, origin: &[u64], handler: u64) -> Outcome<u64> {
     } else {
         (own, None)
     };
-    let all = || members.iter().chain(local.iter().flat_map(|l| l.iter()));
-    let lowest = all().copied().min().unwrap_or(0);
-    let mut words = origin.to_vec();
-    words.extend([lowest as u64, all().count() as u64]);
-    let id = identity(&words);
+    let id = identity_of(origin, &members, local.as_ref());
     let mut comm = describe(real, members, local, id, handler);
     if inter == 0 {
         comm.topology = topology_of(real)?;
     }
-    let c = core();
-    let index = c.state.comms.insert(comm).ok_or(MPI_ERR_OTHER)?;
-    errors::hold(handler);
-    publish(index);
-    let c = core();
-    if c.state.comms.get(index).is_some_and(|c| c.foreign) {
+    let foreign = comm.foreign;
+    let index = insert(comm)?;
+    if foreign {
         dynamic::count(1);
     }
-    Ok(c.comm_word(index))
+    Ok(core().comm_word(index))
+}
+
+/// The identity of a communicator of these members.
+fn identity_of(origin: &[u64], members: &Members, local: Option<&Members>) -> u64 {
+    let all = || members.iter().chain(local.iter().flat_map(|l| l.iter()));
+    let lowest = all().copied().min().unwrap_or(0);
+    let mut words = origin.to_vec();
+    words.extend([lowest as u64, all().count() as u64]);
+    identity(&words)
+}
+
+/// Stores a new communicator; its index.
+fn insert(comm: Comm) -> Outcome<u32> {
+    let c = core();
+    let (id, handler) = (comm.id, comm.errhandler);
+    let index = c.state.comms.insert(comm).ok_or(MPI_ERR_OTHER)?;
+    c.ids.insert(id, index);
+    errors::hold(handler);
+    publish(index);
+    Ok(index)
 }
 
 /// Tells the stub's cache about rank and size of a communicator.
@@ -203,12 +217,23 @@ fn dup(comm: u64, info: Option<u64>, out: *mut u64, name: &'static &'static str)
             // SAFETY: an output argument of ours.
             unsafe { (core().procs().MPI_Comm_dup)(real, new) }
         })?;
-        inherit(comm, new, info)?;
+        let made = inherit(comm, new, info);
+        let new = if made.is_ok() { new } else { drop_new(new) };
         // SAFETY: an output argument.
         unsafe { *out = new };
-        Ok(())
+        made
     })();
     finish(outcome, comm, name)
+}
+
+/// A communicator that was made, and whose attributes could not be copied, goes again, as in the libraries; the null
+/// handle. Where other members have kept it, it waits for them like any freed one.
+fn drop_new(new: u64) -> u64 {
+    if let Ok((index, comm)) = core().comm(new) {
+        failures::freed(comm.id);
+        let_go(index);
+    }
+    MPI_COMM_NULL
 }
 
 /// Attributes and hints of a duplicate.
@@ -216,7 +241,7 @@ fn inherit(old: u64, new: u64, info: Option<u64>) -> Outcome {
     let c = core();
     let hints = match info {
         None => c.comm(old)?.1.info.clone(),
-        Some(word) => crate::info::pairs(word).unwrap_or_default(),
+        Some(word) => info::pairs(word).unwrap_or_default(),
     };
     c.comm(new)?.1.info = hints;
     attributes::copy_comm(old, new)
@@ -232,11 +257,75 @@ pub unsafe extern "C" fn MPI_Comm_dup_with_info(comm: u64, info: u64, newcomm: *
     dup(comm, Some(info), newcomm, &NAME)
 }
 
-/// A duplication whose request is complete from the start. The real non-blocking call is of no use
-/// here: it delivers the handle at an unknown later time, and the duplicate's attributes have to be
-/// copied now. A program that needs another member to get on between this call and its wait, and has
-/// that member wait for it before duplicating, would wait for ever; none is known.
+/// A duplication that goes on while the program does. All of the duplicate is known from the start but its real
+/// handle, which the library writes when it has it: the request keeps the place, and hands it over when it is
+/// complete ([`Kept::duplicate`]). A drain completes it, like all collectives.
 unsafe fn idup(
+    comm: u64,
+    info: Option<u64>,
+    newcomm: *mut u64,
+    request: *mut u64,
+    name: &'static &'static str,
+) -> i32 {
+    let _guard = entry::enter();
+    if core().comm(comm).is_ok_and(|(_, c)| c.foreign) {
+        // SAFETY: the program's arguments.
+        return unsafe { idup_at_once(comm, info, newcomm, request, name) };
+    }
+    let outcome = (|| {
+        let (index, real) = collectives::comm(comm)?;
+        enter(index, name)?;
+        let started = start_dup(comm, index, real, info);
+        leave();
+        let (new, word) = started.unwrap_or((MPI_COMM_NULL, MPI_REQUEST_NULL));
+        // SAFETY: output arguments.
+        unsafe {
+            *newcomm = new;
+            *request = word;
+        }
+        started.map(|_| ())
+    })();
+    finish(outcome, comm, name)
+}
+
+/// Words of the duplicate and of the request.
+fn start_dup(comm: u64, index: u32, real: u64, info: Option<u64>) -> Outcome<(u64, u64)> {
+    let parent = core().state.comms.get(index).ok_or(MPI_ERR_COMM)?;
+    let number = parent.gate.map_or(0, |g| g.seq());
+    let (members, local) = (parent.members.clone(), parent.local.clone());
+    let id = identity_of(&[parent.id, number], &members, local.as_ref());
+    let topology = parent.topology.clone();
+    let mut made = describe(MPI_COMM_NULL, members, local, id, parent.errhandler);
+    made.topology = topology;
+    let at = insert(made)?;
+    let new = core().comm_word(at);
+    let place = Box::new(AtomicU64::new(0));
+    let mut request = MPI_REQUEST_NULL;
+    let call = core().procs().MPI_Comm_idup;
+    let started = inherit(comm, new, info).and_then(|()| {
+        // SAFETY: the place lives as long as the request.
+        check(entry::unlocked(|| unsafe {
+            call(real, place.as_ptr(), &mut request)
+        }))
+    });
+    if let Err(code) = started {
+        let handler = core().state.comms.get(at).map(|c| c.errhandler);
+        errors::release(handler.unwrap_or(MPI_ERRORS_RETURN));
+        forget(at);
+        publish(at);
+        return Err(code);
+    }
+    let word = collectives::started(index, request, Vec::new(), &[])?;
+    if let Some(i) = requests::index(word)? {
+        let kept = core().request(i)?.kept.get_or_insert_default();
+        kept.duplicate = Some((at, place));
+    }
+    Ok((new, word))
+}
+
+/// A duplication whose request is complete from the start: with processes outside the job, the members are
+/// known from the real communicator only.
+unsafe fn idup_at_once(
     comm: u64,
     info: Option<u64>,
     newcomm: *mut u64,
@@ -247,7 +336,6 @@ unsafe fn idup(
     if rc != MPI_SUCCESS {
         return rc;
     }
-    let _guard = entry::enter();
     let outcome = collectives::comm(comm)
         .and_then(|(index, _)| collectives::finished(index))
         .map(|w| {
@@ -308,6 +396,7 @@ fn with_group_of<T>(
 
 pub unsafe extern "C" fn MPI_Comm_create(comm: u64, group: u64, newcomm: *mut u64) -> i32 {
     static NAME: &str = "MPI_Comm_create";
+    let _guard = entry::enter();
     let ranks = core()
         .comm(comm)
         .map(|(index, _)| index)
@@ -378,16 +467,17 @@ pub unsafe extern "C" fn MPI_Comm_create_group(
             let size = members.len() as u32;
             let gate = *core()
                 .group_gates
-                .entry(key)
+                .entry((parent_id, key))
                 .or_insert_with(|| gate::create(key, size, 0));
             // MPICH 4.0.2 crashes here on a group that was taken from another communicator.
             let ranks = ranks_in(index, &members)?;
             collectives::pass(gate, &NAME)?;
+            let procs = core().procs();
             let call = |g| {
                 // SAFETY: an output argument of ours.
-                check(unsafe { (core().procs().MPI_Comm_create_group)(real, g, tag, &mut new) })
+                check(unsafe { (procs.MPI_Comm_create_group)(real, g, tag, &mut new) })
             };
-            let outcome = with_group_of(real, &ranks, call)
+            let outcome = entry::unlocked(|| with_group_of(real, &ranks, call))
                 .and_then(|()| adopt(new, index, key ^ gate.seq()));
             leave();
             new = outcome?;
@@ -407,6 +497,7 @@ pub unsafe extern "C" fn MPI_Comm_split(comm: u64, color: i32, key: i32, newcomm
     })
 }
 
+/// The hints say by what to split, and the library may add by what it has.
 pub unsafe extern "C" fn MPI_Comm_split_type(
     comm: u64,
     split_type: i32,
@@ -415,17 +506,47 @@ pub unsafe extern "C" fn MPI_Comm_split_type(
     newcomm: *mut u64,
 ) -> i32 {
     static NAME: &str = "MPI_Comm_split_type";
-    let _ = info;
-    create(comm, newcomm, &NAME, |real, new| {
-        // SAFETY: an output argument of ours.
-        unsafe { (core().procs().MPI_Comm_split_type)(real, split_type, key, MPI_INFO_NULL, new) }
-    })
+    let _guard = entry::enter();
+    let hints = match info::pairs(info).and_then(|pairs| Hints::new(info, &pairs)) {
+        Ok(hints) => hints,
+        Err(code) => return errors::raise(comm, code, NAME),
+    };
+    let given = hints.real();
+    let rc = create(comm, newcomm, &NAME, |real, new| {
+        // SAFETY: an output argument of ours, real handles.
+        let rc = unsafe { (core().procs().MPI_Comm_split_type)(real, split_type, key, given, new) };
+        if rc != MPI_SUCCESS {
+            explain_split(split_type);
+        }
+        rc
+    });
+    if rc == MPI_SUCCESS && split_type == MPI_COMM_TYPE_HW_UNGUIDED {
+        if let Err(code) = info::update(info, &hints) {
+            return errors::raise(comm, code, NAME);
+        }
+    }
+    rc
+}
+
+/// Says why a kind of split fails that the program may well know: this library has it not.
+fn explain_split(split_type: i32) {
+    let openmpi_s = (OMPI_COMM_TYPE_HWTHREAD..=OMPI_COMM_TYPE_CLUSTER).contains(&split_type);
+    let newer = (MPI_COMM_TYPE_HW_UNGUIDED..=MPI_COMM_TYPE_RESOURCE_GUIDED).contains(&split_type);
+    let what = match core().adapter.family {
+        Family::Mpich if openmpi_s => "Open MPI's kinds of hardware (OMPI_COMM_TYPE_*)",
+        Family::OpenMpi if newer => "MPI-4's kinds of hardware and resources",
+        _ => return,
+    };
+    log::error!(
+        "MPI_Comm_split_type by {what}: {} cannot",
+        core().state.library.version
+    );
 }
 
 /// Frees without waiting for the other members, as the libraries do. The descriptor stays, with its
 /// gate: what this member has started is still part of the safe point, and while another member has
-/// not freed the communicator a restart must make it on all of them. A drain finds out
-/// ([`forget_freed`]).
+/// not freed the communicator a restart must make it on all of them. That all have is found out by
+/// [`farewells`], or by a drain ([`forget_freed`]).
 unsafe fn free(comm: *mut u64, disconnect: bool, name: &'static str) -> i32 {
     let _guard = entry::enter();
     // SAFETY: an argument both in and out.
@@ -442,19 +563,27 @@ unsafe fn free(comm: *mut u64, disconnect: bool, name: &'static str) -> i32 {
             // SAFETY: a communicator of the library that is not used any more.
             check(entry::unlocked(|| unsafe { call(&mut real) }))?;
         }
-        let (_, info) = core().comm(word)?;
-        info.freed = true;
-        failures::freed(info.id);
-        let idle = info.pending == 0;
-        publish(index);
-        if idle {
-            bury(index);
-        }
+        failures::freed(core().comm(word)?.1.id);
+        let_go(index);
         // SAFETY: as above.
         unsafe { *comm = MPI_COMM_NULL };
         Ok(())
     })();
     finish(outcome, word, name)
+}
+
+/// Nobody in this process uses the communicator of that index any more, but for what is pending on it.
+pub fn let_go(index: u32) {
+    farewells::look();
+    let Some(comm) = core().state.comms.get_mut(index) else {
+        return;
+    };
+    comm.freed = true;
+    let idle = comm.pending == 0;
+    publish(index);
+    if idle {
+        bury(index);
+    }
 }
 
 /// Frees the real communicator of one that the program has freed and on which nothing is pending.
@@ -479,12 +608,29 @@ pub fn bury(index: u32) {
     }
     if alone {
         forget(index);
+    } else {
+        farewells::advance(index);
     }
 }
 
-fn forget(index: u32) {
-    if let Some(g) = core().state.comms.remove(index).and_then(|c| c.gate) {
+/// All members have freed the communicator of that index: what they have made of it by groups is over too.
+pub fn forget(index: u32) {
+    let c = core();
+    let Some(comm) = c.state.comms.remove(index) else {
+        return;
+    };
+    c.ids.remove(&comm.id);
+    c.state.heard.remove(&comm.id);
+    c.state.channels.forget(comm.id);
+    if let Some(g) = comm.gate {
         gate::destroy(g);
+    }
+    let of_groups = c.group_gates.range((comm.id, 0)..=(comm.id, u64::MAX));
+    let keys: Vec<(u64, u64)> = of_groups.map(|(key, _)| *key).collect();
+    for key in keys {
+        if let Some(g) = c.group_gates.remove(&key) {
+            gate::destroy(g);
+        }
     }
 }
 
@@ -508,6 +654,7 @@ pub fn forget_freed(alive: &HashSet<u64>) {
             forget(index);
         }
     }
+    farewells::purge();
 }
 
 pub unsafe extern "C" fn MPI_Comm_free(comm: *mut u64) -> i32 {
@@ -591,7 +738,7 @@ pub unsafe extern "C" fn MPI_Comm_get_name(
 
 pub unsafe extern "C" fn MPI_Comm_set_info(comm: u64, info: u64) -> i32 {
     let _guard = entry::enter();
-    let outcome = crate::info::pairs(info).and_then(|p| core().comm(comm).map(|(_, c)| c.info = p));
+    let outcome = info::pairs(info).and_then(|p| core().comm(comm).map(|(_, c)| c.info = p));
     finish(outcome, comm, "MPI_Comm_set_info")
 }
 
@@ -600,7 +747,7 @@ pub unsafe extern "C" fn MPI_Comm_get_info(comm: u64, info_used: *mut u64) -> i3
     let outcome = core()
         .comm(comm)
         .map(|(_, c)| c.info.clone())
-        .and_then(crate::info::make)
+        .and_then(info::make)
         .map(|w| {
             // SAFETY: an output argument.
             unsafe { *info_used = w };

@@ -144,6 +144,7 @@ fn sweep(word: u64) {
         MPI_COMBINER_F90_REAL | MPI_COMBINER_F90_COMPLEX | MPI_COMBINER_F90_INTEGER
     );
     let mut real = gone.real;
+    crate::ops::forget_type(real);
     // SAFETY: a datatype of the library that nothing uses; those of F90 must not be freed.
     if !f90 && unsafe { (c.procs().MPI_Type_free)(&mut real) } != MPI_SUCCESS {
         log::warn!("freeing a datatype failed");
@@ -186,10 +187,16 @@ pub unsafe extern "C" fn MPI_Type_dup(oldtype: u64, newtype: *mut u64) -> i32 {
         let new = create_inner(recipe(MPI_COMBINER_DUP, vec![], vec![], oldtype))?;
         let committed = oldtype < PREDEFINED_END || core().datatype(oldtype)?.committed;
         core().datatype_mut(new)?.committed = committed;
-        attributes::copy_type(oldtype, new)?;
+        let copied = attributes::copy_type(oldtype, new);
+        let mut word = new;
+        if copied.is_err() {
+            core().datatype_mut(new)?.held -= 1;
+            sweep(new);
+            word = MPI_DATATYPE_NULL;
+        }
         // SAFETY: an output argument.
-        unsafe { *newtype = new };
-        Ok(())
+        unsafe { *newtype = word };
+        copied
     })();
     finish(outcome, MPI_COMM_WORLD, "MPI_Type_dup")
 }
@@ -614,7 +621,7 @@ pub unsafe extern "C" fn MPI_Type_set_name(datatype: u64, type_name: *const c_ch
     let mut name = unsafe { errors::bytes_of(type_name) };
     name.truncate(MPI_MAX_OBJECT_NAME as usize - 1);
     let outcome = match datatype {
-        d if d < PREDEFINED_END => Ok(()),
+        d if d < PREDEFINED_END => core().predefined_type(d).map(|t| t.name = name),
         d => core().datatype_mut(d).map(|t| t.name = name),
     };
     finish(outcome, MPI_COMM_WORLD, "MPI_Type_set_name")
@@ -628,10 +635,11 @@ pub unsafe extern "C" fn MPI_Type_get_name(
     let _guard = entry::enter();
     let outcome = (|| {
         let name = if datatype < PREDEFINED_END {
-            PREDEFINED_DATATYPES
-                .iter()
-                .find(|p| p.handle == datatype)
-                .map_or(b"".as_slice(), |p| p.name.as_bytes())
+            // The null datatype has a name, too.
+            match core().predefined_type(datatype) {
+                Ok(t) => t.name.as_slice(),
+                Err(_) => b"MPI_DATATYPE_NULL",
+            }
         } else {
             core().datatype(datatype)?.name.as_slice()
         };

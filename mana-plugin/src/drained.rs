@@ -66,6 +66,11 @@ impl Queue {
         self.messages.remove(at)
     }
 
+    /// Leaves out what does not stay.
+    pub fn retain(&mut self, stays: impl Fn(&Drained) -> bool) {
+        self.messages.retain(stays);
+    }
+
     /// The message of one sender and tag after which `later` more of the same came.
     pub fn newest(&mut self, source: i32, tag: i32, later: u64) -> Option<&mut Drained> {
         let same = |m: &&mut Drained| (m.source, m.tag) == (source, tag);

@@ -5,14 +5,14 @@
 //! with such a process exists, nothing of the job can be brought back elsewhere, so checkpoints are
 //! refused ([`refusal`]); they work again when it has been disconnected.
 
-use crate::collectives::{self, enter, leave};
-use crate::comms::{adopt_as, identity};
+use crate::collectives::{self, enter_outwards, leave};
+use crate::comms::{self, adopt_as, identity};
 use crate::errors::{check, finish};
 use crate::group::Members;
 use crate::state::{core, Outcome};
-use crate::{entry, info};
+use crate::{entry, info::Hints, inter};
 use mpi_std::*;
-use std::ffi::{c_char, c_void, CString};
+use std::ffi::{c_char, c_void};
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 
 /// The first number of a process outside the job.
@@ -103,26 +103,19 @@ fn recognise(
     Ok(())
 }
 
-/// Runs `with` with a real info object that says what the program's says.
-fn with_real_info<T>(word: u64, with: impl FnOnce(u64) -> T) -> Outcome<T> {
-    let pairs = info::pairs(word).unwrap_or_default();
-    if pairs.is_empty() {
-        return Ok(with(MPI_INFO_NULL));
+/// What a new connection is known by, `mine` on this side. If all of it is within the job, it is brought back by a
+/// restart, for which both sides must know it alike.
+fn origin(real: u64, mine: u64) -> Outcome<u64> {
+    if real == MPI_COMM_NULL {
+        return Ok(mine);
     }
     let procs = core().procs();
-    let mut real = MPI_INFO_NULL;
-    // SAFETY: an output argument of ours.
-    check(unsafe { (procs.MPI_Info_create)(&mut real) })?;
-    for (key, value) in pairs {
-        if let (Ok(key), Ok(value)) = (CString::new(key), CString::new(value)) {
-            // SAFETY: strings of ours.
-            check(unsafe { (procs.MPI_Info_set)(real, key.as_ptr(), value.as_ptr()) })?;
+    for ask in [procs.MPI_Comm_group, procs.MPI_Comm_remote_group] {
+        if is_foreign(&comms::world_ranks(real, ask)?, None) {
+            return Ok(mine);
         }
     }
-    let out = with(real);
-    // SAFETY: an object of ours.
-    unsafe { (procs.MPI_Info_free)(&mut real) };
-    Ok(out)
+    inter::agree(real, mine)
 }
 
 /// A collective that connects: gate, call, adoption.
@@ -130,21 +123,22 @@ fn connect(
     comm: u64,
     out: *mut u64,
     name: &'static &'static str,
-    call: impl FnOnce(u64, &mut u64) -> Outcome<i32>,
+    hints: u64,
+    call: impl FnOnce(u64, u64, &mut u64) -> i32,
 ) -> i32 {
     let _guard = entry::enter();
     let outcome = (|| {
+        let hints = Hints::of(hints)?;
         let (index, real) = collectives::comm(comm)?;
         let info = core().comm(comm)?.1;
-        let (parent, handler, gate) = (info.id, info.errhandler, info.gate);
-        enter(index, name)?;
-        let number = gate.map_or(0, |g| g.seq());
+        let (parent, handler) = (info.id, info.errhandler);
+        let number = enter_outwards(index, name)?;
         let mut new = MPI_COMM_NULL;
         WAITING.fetch_add(1, Ordering::AcqRel);
-        let rc = entry::unlocked(|| call(real, &mut new));
-        let adopted = rc
-            .and_then(check)
-            .and_then(|()| adopt_as(new, &[identity(&[parent, number])], handler));
+        let rc = entry::unlocked(|| call(real, hints.real(), &mut new));
+        let adopted = check(rc)
+            .and_then(|()| origin(new, identity(&[parent, number])))
+            .and_then(|origin| adopt_as(new, &[origin], handler));
         WAITING.fetch_sub(1, Ordering::AcqRel);
         leave();
         let word = adopted?;
@@ -166,10 +160,10 @@ pub unsafe extern "C" fn MPI_Comm_spawn(
     array_of_errcodes: *mut i32,
 ) -> i32 {
     static NAME: &str = "MPI_Comm_spawn";
-    connect(comm, intercomm, &NAME, |real, new| {
+    connect(comm, intercomm, &NAME, info, |real, info, new| {
+        let call = core().procs().MPI_Comm_spawn;
         // SAFETY: the program's arguments, with real handles.
-        with_real_info(info, |info| unsafe {
-            let call = core().procs().MPI_Comm_spawn;
+        unsafe {
             call(
                 command,
                 argv,
@@ -180,7 +174,7 @@ pub unsafe extern "C" fn MPI_Comm_spawn(
                 new,
                 array_of_errcodes,
             )
-        })
+        }
     })
 }
 
@@ -196,44 +190,34 @@ pub unsafe extern "C" fn MPI_Comm_spawn_multiple(
     array_of_errcodes: *mut i32,
 ) -> i32 {
     static NAME: &str = "MPI_Comm_spawn_multiple";
+    let _guard = entry::enter();
     let is_root = core().comm(comm).is_ok_and(|(_, c)| c.rank == root);
     let n = if is_root { count.max(0) as usize } else { 0 };
     // SAFETY: the program's array, significant at the root.
-    let words: Vec<u64> = (0..n).map(|i| unsafe { *array_of_info.add(i) }).collect();
-    connect(comm, intercomm, &NAME, |real, new| {
-        let mut infos = vec![MPI_INFO_NULL; count.max(1) as usize];
-        fn each(
-            words: &[u64],
-            at: usize,
-            infos: &mut [u64],
-            go: &mut dyn FnMut(&[u64]) -> i32,
-        ) -> Outcome<i32> {
-            match words.split_first() {
-                None => Ok(go(infos)),
-                Some((word, rest)) => with_real_info(*word, |info| {
-                    if let Some(place) = infos.get_mut(at) {
-                        *place = info;
-                    }
-                    each(rest, at + 1, infos, go)
-                })?,
-            }
+    let words = (0..n).map(|i| unsafe { *array_of_info.add(i) });
+    let hints: Vec<Hints> = match words.map(Hints::of).collect() {
+        Ok(hints) => hints,
+        Err(code) => return finish(Err(code), comm, NAME),
+    };
+    let mut infos = vec![MPI_INFO_NULL; count.max(1) as usize];
+    for (place, hints) in infos.iter_mut().zip(&hints) {
+        *place = hints.real();
+    }
+    connect(comm, intercomm, &NAME, MPI_INFO_NULL, |real, _, new| {
+        // SAFETY: the program's arguments, with real handles.
+        unsafe {
+            (core().procs().MPI_Comm_spawn_multiple)(
+                count,
+                array_of_commands,
+                array_of_argv,
+                array_of_maxprocs,
+                infos.as_ptr(),
+                root,
+                real,
+                new,
+                array_of_errcodes,
+            )
         }
-        each(&words, 0, &mut infos, &mut |infos| {
-            // SAFETY: the program's arguments, with real handles.
-            unsafe {
-                (core().procs().MPI_Comm_spawn_multiple)(
-                    count,
-                    array_of_commands,
-                    array_of_argv,
-                    array_of_maxprocs,
-                    infos.as_ptr(),
-                    root,
-                    real,
-                    new,
-                    array_of_errcodes,
-                )
-            }
-        })
     })
 }
 
@@ -245,11 +229,9 @@ pub unsafe extern "C" fn MPI_Comm_accept(
     newcomm: *mut u64,
 ) -> i32 {
     static NAME: &str = "MPI_Comm_accept";
-    connect(comm, newcomm, &NAME, |real, new| {
+    connect(comm, newcomm, &NAME, info, |real, info, new| {
         // SAFETY: the program's arguments, with real handles.
-        with_real_info(info, |info| unsafe {
-            (core().procs().MPI_Comm_accept)(port_name, info, root, real, new)
-        })
+        unsafe { (core().procs().MPI_Comm_accept)(port_name, info, root, real, new) }
     })
 }
 
@@ -261,26 +243,30 @@ pub unsafe extern "C" fn MPI_Comm_connect(
     newcomm: *mut u64,
 ) -> i32 {
     static NAME: &str = "MPI_Comm_connect";
-    connect(comm, newcomm, &NAME, |real, new| {
+    connect(comm, newcomm, &NAME, info, |real, info, new| {
         // SAFETY: the program's arguments, with real handles.
-        with_real_info(info, |info| unsafe {
-            (core().procs().MPI_Comm_connect)(port_name, info, root, real, new)
-        })
+        unsafe { (core().procs().MPI_Comm_connect)(port_name, info, root, real, new) }
     })
 }
 
 pub unsafe extern "C" fn MPI_Comm_join(fd: i32, intercomm: *mut u64) -> i32 {
     static NAME: &str = "MPI_Comm_join";
-    connect(MPI_COMM_SELF, intercomm, &NAME, |_, new| {
-        // SAFETY: the program's socket: both halves share the descriptors.
-        Ok(unsafe { (core().procs().MPI_Comm_join)(fd, new) })
-    })
+    connect(
+        MPI_COMM_SELF,
+        intercomm,
+        &NAME,
+        MPI_INFO_NULL,
+        |_, _, new| {
+            // SAFETY: the program's socket: both halves share the descriptors.
+            unsafe { (core().procs().MPI_Comm_join)(fd, new) }
+        },
+    )
 }
 
-/// A local call with an info object.
+/// A call with an info object that asks the launcher.
 fn local(word: u64, name: &'static str, call: impl FnOnce(u64) -> i32) -> i32 {
     let _guard = entry::enter();
-    let outcome = with_real_info(word, call).and_then(check);
+    let outcome = Hints::of(word).and_then(|hints| check(entry::unlocked(|| call(hints.real()))));
     finish(outcome, MPI_COMM_WORLD, name)
 }
 

@@ -58,24 +58,32 @@ pub fn raise(comm: u64, code: i32, name: &str) -> i32 {
 pub fn handle_error(handler: u64, object: u64, code: i32, place: impl FnOnce() -> String) -> i32 {
     match handler {
         MPI_ERRORS_RETURN => code,
+        MPI_ERRORS_THROW_EXCEPTIONS => {
+            upcall::errhandler(0, object, code, handler);
+            code
+        }
         h if kind_of(h) == kind::ERRHANDLER && h >= PREDEFINED_END => {
             let function = core()
                 .state
                 .errhandlers
                 .get(index_of(h))
                 .map_or(0, |e| e.function);
-            upcall::errhandler(function, object, code);
+            upcall::errhandler(function, object, code, h);
             code
         }
         _ => {
+            let (name, on) = match handler {
+                MPI_ERRORS_ABORT => ("MPI_ERRORS_ABORT", object),
+                _ => ("MPI_ERRORS_ARE_FATAL", MPI_COMM_WORLD),
+            };
             log::error!(
-                "error in {}: {} (MPI_ERRORS_ARE_FATAL: the job is aborted)",
+                "error in {}: {} ({name}: the job is aborted)",
                 place(),
                 text(code)
             );
             // SAFETY: a query of a constant.
             let native = unsafe { (core().adapter.extras.error_code)(code) };
-            abort(MPI_COMM_WORLD, native)
+            abort(on, native)
         }
     }
 }

@@ -49,10 +49,21 @@ pub trait MpiHooks: Sync {
     /// the real `MPI_Abort`; returning makes the layer call that.
     fn aborting(&self, code: i32);
 
+    /// The program's name without directories, and its arguments, joined by blanks.
+    fn command(&self) -> (Vec<u8>, Vec<u8>) {
+        (Vec::new(), Vec::new())
+    }
+
     /// The program is about to open or delete a file through MPI, or a restart opens it again. `path` is
     /// absolute. What the library then does to it is for the surroundings to watch.
     fn file_named(&self, path: &std::path::Path) {
         let _ = path;
+    }
+
+    /// In a drain: a file is open for writing, and no operation on it is under way. `first`: of the processes that
+    /// have it open, this is the one who does what is to be done once.
+    fn file_stays_open(&self, path: &std::path::Path, first: bool) {
+        let _ = (path, first);
     }
 
     /// In a drain, on all ranks or on none: no operation on a file is under way anywhere in the job, and

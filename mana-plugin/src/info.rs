@@ -1,5 +1,5 @@
-//! Info objects, wholly here. None is passed to the library: their hints are about how the library
-//! works inside, which is not the program's when a checkpoint layer is between.
+//! Info objects, wholly here. The library gets one of its own ([`Hints`]) where the hints say what is to be
+//! done; hints about how the library works inside are kept and not passed on.
 //!
 //! Lower half.
 
@@ -13,6 +13,9 @@ use std::ffi::{c_char, c_void};
 pub type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
 
 fn table(word: u64) -> Outcome<&'static mut Pairs> {
+    if word == MPI_INFO_ENV {
+        return Ok(&mut core().state.environment);
+    }
     if kind_of(word) != kind::INFO {
         return Err(MPI_ERR_INFO);
     }
@@ -23,12 +26,30 @@ fn table(word: u64) -> Outcome<&'static mut Pairs> {
         .ok_or(MPI_ERR_INFO)
 }
 
-/// What an info object holds; nothing for the null object and the environment's.
+/// What an info object holds; nothing for the null object.
 pub fn pairs(word: u64) -> Outcome<Pairs> {
     match word {
-        MPI_INFO_NULL | MPI_INFO_ENV => Ok(Vec::new()),
+        MPI_INFO_NULL => Ok(Vec::new()),
         w => table(w).map(|p| p.clone()),
     }
+}
+
+/// Notes what the library says of the job, at its beginning: a resume changes nothing of it. The command that
+/// the library knows is ours; the program gets its own.
+pub fn learn_environment() {
+    let c = core();
+    let Ok(mut found) = pairs_of(MPI_INFO_ENV) else {
+        return;
+    };
+    if found.iter().any(|(key, _)| key == b"command") {
+        let (command, arguments) = c.hooks.command();
+        found.retain(|(key, _)| key != b"command" && key != b"argv");
+        if !arguments.is_empty() {
+            found.insert(0, (b"argv".to_vec(), arguments));
+        }
+        found.insert(0, (b"command".to_vec(), command));
+    }
+    c.state.environment = found;
 }
 
 /// [`pairs`] of an object that must be one.
@@ -53,6 +74,102 @@ pub fn make(pairs: Pairs) -> Outcome<u64> {
         .ok_or(MPI_ERR_OTHER)
 }
 
+/// An info object of the library, for one call.
+pub struct Hints(u64);
+
+impl Hints {
+    /// One with these pairs; `word`: the program's object, of which the null one stays null.
+    pub fn new(word: u64, pairs: &Pairs) -> Outcome<Hints> {
+        if word == MPI_INFO_NULL {
+            return Ok(Hints(MPI_INFO_NULL));
+        }
+        let procs = core().procs();
+        let mut hints = Hints(MPI_INFO_NULL);
+        // SAFETY: an output argument of ours.
+        check(unsafe { (procs.MPI_Info_create)(&mut hints.0) })?;
+        for (key, value) in pairs {
+            let (key, value) = (text(key), text(value));
+            let (key, value) = (key.as_ptr().cast(), value.as_ptr().cast());
+            // SAFETY: strings of ours.
+            check(unsafe { (procs.MPI_Info_set)(hints.0, key, value) })?;
+        }
+        Ok(hints)
+    }
+
+    /// One that says what the program's object says; null if that is nothing.
+    pub fn of(word: u64) -> Outcome<Hints> {
+        let pairs = pairs(word).unwrap_or_default();
+        let word = if pairs.is_empty() {
+            MPI_INFO_NULL
+        } else {
+            word
+        };
+        Hints::new(word, &pairs)
+    }
+
+    /// Its handle.
+    pub fn real(&self) -> u64 {
+        self.0
+    }
+}
+
+impl Drop for Hints {
+    fn drop(&mut self) {
+        if self.0 != MPI_INFO_NULL {
+            // SAFETY: an object of ours.
+            unsafe { (core().procs().MPI_Info_free)(&mut self.0) };
+        }
+    }
+}
+
+/// What the library has added to an object of the program, in a call that was given `hints` made of it.
+pub fn update(word: u64, hints: &Hints) -> Outcome {
+    if hints.real() == MPI_INFO_NULL {
+        return Ok(());
+    }
+    let found = pairs_of(hints.real())?;
+    *table(word)? = found;
+    Ok(())
+}
+
+/// With a NUL at the end.
+pub fn text(bytes: &[u8]) -> Vec<u8> {
+    let mut out = bytes.to_vec();
+    out.push(0);
+    out
+}
+
+/// The pairs of an info object of the library.
+pub fn pairs_of(real: u64) -> Outcome<Pairs> {
+    let procs = core().procs();
+    let mut n = 0;
+    // SAFETY: output arguments of ours, in this and the following calls.
+    check(unsafe { (procs.MPI_Info_get_nkeys)(real, &mut n) })?;
+    let mut out = Pairs::new();
+    for i in 0..n {
+        let mut key = [0 as c_char; MPI_MAX_INFO_KEY as usize + 1];
+        // SAFETY: as above.
+        check(unsafe { (procs.MPI_Info_get_nthkey)(real, i, key.as_mut_ptr()) })?;
+        let mut value = [0 as c_char; MPI_MAX_INFO_VAL as usize + 1];
+        let mut flag = 0;
+        // SAFETY: as above; the buffer has one byte more than is said.
+        check(unsafe {
+            (procs.MPI_Info_get)(
+                real,
+                key.as_ptr(),
+                MPI_MAX_INFO_VAL,
+                value.as_mut_ptr(),
+                &mut flag,
+            )
+        })?;
+        if flag != 0 {
+            // SAFETY: strings that the library has ended.
+            out.push(unsafe { (bytes_of(key.as_ptr()), bytes_of(value.as_ptr())) });
+        }
+    }
+    Ok(out)
+}
+
 unsafe fn give(outcome: Outcome<u64>, out: *mut u64, name: &'static str) -> i32 {
     let outcome = outcome.map(|w| {
         // SAFETY: an output argument.
@@ -74,8 +191,9 @@ pub unsafe extern "C" fn MPI_Info_create_env(
 ) -> i32 {
     let _guard = entry::enter();
     let _ = (argc, argv);
+    let environment = core().state.environment.clone();
     // SAFETY: an output argument.
-    unsafe { give(make(Vec::new()), info, "MPI_Info_create_env") }
+    unsafe { give(make(environment), info, "MPI_Info_create_env") }
 }
 
 pub unsafe extern "C" fn MPI_Info_dup(info: u64, newinfo: *mut u64) -> i32 {
@@ -88,10 +206,14 @@ pub unsafe extern "C" fn MPI_Info_free(info: *mut u64) -> i32 {
     let _guard = entry::enter();
     // SAFETY: an argument both in and out.
     let word = unsafe { *info };
-    let outcome = table(word).map(|_| {
+    let outcome = table(word).and_then(|_| {
+        if word == MPI_INFO_ENV {
+            return Err(MPI_ERR_INFO);
+        }
         core().state.infos.remove(index_of(word));
         // SAFETY: as above.
         unsafe { *info = MPI_INFO_NULL };
+        Ok(())
     });
     finish(outcome, MPI_COMM_WORLD, "MPI_Info_free")
 }

@@ -8,14 +8,15 @@
 //! One side may have to wait inside for the other, which may be held at its gate: the gate that
 //! waits is opened then, as for every deadlock of gates.
 
-use crate::collectives::{self, enter, leave};
+use crate::collectives::{self, enter_outwards, leave};
 use crate::comms::{adopt_as, create, identity};
 use crate::errors::{check, finish};
 use crate::state::{core, Outcome};
 use crate::{entry, groups};
 use mpi_std::*;
 
-/// A number that both sides of the real inter-communicator compute alike from one of each side.
+/// A number that both sides of the real inter-communicator compute alike from one of each side. It waits for
+/// all members, so without the layer's lock: two threads of each process may be in here at once.
 pub fn agree(real: u64, mine: u64) -> Outcome<u64> {
     let procs = core().procs();
     let mut n = 0;
@@ -23,7 +24,7 @@ pub fn agree(real: u64, mine: u64) -> Outcome<u64> {
     check(unsafe { (procs.MPI_Comm_remote_size)(real, &mut n) })?;
     let mut theirs = vec![0u64; n.max(0) as usize];
     // SAFETY: one element, and a buffer of one element for each process of the other side.
-    check(unsafe {
+    check(entry::unlocked(|| unsafe {
         (procs.MPI_Allgather)(
             (&raw const mine).cast(),
             1,
@@ -33,7 +34,7 @@ pub fn agree(real: u64, mine: u64) -> Outcome<u64> {
             MPI_UINT64_T,
             real,
         )
-    })?;
+    }))?;
     let other = theirs.first().copied().unwrap_or(0);
     Ok(identity(&[mine.min(other), mine.max(other)]))
 }
@@ -54,15 +55,14 @@ pub unsafe extern "C" fn MPI_Intercomm_create(
         if info.local.is_some() {
             return Err(MPI_ERR_COMM);
         }
-        let (parent, rank, handler, gate) = (info.id, info.rank, info.errhandler, info.gate);
+        let (parent, rank, handler) = (info.id, info.rank, info.errhandler);
         let leads = rank == local_leader;
         let peer = if leads {
             core().comm(peer_comm)?.1.real
         } else {
             MPI_COMM_NULL
         };
-        enter(index, &NAME)?;
-        let number = gate.map_or(0, |g| g.seq());
+        let number = enter_outwards(index, &NAME)?;
         let mut new = MPI_COMM_NULL;
         let call = core().procs().MPI_Intercomm_create;
         // SAFETY: the program's arguments, with real handles.

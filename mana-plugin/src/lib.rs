@@ -25,14 +25,18 @@ pub mod checkpoint;
 mod collectives;
 mod comms;
 mod datatypes;
+mod deliveries;
 mod drained;
 mod dynamic;
 mod entry;
 mod errors;
 mod events;
+mod failed;
 mod failures;
+mod farewells;
 mod files;
 mod gate;
+mod gathering;
 mod generated;
 mod grequest;
 mod group;
@@ -43,6 +47,7 @@ mod inter;
 mod large;
 mod library;
 mod life;
+mod mail;
 mod memory;
 mod ops;
 mod p2p;
@@ -67,6 +72,7 @@ mod windows;
 mod world;
 
 pub use cache::enable as enable_comm_cache;
+pub use gathering::{gather, Gathered, Gatherer, Missing, Offer, FIRST_WORD};
 pub use hooks::{Go, Initialized, MpiHooks};
 pub use world::{world_collective, WorldCollective};
 
@@ -94,6 +100,8 @@ pub fn install(adapter: &'static AdapterTable, hooks: &'static dyn MpiHooks) -> 
             private: mpi_std::MPI_COMM_NULL,
             private_self: mpi_std::MPI_COMM_NULL,
             group_gates: Default::default(),
+            ids: Default::default(),
+            mail: Default::default(),
             orphans: Vec::new(),
             scratch: Default::default(),
         });

@@ -6,7 +6,7 @@
 use crate::errors::{self, check, finish, raise};
 use crate::state::{core, Outcome, SELF, WORLD};
 use crate::whereabouts::Place;
-use crate::{attributes, comms, entry, library, requests, Go, Initialized};
+use crate::{attributes, comms, entry, info, library, mail, requests, Go, Initialized};
 use mpi_std::*;
 use std::ffi::c_void;
 
@@ -39,26 +39,29 @@ fn with_signals_blocked<T>(f: impl FnOnce() -> T) -> T {
     out
 }
 
-/// Starts the real MPI at thread level `required` and makes our private communicators.
-pub fn begin(required: i32) -> Outcome {
+/// Starts the real MPI at thread level `required` and makes our private communicators. `None`: by `MPI_Init`, whose level
+/// the user may have told the library (`MPIR_CVAR_DEFAULT_THREAD_LEVEL`, `OMPI_MPI_THREAD_LEVEL`).
+pub fn begin(required: Option<i32>) -> Outcome {
     let c = core();
     let procs = c.procs();
     let mut provided = MPI_THREAD_SINGLE;
     let mut rc = MPI_SUCCESS;
     with_signals_blocked(|| {
         c.hooks.starting(&mut || {
-            // SAFETY: no arguments of the program are passed; the output argument is ours.
-            rc = unsafe {
-                (procs.MPI_Init_thread)(
-                    std::ptr::null_mut(),
-                    std::ptr::null_mut(),
-                    required,
-                    &mut provided,
-                )
+            let (argc, argv) = (std::ptr::null_mut(), std::ptr::null_mut());
+            rc = match required {
+                // SAFETY: no arguments of the program are passed; the output argument is ours.
+                Some(level) => unsafe { (procs.MPI_Init_thread)(argc, argv, level, &mut provided) },
+                // SAFETY: as above.
+                None => unsafe { (procs.MPI_Init)(argc, argv) },
             };
         });
     });
     check(rc)?;
+    if required.is_none() {
+        // SAFETY: as above.
+        check(unsafe { (procs.MPI_Query_thread)(&mut provided) })?;
+    }
     crate::ready::wait();
     let (mut rank, mut size) = (0, 0);
     // SAFETY: output arguments of ours, in this and the following calls.
@@ -75,14 +78,14 @@ pub fn begin(required: i32) -> Outcome {
     c.main_thread = unsafe { libc::gettid() };
     c.state.rank = rank;
     c.state.size = size;
-    c.state.thread_level = required;
+    c.state.thread_level = required.unwrap_or(provided);
     c.state.sent = vec![0; size as usize];
     c.state.received = vec![0; size as usize];
     c.active = true;
     Ok(())
 }
 
-fn init(required: i32, name: &'static str) -> Outcome<i32> {
+fn init(required: Option<i32>, name: &'static str) -> Outcome<i32> {
     let s = &core().state;
     if core().finalised || s.begun || s.ended {
         errors::raise(MPI_COMM_WORLD, MPI_ERR_OTHER, name);
@@ -94,7 +97,7 @@ fn init(required: i32, name: &'static str) -> Outcome<i32> {
 }
 
 /// Begins MPI, unless a session or `MPI_Init` has.
-fn begin_once(required: i32) -> Outcome {
+fn begin_once(required: Option<i32>) -> Outcome {
     if core().active {
         return Ok(());
     }
@@ -103,7 +106,7 @@ fn begin_once(required: i32) -> Outcome {
         c.active = true;
         // SAFETY: gettid has no preconditions.
         c.main_thread = unsafe { libc::gettid() };
-        c.state.thread_level = required;
+        c.state.thread_level = required.unwrap_or(c.provided);
     } else {
         begin(required)?;
     }
@@ -111,6 +114,7 @@ fn begin_once(required: i32) -> Outcome {
     comms::begin(c.state.rank, c.state.size);
     attributes::learn_predefined();
     library::learn();
+    info::learn_environment();
     c.hooks.initialized(Initialized {
         rank: c.state.rank,
         size: c.state.size,
@@ -126,7 +130,7 @@ pub fn begin_session(required: i32) -> Outcome {
         log::error!("MPI has ended with the last session, and cannot begin again");
         return Err(MPI_ERR_OTHER);
     }
-    begin_once(required)
+    begin_once(Some(required))
 }
 
 /// Ends a session by `remove`, and MPI if it was the last that needed it.
@@ -157,11 +161,7 @@ fn started(outcome: Outcome<i32>, provided: *mut i32, name: &'static str) -> i32
 
 pub unsafe extern "C" fn MPI_Init(argc: *mut i32, argv: *mut c_void) -> i32 {
     let _ = (argc, argv);
-    started(
-        init(MPI_THREAD_SINGLE, "MPI_Init"),
-        std::ptr::null_mut(),
-        "MPI_Init",
-    )
+    started(init(None, "MPI_Init"), std::ptr::null_mut(), "MPI_Init")
 }
 
 pub unsafe extern "C" fn MPI_Init_thread(
@@ -172,7 +172,7 @@ pub unsafe extern "C" fn MPI_Init_thread(
 ) -> i32 {
     let _ = (argc, argv);
     started(
-        init(required, "MPI_Init_thread"),
+        init(Some(required), "MPI_Init_thread"),
         provided,
         "MPI_Init_thread",
     )
@@ -209,6 +209,10 @@ fn end() -> Outcome {
         (core().hooks.finalizing() == Go::On).then_some(())
     })?;
     attributes::delete_comm(MPI_COMM_SELF)?;
+    if core().adapter.family == Family::Mpich {
+        attributes::delete_comm(MPI_COMM_WORLD)?;
+    }
+    mail::end()?;
     requests::reap();
     let c = core();
     let procs = c.procs();
@@ -239,6 +243,10 @@ pub unsafe extern "C" fn MPI_Finalize() -> i32 {
         }
         core().state.begun = false;
         core().state.ended = true;
+        if core().adapter.family == Family::OpenMpi {
+            // Whose functions are called when MPI says that it has ended.
+            let _ = attributes::delete_comm(MPI_COMM_WORLD);
+        }
         Ok(())
     })();
     finish(outcome, MPI_COMM_WORLD, "MPI_Finalize")

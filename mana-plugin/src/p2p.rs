@@ -8,7 +8,8 @@
 //! to self included, `MPI_PROC_NULL` not. A receive looks at drained messages first.
 
 use crate::buffers::Owner;
-use crate::drained::{Drained, Pattern};
+use crate::deliveries::deliver;
+use crate::drained::Pattern;
 use crate::errors::{check, finish};
 use crate::requests::{self, put_status, wait_index, wait_on, wait_real};
 use crate::state::{core, Core, Kept, Outcome, Phase, Request, SavedStatus, Work};
@@ -29,9 +30,6 @@ pub const SYNCHRONOUS: u8 = Extras::SEND_SYNCHRONOUS as u8;
 pub const READY: u8 = Extras::SEND_READY as u8;
 /// See [`STANDARD`].
 pub const BUFFERED: u8 = Extras::SEND_BUFFERED as u8;
-
-/// Tag of deliveries to this process itself.
-const DELIVERY: i32 = 7;
 
 /// The status of an operation with `MPI_PROC_NULL`.
 pub const NOBODY: Status = Status {
@@ -54,6 +52,29 @@ pub struct Envelope {
     pub tag: i32,
     /// Communicator's word.
     pub comm: u64,
+}
+
+impl Envelope {
+    /// What both libraries look at before anything else; where nothing is given to them it is done here.
+    #[cold]
+    pub fn check(&self, receive: bool) -> Outcome {
+        if self.count < 0 {
+            return Err(MPI_ERR_COUNT);
+        }
+        if self.datatype == MPI_DATATYPE_NULL {
+            return Err(MPI_ERR_TYPE);
+        }
+        core().real_type(self.datatype)?;
+        check_tag(self.tag, receive)
+    }
+}
+
+/// Whether a message can have a tag, or a receive ask for it.
+pub fn check_tag(tag: i32, receive: bool) -> Outcome {
+    match tag >= 0 || receive && tag == MPI_ANY_TAG {
+        true => Ok(()),
+        false => Err(MPI_ERR_TAG),
+    }
 }
 
 /// The pattern of a receive or probe.
@@ -166,47 +187,6 @@ pub unsafe fn start_recv(real_comm: u64, e: &Envelope) -> Outcome<u64> {
     Ok(real)
 }
 
-/// Puts a drained message into a buffer of the program: sent from this process to itself, so that the
-/// library unpacks, truncates and counts as it always does.
-pub unsafe fn deliver(message: &Drained, buf: u64, count: i32, datatype: u64) -> (Status, i32) {
-    let c = core();
-    let mut status = Status::EMPTY;
-    let datatype = match c.real_type(datatype) {
-        Ok(t) => t,
-        Err(code) => return (status, code),
-    };
-    let procs = c.procs();
-    let me = c.private_self;
-    let mut real = MPI_REQUEST_NULL;
-    // SAFETY: the program's receive buffer.
-    let rc = unsafe {
-        (procs.MPI_Irecv)(
-            buf as *mut c_void,
-            count,
-            datatype,
-            0,
-            DELIVERY,
-            me,
-            &mut real,
-        )
-    };
-    if rc != MPI_SUCCESS {
-        return (status, rc);
-    }
-    let data = &message.data;
-    let sent = crate::checkpoint::with_bytes(data.len() as u64, |count, bytes| {
-        // SAFETY: `data` is readable.
-        check(unsafe { (procs.MPI_Send)(data.as_ptr().cast(), count, bytes, 0, DELIVERY, me) })
-    })
-    .err()
-    .unwrap_or(MPI_SUCCESS);
-    // SAFETY: the receive above.
-    let rc = unsafe { (procs.MPI_Wait)(&mut real, &mut status) };
-    status.source = message.source;
-    status.tag = message.tag;
-    (status, if rc != MPI_SUCCESS { rc } else { sent })
-}
-
 /// Receives a drained message, if there is one that matches: its status, and the error class.
 ///
 /// # Safety
@@ -248,6 +228,15 @@ unsafe fn resumed_slow(cont: u64, status: *mut Status) -> Outcome {
     check(error)
 }
 
+/// The communicator's index of the operation that a stop interrupted, if there is one.
+#[inline(always)]
+pub fn interrupted() -> Option<u32> {
+    match thread::cont() {
+        0 => None,
+        cont => core().request(index_of(cont)).ok().map(|r| r.comm),
+    }
+}
+
 /// Leaves a pending operation for the repeated call.
 #[cold]
 fn leave_for_later(request: Request) -> i32 {
@@ -270,7 +259,7 @@ unsafe fn send(mode: u8, e: Envelope) -> Outcome {
     let (comm, info) = c.comm(e.comm)?;
     let real_comm = info.real;
     if e.peer == MPI_PROC_NULL {
-        return Ok(());
+        return e.check(false);
     }
     if e.peer as usize >= info.members.len() {
         return Err(MPI_ERR_RANK);
@@ -359,6 +348,7 @@ unsafe fn recv(e: Envelope, status: *mut Status) -> Outcome {
     let (comm, info) = c.comm(e.comm)?;
     let real_comm = info.real;
     if e.peer == MPI_PROC_NULL {
+        e.check(true)?;
         // SAFETY: as above.
         unsafe { put_status(status, &NOBODY) };
         return Ok(());
@@ -424,7 +414,8 @@ pub unsafe fn isend(mode: u8, e: Envelope) -> Outcome<u32> {
     let (comm, info) = c.comm(e.comm)?;
     let real_comm = info.real;
     if e.peer == MPI_PROC_NULL {
-        return c.insert_request(done(Work::Send(mode), comm, &e, Status::EMPTY, MPI_SUCCESS));
+        e.check(false)?;
+        return core().insert_request(done(Work::Send(mode), comm, &e, Status::EMPTY, MPI_SUCCESS));
     }
     if e.peer as usize >= info.members.len() {
         return Err(MPI_ERR_RANK);
@@ -486,7 +477,8 @@ pub unsafe fn irecv(e: Envelope) -> Outcome<u32> {
     let (comm, info) = c.comm(e.comm)?;
     let real_comm = info.real;
     if e.peer == MPI_PROC_NULL {
-        return c.insert_request(done(Work::Recv, comm, &e, NOBODY, MPI_SUCCESS));
+        e.check(true)?;
+        return core().insert_request(done(Work::Recv, comm, &e, NOBODY, MPI_SUCCESS));
     }
     if !info.drained.is_empty() {
         // SAFETY: the program's receive.
@@ -565,14 +557,11 @@ unsafe fn persistent(work: Work, e: Envelope, out: *mut u64, name: &'static str)
         if !valid && e.peer as usize >= info.members.len() {
             return Err(MPI_ERR_RANK);
         }
-        if e.count < 0 {
-            return Err(MPI_ERR_COUNT);
-        }
-        c.real_type(e.datatype)?;
+        e.check(work == Work::Recv)?;
         let mut r = request(work, comm, &e, MPI_REQUEST_NULL);
         r.phase = Phase::Inactive;
         r.persistent = true;
-        let i = c.insert_request(r)?;
+        let i = core().insert_request(r)?;
         // SAFETY: an output argument.
         unsafe { *out = requests::word(i) };
         Ok(())

@@ -3,7 +3,9 @@
 //!
 //! Lower half.
 
+use crate::deliveries;
 use crate::errors::{check, finish};
+use crate::failed;
 use crate::p2p::{self, pattern, Envelope, NOBODY};
 use crate::requests::{self, put_status};
 use crate::state::{core, Message, Outcome, Phase, SavedStatus, Work};
@@ -27,6 +29,7 @@ fn look(source: i32, tag: i32, comm: u64) -> Outcome<Option<Status>> {
     let c = core();
     let (_, info) = c.comm(comm)?;
     if source == MPI_PROC_NULL {
+        p2p::check_tag(tag, true)?;
         return Ok(Some(NOBODY));
     }
     if !info.drained.is_empty() {
@@ -100,6 +103,7 @@ fn extract(source: i32, tag: i32, comm: u64) -> Outcome<Option<(u64, Status)>> {
     let c = core();
     let (index, info) = c.comm(comm)?;
     if source == MPI_PROC_NULL {
+        p2p::check_tag(tag, true)?;
         return Ok(Some((MPI_MESSAGE_NO_PROC, NOBODY)));
     }
     let taken = info.drained.take(pattern(source, tag));
@@ -207,7 +211,7 @@ unsafe fn start(m: Message, buf: *mut c_void, count: i32, datatype: u64) -> Outc
             sender: m.sender,
         };
         // SAFETY: the program's buffer.
-        let (s, rc) = unsafe { p2p::deliver(&d, buf as u64, count, datatype) };
+        let (s, rc) = unsafe { deliveries::deliver(&d, buf as u64, count, datatype) };
         synchronous::acknowledge(d.sender);
         return Ok(Started::Done(s, rc));
     }
@@ -226,6 +230,7 @@ pub unsafe extern "C" fn MPI_Mrecv(
     status: *mut Status,
 ) -> i32 {
     let _guard = entry::enter();
+    let mut of = p2p::interrupted();
     let outcome = (|| {
         // SAFETY: the program's output argument.
         if let Some(outcome) = unsafe { p2p::resumed_matched(status) } {
@@ -244,6 +249,7 @@ pub unsafe extern "C" fn MPI_Mrecv(
         }
         let m = claim(word)?;
         let (comm, source, tag) = (m.comm, m.source, m.tag);
+        of = Some(comm);
         // SAFETY: the program's arguments.
         let started = unsafe { start(m, buf, count, datatype) }?;
         let e = Envelope {
@@ -269,7 +275,7 @@ pub unsafe extern "C" fn MPI_Mrecv(
         }
         outcome
     })();
-    finish(outcome, MPI_COMM_WORLD, "MPI_Mrecv")
+    finish_matched(outcome, of, "MPI_Mrecv")
 }
 
 pub unsafe extern "C" fn MPI_Imrecv(
@@ -280,6 +286,7 @@ pub unsafe extern "C" fn MPI_Imrecv(
     request: *mut u64,
 ) -> i32 {
     let _guard = entry::enter();
+    let mut of = None;
     let outcome = (|| {
         // SAFETY: an argument both in and out.
         let word = unsafe { *message };
@@ -297,6 +304,7 @@ pub unsafe extern "C" fn MPI_Imrecv(
         } else {
             let m = claim(word)?;
             comm = m.comm;
+            of = Some(comm);
             e.peer = m.source;
             e.tag = m.tag;
             // SAFETY: the program's arguments.
@@ -318,5 +326,18 @@ pub unsafe extern "C" fn MPI_Imrecv(
         unsafe { *message = MPI_MESSAGE_NULL };
         Ok(())
     })();
-    finish(outcome, MPI_COMM_WORLD, "MPI_Imrecv")
+    finish_matched(outcome, of, "MPI_Imrecv")
+}
+
+/// Ends an entry that receives a matched message, of a communicator's index if it was one.
+#[inline(always)]
+fn finish_matched(outcome: Outcome, of: Option<u32>, name: &'static str) -> i32 {
+    match outcome {
+        Ok(()) => MPI_SUCCESS,
+        Err(_) => failed::finish(
+            outcome,
+            of.map_or(failed::WORLD, failed::origin_matched),
+            name,
+        ),
+    }
 }

@@ -8,9 +8,10 @@ use crate::errors::{check, finish};
 use crate::p2p::{self, World};
 use crate::state::{core, Core, Outcome, Phase, Request, SavedStatus, Work};
 use crate::whereabouts::{Asked, Place};
-use crate::{entry, grequest, thread, upcall};
+use crate::{entry, failed, grequest, partitioned, thread, upcall};
 use mana_raw::layout::AGAIN;
 use mpi_std::*;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// The word of a request's index.
 #[inline(always)]
@@ -172,6 +173,12 @@ impl Core {
             p.tell(&mut r.status);
         }
         let charged = kept.charged.take();
+        if let Some((made, place)) = kept.duplicate.take() {
+            let real = place.load(Ordering::Acquire);
+            if let Some(c) = self.state.comms.get_mut(made).filter(|_| real != 0) {
+                c.real = real;
+            }
+        }
         if let Some(progress) = synchronous {
             self.complete_synchronous(comm, progress);
         }
@@ -381,6 +388,15 @@ pub fn wait_index_in(index: u32, call: &str) -> Outcome {
     }
     let mut real = r.real;
     let mut status = Status::EMPTY;
+    if r.work == Work::File && c.multiple && c.adapter.family == Family::OpenMpi {
+        // Open MPI 4.1.4 frees such a request while another thread may look at it: in a test almost always, in a wait
+        // almost never. What is waited for comes by itself, stop or not.
+        let wait = c.procs().MPI_Wait;
+        // SAFETY: as below.
+        let rc = entry::unlocked(|| unsafe { wait(&mut real, &mut status) });
+        core().complete(index, &status, rc);
+        return Ok(());
+    }
     // SAFETY: the request is active, so `real` is one of the library's.
     let rc = unsafe { wait_real(&mut real, &mut status, place) };
     if rc == AGAIN {
@@ -406,7 +422,7 @@ pub fn test_index(index: u32) -> bool {
     let c = core();
     let Ok(r) = c.request(index) else { return true };
     if r.unposted() {
-        return r.work == Work::Generalised && grequest::poll(index);
+        return test_unposted(index, r.work);
     }
     let mut real = r.real;
     let mut status = Status::EMPTY;
@@ -419,6 +435,21 @@ pub fn test_index(index: u32) -> bool {
     c.complete(index, &status, rc);
     finish_partner(index);
     true
+}
+
+/// [`test_index`] of what is not with the library.
+#[cold]
+fn test_unposted(index: u32, work: Work) -> bool {
+    if work == Work::Generalised {
+        return grequest::poll(index);
+    }
+    match partitioned::post(index) {
+        Ok(posted) => posted && test_index(index),
+        Err(code) => {
+            core().complete(index, &Status::EMPTY, code);
+            true
+        }
+    }
 }
 
 fn finish_partner(index: u32) {
@@ -450,6 +481,7 @@ pub unsafe extern "C" fn MPI_Wait(request: *mut u64, status: *mut Status) -> i32
     let _guard = entry::enter();
     // SAFETY: an argument both in and out.
     let word = unsafe { *request };
+    let mut origin = failed::WORLD;
     let outcome = (|| {
         let Some(i) = index(word)? else {
             // SAFETY: an output argument.
@@ -466,6 +498,9 @@ pub unsafe extern "C" fn MPI_Wait(request: *mut u64, status: *mut Status) -> i32
             if rc == AGAIN {
                 return Err(AGAIN);
             }
+            if rc != MPI_SUCCESS {
+                origin = failed::origin_alone(i);
+            }
             // SAFETY: the program's word.
             unsafe { settle(i, request, &s, rc) };
             // SAFETY: as above.
@@ -478,19 +513,18 @@ pub unsafe extern "C" fn MPI_Wait(request: *mut u64, status: *mut Status) -> i32
             unsafe { put_status(status, &Status::EMPTY) };
             return Ok(());
         }
+        origin = failed::before_alone(i);
         // SAFETY: as above.
         check(unsafe { hand_over(i, request, status) })
     })();
-    match outcome {
-        Ok(()) => MPI_SUCCESS,
-        o => finish(o, error_comm(word), "MPI_Wait"),
-    }
+    failed::finish(outcome, origin, "MPI_Wait")
 }
 
 pub unsafe extern "C" fn MPI_Test(request: *mut u64, flag: *mut i32, status: *mut Status) -> i32 {
     let _guard = entry::enter();
     // SAFETY: an argument both in and out.
     let word = unsafe { *request };
+    let mut origin = failed::WORLD;
     let outcome = (|| {
         let Some(i) = index(word)? else {
             // SAFETY: output arguments.
@@ -511,13 +545,11 @@ pub unsafe extern "C" fn MPI_Test(request: *mut u64, flag: *mut i32, status: *mu
             unsafe { put_status(status, &Status::EMPTY) };
             return Ok(());
         }
+        origin = failed::before_alone(i);
         // SAFETY: as above.
         check(unsafe { hand_over(i, request, status) })
     })();
-    match outcome {
-        Ok(()) => MPI_SUCCESS,
-        o => finish(o, error_comm(word), "MPI_Test"),
-    }
+    failed::finish(outcome, origin, "MPI_Test")
 }
 
 pub unsafe extern "C" fn MPI_Request_get_status(
@@ -532,8 +564,10 @@ pub unsafe extern "C" fn MPI_Request_get_status(
         let mut error = MPI_SUCCESS;
         if let Some(i) = index(request)? {
             // A generalised one is not polled here, as in MPICH.
-            done = match core().request(i)? {
-                r if r.work == Work::Generalised => r.phase != Phase::Active,
+            let r = core().request(i)?;
+            let flushes = r.kept.as_ref().is_some_and(|k| k.flushes.is_some());
+            done = match r.work {
+                Work::Generalised if !flushes => r.phase != Phase::Active,
                 _ => test_index(i),
             };
             let r = core().request(i)?;
@@ -610,6 +644,12 @@ pub unsafe extern "C" fn MPI_Cancel(request: *mut u64) -> i32 {
         let c = core();
         let r = c.request(i)?;
         match (r.work, r.phase) {
+            (Work::Recv, Phase::Active) if r.unposted() => {
+                let mut status = Status::EMPTY;
+                status.set_cancelled(true);
+                c.complete(i, &status, MPI_SUCCESS);
+                Ok(())
+            }
             (Work::Recv, Phase::Active) => {
                 r.telling = true;
                 let mut real = r.real;
@@ -679,6 +719,19 @@ pub fn reap() {
     }
     core().orphans.append(&mut still);
 }
+
+/// [`reap`], when there are many: as often as their number has doubled.
+#[inline]
+pub fn reap_many() {
+    static MANY: AtomicUsize = AtomicUsize::new(FEW);
+    if core().orphans.len() >= MANY.load(Ordering::Relaxed) {
+        reap();
+        MANY.store(FEW.max(2 * core().orphans.len()), Ordering::Relaxed);
+    }
+}
+
+/// So many that are left to themselves are nothing to look at.
+const FEW: usize = 256;
 
 /// The world rank of `rank` in communicator `comm`.
 pub fn world_of(comm: u32, rank: i32) -> Option<World> {

@@ -104,6 +104,13 @@ unsafe fn exchange(send: Envelope, receive: Envelope) -> Outcome<(u32, u32)> {
 /// # Safety
 /// The envelopes are the program's.
 unsafe fn replace(send: Envelope, receive: Envelope) -> Outcome<(u32, u32)> {
+    // Nothing is sent if nothing can be received.
+    receive.check(true)?;
+    let members = core().comm(receive.comm)?.1.members.len();
+    let known = receive.peer == MPI_PROC_NULL || receive.peer == MPI_ANY_SOURCE;
+    if !known && receive.peer as usize >= members {
+        return Err(MPI_ERR_RANK);
+    }
     let s = isend_packed(&send)?;
     // SAFETY: passed on; the data to send has been copied.
     let r = unsafe { irecv(receive) }?;
@@ -117,10 +124,12 @@ fn abandon(index: u32) {
         if r.phase == Phase::Active {
             let mut real = r.real;
             let mut status = Status::EMPTY;
+            let procs = c.procs();
             // SAFETY: an active receive of the library.
-            unsafe { (c.procs().MPI_Cancel)(&mut real) };
-            // SAFETY: as above; a cancelled receive completes by itself.
-            let rc = unsafe { (c.procs().MPI_Wait)(&mut real, &mut status) };
+            unsafe { (procs.MPI_Cancel)(&mut real) };
+            // A cancelled receive completes by itself, one that came too late with its message.
+            // SAFETY: as above.
+            let rc = entry::unlocked(|| unsafe { (procs.MPI_Wait)(&mut real, &mut status) });
             core().complete(index, &status, rc);
         }
     }
@@ -131,6 +140,7 @@ fn abandon(index: u32) {
 fn isend_packed(e: &Envelope) -> Outcome<u32> {
     let (comm, info) = core().comm(e.comm)?;
     let real_comm = info.real;
+    e.check(false)?;
     if e.peer == MPI_PROC_NULL {
         return core().insert_request(done(
             Work::Send(STANDARD),

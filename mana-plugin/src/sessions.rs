@@ -41,13 +41,13 @@ fn end(outcome: Outcome, word: u64, name: &'static str) -> i32 {
 
 fn raise(word: u64, code: i32, name: &'static str) -> i32 {
     let handler = session(word).map_or(MPI_ERRORS_ARE_FATAL, |s| s.errhandler);
-    if handler == MPI_ERRORS_RETURN {
+    if [MPI_ERRORS_RETURN, MPI_ERRORS_THROW_EXCEPTIONS].contains(&handler) {
         return code;
     }
     let function = core().state.errhandlers.get(index_of(handler));
     match function.filter(|_| kind_of(handler) == kind::ERRHANDLER) {
-        Some(handler) => {
-            upcall::errhandler(handler.function, word, code);
+        Some(found) => {
+            upcall::errhandler(found.function, word, code, handler);
             code
         }
         None => {
@@ -209,18 +209,22 @@ pub unsafe extern "C" fn MPI_Group_from_session_pset(
     end(outcome, session, "MPI_Group_from_session_pset")
 }
 
-/// Passes the gate of what `members` make under `tag`; what tells it from all they have made.
-fn pass(members: &[u32], tag: &[u8], name: &'static &'static str) -> Outcome<u64> {
+/// Passes the gate of what `members` make under `tag`, with others if `outwards`; what tells it from all they
+/// have made.
+fn pass(members: &[u32], tag: &[u8], outwards: bool, name: &'static &'static str) -> Outcome<u64> {
     let mut words = vec![u64::from_le_bytes(*b"sessions")];
     words.extend(tag.iter().map(|b| u64::from(*b)));
     words.push(u64::MAX);
     words.extend(members.iter().map(|m| u64::from(*m)));
     let key = identity(&words);
     let size = members.len() as u32;
-    let gates = &mut core().group_gates;
-    let gate = *gates
-        .entry(key)
-        .or_insert_with(|| gate::create(key, size, 0));
+    let gate = match (size, outwards) {
+        (1, true) => collectives::outward(),
+        _ => core()
+            .group_gates
+            .entry((0, key))
+            .or_insert_with(|| gate::create(key, size, 0)),
+    };
     collectives::pass(gate, name)?;
     Ok(identity(&[key, gate.seq()]))
 }
@@ -247,7 +251,7 @@ pub unsafe extern "C" fn MPI_Comm_create_from_group(
         let members = groups::members(group)?;
         let mut word = MPI_COMM_NULL;
         if members.contains(&(core().state.rank as u32)) {
-            let origin = pass(&members, &tag, &NAME)?;
+            let origin = pass(&members, &tag, false, &NAME)?;
             let made = entry::unlocked(|| comms::make_plain(&members))
                 .and_then(|real| adopt_as(real, &[origin], errhandler));
             collectives::leave();
@@ -288,7 +292,7 @@ pub unsafe extern "C" fn MPI_Intercomm_create_from_groups(
         } else {
             MPI_PROC_NULL
         };
-        let origin = pass(&local, &tag, &NAME)?;
+        let origin = pass(&local, &tag, true, &NAME)?;
         let made = entry::unlocked(|| {
             let mut own = comms::make_plain(&local)?;
             let c = core();

@@ -2,7 +2,8 @@
 //!
 //! Lower half.
 
-use crate::errors::{check, finish};
+use crate::errors::check;
+use crate::failed::{self, First};
 use crate::requests::{hand_over, index, put_status, test_index, wait_index_in};
 use crate::state::{core, Outcome, Phase, Scratch, Work};
 use crate::whereabouts::{Asked, Place};
@@ -71,9 +72,15 @@ unsafe fn index_at(requests: *const u64, at: u32) -> Outcome<u32> {
     index(unsafe { *requests.add(at as usize) })?.ok_or(MPI_ERR_REQUEST)
 }
 
-/// Hands all requests of an array over; `MPI_ERR_IN_STATUS` if one has an error.
-unsafe fn hand_over_all(count: i32, requests: *mut u64, statuses: *mut Status) -> Outcome {
-    let mut failed = false;
+/// Hands all requests of an array over; `MPI_ERR_IN_STATUS` if one has an error. `stop`: those behind the first that
+/// has one stay as they are (MPICH's `MPI_Waitall`).
+unsafe fn hand_over_all(
+    count: i32,
+    requests: *mut u64,
+    statuses: *mut Status,
+    stop: bool,
+    first: &mut First,
+) -> Outcome {
     for at in 0..count as usize {
         let status = if statuses.is_null() {
             statuses
@@ -85,9 +92,15 @@ unsafe fn hand_over_all(count: i32, requests: *mut u64, statuses: *mut Status) -
         let request = unsafe { requests.add(at) };
         // SAFETY: as above.
         let error = match index(unsafe { *request })? {
+            Some(_) if stop && first.is_some() => MPI_ERR_PENDING,
             Some(i) if core().request(i)?.phase == Phase::Done => {
+                let origin = failed::before(i);
                 // SAFETY: as above.
-                unsafe { hand_over(i, request, status) }
+                let error = unsafe { hand_over(i, request, status) };
+                if error != MPI_SUCCESS {
+                    first.get_or_insert((origin, error));
+                }
+                error
             }
             _ => {
                 // SAFETY: as above.
@@ -99,12 +112,10 @@ unsafe fn hand_over_all(count: i32, requests: *mut u64, statuses: *mut Status) -
         if let Some(s) = unsafe { status.as_mut() } {
             s.error = error;
         }
-        failed |= error != MPI_SUCCESS;
     }
-    if failed {
-        Err(MPI_ERR_IN_STATUS)
-    } else {
-        Ok(())
+    match first {
+        Some(_) => Err(MPI_ERR_IN_STATUS),
+        None => Ok(()),
     }
 }
 
@@ -116,6 +127,7 @@ unsafe fn wait_all_active(
     requests: *mut u64,
     statuses: *mut Status,
     scratch: &mut Scratch,
+    first: &mut First,
 ) -> Outcome<bool> {
     let n = usize::try_from(count).map_err(|_| MPI_ERR_COUNT)?;
     scratch.reals.clear();
@@ -142,7 +154,9 @@ unsafe fn wait_all_active(
         scratch.reals.push(r.real);
         scratch.places.push((index_of(word), at as u32));
     }
-    let out = if telling {
+    // Open MPI's handlers are told the error of the first request that has one, asked for or not.
+    let explained = telling || c.adapter.family == Family::OpenMpi;
+    let out = if explained {
         scratch
             .statuses
             .resize(n.max(scratch.statuses.len()), Status::EMPTY);
@@ -154,24 +168,24 @@ unsafe fn wait_all_active(
     let reals = scratch.reals.as_mut_ptr();
     let active = scratch.places.len() as i32;
     // SAFETY: the arrays have `active` elements and the requests are active.
-    let mut rc = entry::unlocked(|| unsafe { watch(active, reals, out, &entry::STOP) });
+    let mut rc = entry::unlocked(|| unsafe { watch(active, reals, out, telling, &entry::STOP) });
     if rc == AGAIN {
         let mut asked = Asked::default();
         while rc == AGAIN && asked.tell(|| first_open(scratch)) {
             // SAFETY: as above; nothing has changed in the arrays.
-            rc = entry::unlocked(|| unsafe { watch(active, reals, out, &entry::STOP) });
+            rc = entry::unlocked(|| unsafe { watch(active, reals, out, telling, &entry::STOP) });
         }
     }
     if rc != MPI_SUCCESS {
         // Nothing was lost: what completed says so below.
         for (k, (&real, &(index, _))) in scratch.reals.iter().zip(&scratch.places).enumerate() {
             if real == MPI_REQUEST_NULL {
-                let s = if telling {
+                let s = if explained {
                     scratch.statuses.get(k).copied().unwrap_or(Status::EMPTY)
                 } else {
                     Status::EMPTY
                 };
-                let error = if rc == MPI_ERR_IN_STATUS && telling {
+                let error = if rc == MPI_ERR_IN_STATUS && explained {
                     s.error
                 } else {
                     MPI_SUCCESS
@@ -179,11 +193,14 @@ unsafe fn wait_all_active(
                 core().complete(index, &s, error);
             }
         }
-        return if rc == AGAIN || !telling {
-            Err(rc)
-        } else {
-            Ok(false)
-        };
+        if rc == AGAIN {
+            return Err(rc);
+        }
+        if !explained {
+            // Which of them has failed is not known.
+            *first = scratch.places.first().map(|p| (failed::origin(p.0), rc));
+        }
+        return Ok(false);
     }
     // SAFETY: the program's arrays; all of these requests are complete.
     unsafe { settle_all(requests, statuses, scratch, telling) };
@@ -290,21 +307,27 @@ pub unsafe extern "C" fn MPI_Waitall(
 ) -> i32 {
     let _guard = entry::enter();
     let mut scratch = std::mem::take(&mut core().scratch);
+    let mut first = None;
+    let (requests, statuses) = (array_of_requests, array_of_statuses);
     // SAFETY: the program's arrays.
-    let fast =
-        unsafe { wait_all_active(count, array_of_requests, array_of_statuses, &mut scratch) };
+    let fast = unsafe { wait_all_active(count, requests, statuses, &mut scratch, &mut first) };
     core().scratch = scratch;
     let outcome = match fast {
         Ok(true) => return MPI_SUCCESS,
         // SAFETY: as above.
-        Ok(false) => unsafe { wait_all_mixed(count, array_of_requests, array_of_statuses) },
+        Ok(false) => unsafe { wait_all_mixed(count, requests, statuses, &mut first) },
         Err(code) => Err(code),
     };
-    finish(outcome, MPI_COMM_WORLD, "MPI_Waitall")
+    failed::finish_several(outcome, first, "MPI_Waitall")
 }
 
 /// Waits for all, one after the other: some are done, inactive, null, failed or not the library's.
-unsafe fn wait_all_mixed(count: i32, requests: *mut u64, statuses: *mut Status) -> Outcome {
+unsafe fn wait_all_mixed(
+    count: i32,
+    requests: *mut u64,
+    statuses: *mut Status,
+    first: &mut First,
+) -> Outcome {
     // SAFETY: the program's array.
     let a = unsafe { collect(count, requests) }?;
     for &at in &a.positions {
@@ -315,8 +338,9 @@ unsafe fn wait_all_mixed(count: i32, requests: *mut u64, statuses: *mut Status) 
         }
         wait_index_in(index, "MPI_Waitall")?;
     }
+    let stop = core().adapter.family == Family::Mpich && first.is_none();
     // SAFETY: as above.
-    unsafe { hand_over_all(count, requests, statuses) }
+    unsafe { hand_over_all(count, requests, statuses, stop, first) }
 }
 
 pub unsafe extern "C" fn MPI_Testall(
@@ -326,6 +350,7 @@ pub unsafe extern "C" fn MPI_Testall(
     array_of_statuses: *mut Status,
 ) -> i32 {
     let _guard = entry::enter();
+    let mut first = None;
     let outcome = (|| {
         // SAFETY: the program's array.
         let a = unsafe { collect(count, array_of_requests) }?;
@@ -341,12 +366,20 @@ pub unsafe extern "C" fn MPI_Testall(
         unsafe { *flag = all as i32 };
         if all {
             // SAFETY: as above.
-            unsafe { hand_over_all(count, array_of_requests, array_of_statuses) }
+            unsafe {
+                hand_over_all(
+                    count,
+                    array_of_requests,
+                    array_of_statuses,
+                    false,
+                    &mut first,
+                )
+            }
         } else {
             Ok(())
         }
     })();
-    finish(outcome, MPI_COMM_WORLD, "MPI_Testall")
+    failed::finish_several(outcome, first, "MPI_Testall")
 }
 
 /// One step of waiting for any: `Some(position)` of a done one.
@@ -396,6 +429,7 @@ pub unsafe extern "C" fn MPI_Waitany(
     status: *mut Status,
 ) -> i32 {
     let _guard = entry::enter();
+    let mut origin = failed::WORLD;
     let outcome = (|| {
         // SAFETY: the program's array.
         let mut a = unsafe { collect(count, array_of_requests) }?;
@@ -416,10 +450,11 @@ pub unsafe extern "C" fn MPI_Waitany(
         let request = unsafe { array_of_requests.add(at as usize) };
         // SAFETY: as above.
         let i = unsafe { index_at(array_of_requests, at) }?;
+        origin = failed::before(i);
         // SAFETY: as above.
         check(unsafe { hand_over(i, request, status) })
     })();
-    finish(outcome, MPI_COMM_WORLD, "MPI_Waitany")
+    failed::finish(outcome, origin, "MPI_Waitany")
 }
 
 /// Polls until `step` has something; the library makes progress inside the tests.
@@ -451,6 +486,7 @@ pub unsafe extern "C" fn MPI_Testany(
     status: *mut Status,
 ) -> i32 {
     let _guard = entry::enter();
+    let mut origin = failed::WORLD;
     let outcome = (|| {
         // SAFETY: the program's array.
         let mut a = unsafe { collect(count, array_of_requests) }?;
@@ -472,10 +508,11 @@ pub unsafe extern "C" fn MPI_Testany(
         let request = unsafe { array_of_requests.add(at as usize) };
         // SAFETY: as above.
         let i = unsafe { index_at(array_of_requests, at) }?;
+        origin = failed::before(i);
         // SAFETY: as above.
         check(unsafe { hand_over(i, request, status) })
     })();
-    finish(outcome, MPI_COMM_WORLD, "MPI_Testany")
+    failed::finish(outcome, origin, "MPI_Testany")
 }
 
 /// Completes what can be completed; whether anything is done now.
@@ -494,9 +531,9 @@ unsafe fn hand_over_some(
     outcount: *mut i32,
     indices: *mut i32,
     statuses: *mut Status,
+    first: &mut First,
 ) -> Outcome {
     let mut n = 0usize;
-    let mut failed = false;
     for at in 0..incount as usize {
         // SAFETY: the program's arrays have `incount` elements.
         let request = unsafe { requests.add(at) };
@@ -513,23 +550,25 @@ unsafe fn hand_over_some(
             // SAFETY: as above; n <= at.
             unsafe { statuses.add(n) }
         };
+        let origin = failed::before(i);
         // SAFETY: as above.
         let error = unsafe { hand_over(i, request, status) };
         // SAFETY: as above.
         if let Some(s) = unsafe { status.as_mut() } {
             s.error = error;
         }
-        failed |= error != MPI_SUCCESS;
+        if error != MPI_SUCCESS {
+            first.get_or_insert((origin, error));
+        }
         // SAFETY: as above.
         unsafe { *indices.add(n) = at as i32 };
         n += 1;
     }
     // SAFETY: an output argument.
     unsafe { *outcount = n as i32 };
-    if failed {
-        Err(MPI_ERR_IN_STATUS)
-    } else {
-        Ok(())
+    match first {
+        Some(_) => Err(MPI_ERR_IN_STATUS),
+        None => Ok(()),
     }
 }
 
@@ -540,6 +579,7 @@ unsafe fn some(
     outcount: *mut i32,
     indices: *mut i32,
     statuses: *mut Status,
+    first: &mut First,
 ) -> Outcome {
     // SAFETY: the program's array.
     let a = unsafe { collect(incount, requests) }?;
@@ -556,7 +596,7 @@ unsafe fn some(
         step()?;
     }
     // SAFETY: as above.
-    unsafe { hand_over_some(incount, requests, outcount, indices, statuses) }
+    unsafe { hand_over_some(incount, requests, outcount, indices, statuses, first) }
 }
 
 pub unsafe extern "C" fn MPI_Waitsome(
@@ -567,6 +607,7 @@ pub unsafe extern "C" fn MPI_Waitsome(
     array_of_statuses: *mut Status,
 ) -> i32 {
     let _guard = entry::enter();
+    let mut first = None;
     // SAFETY: the program's arguments.
     let outcome = unsafe {
         some(
@@ -576,9 +617,10 @@ pub unsafe extern "C" fn MPI_Waitsome(
             outcount,
             array_of_indices,
             array_of_statuses,
+            &mut first,
         )
     };
-    finish(outcome, MPI_COMM_WORLD, "MPI_Waitsome")
+    failed::finish_several(outcome, first, "MPI_Waitsome")
 }
 
 pub unsafe extern "C" fn MPI_Testsome(
@@ -589,6 +631,7 @@ pub unsafe extern "C" fn MPI_Testsome(
     array_of_statuses: *mut Status,
 ) -> i32 {
     let _guard = entry::enter();
+    let mut first = None;
     // SAFETY: the program's arguments.
     let outcome = unsafe {
         some(
@@ -598,7 +641,8 @@ pub unsafe extern "C" fn MPI_Testsome(
             outcount,
             array_of_indices,
             array_of_statuses,
+            &mut first,
         )
     };
-    finish(outcome, MPI_COMM_WORLD, "MPI_Testsome")
+    failed::finish_several(outcome, first, "MPI_Testsome")
 }

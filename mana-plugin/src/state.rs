@@ -13,7 +13,7 @@ use crate::gate::Gate;
 use crate::group::Members;
 use crate::hooks::MpiHooks;
 use crate::library::Library;
-use crate::partitioned::Partitions;
+use crate::partitioned::{Channels, Partitions};
 use crate::persistent::Recipe as CollectiveRecipe;
 use crate::pool::Pool;
 use crate::sessions::Session;
@@ -24,6 +24,7 @@ use mpi_std::{kind, AdapterTable, Status, FIRST_INDEX, PREDEFINED_END};
 use serde::{Deserialize, Serialize};
 use std::cell::UnsafeCell;
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::AtomicU64;
 use std::sync::Arc;
 
 /// A result whose error is a standard error class, or `AGAIN`.
@@ -88,8 +89,10 @@ pub struct Comm {
     pub rank: i32,
     /// Requests of the program that are not complete, persistent ones while they exist.
     pub pending: u32,
-    /// The program has freed it; it goes when nothing is pending.
+    /// The program has freed it; it goes when nothing is pending, and the descriptor when all members have.
     pub freed: bool,
+    /// This process has told so: see `farewells`.
+    pub told: bool,
     /// Messages taken in by a drain.
     pub drained: Queue,
     /// Sends, counted while a synchronous one is under way.
@@ -110,6 +113,33 @@ pub struct Comm {
     pub info: Vec<(Vec<u8>, Vec<u8>)>,
     /// Buffered sends on it alone.
     pub buffer: Option<AttachedBuffer>,
+}
+
+impl Comm {
+    /// An intra-communicator of these members that is none yet.
+    pub fn vacant(members: Members) -> Comm {
+        Comm {
+            real: mpi_std::MPI_COMM_NULL,
+            gate: None,
+            members,
+            local: None,
+            foreign: false,
+            rank: mpi_std::MPI_UNDEFINED,
+            pending: 0,
+            freed: false,
+            told: false,
+            drained: Queue::default(),
+            synchronous: None,
+            id: 0,
+            seq: 0,
+            topology: Topology::Plain,
+            name: Vec::new(),
+            errhandler: mpi_std::MPI_ERRORS_ARE_FATAL,
+            attributes: Vec::new(),
+            info: Vec::new(),
+            buffer: None,
+        }
+    }
 }
 
 /// How a datatype was made, in the form of `MPI_Type_get_contents`.
@@ -157,15 +187,10 @@ pub struct Op {
     pub function: u64,
     /// Whether it is commutative.
     pub commute: bool,
-    /// Slot of the adapter.
-    pub slot: u32,
     /// Requests that need it.
     pub used: u32,
     /// The program has freed it; it goes when nothing needs it.
     pub freed: bool,
-    /// Words of the datatypes it was used with, by today's real handle.
-    #[serde(skip)]
-    pub types: BTreeMap<u64, u64>,
 }
 
 /// An error handler of the program.
@@ -229,6 +254,17 @@ pub enum Work {
     OneSided,
     /// An operation on a file.
     File,
+}
+
+/// A predefined datatype with what the program has given to it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PredefinedType {
+    /// Its word.
+    pub word: u64,
+    /// `MPI_Type_set_name`, or its own.
+    pub name: Vec<u8>,
+    /// Attributes by key, in the order they were set.
+    pub attributes: Vec<(i32, u64)>,
 }
 
 /// Where a request stands.
@@ -309,6 +345,9 @@ pub struct Kept {
     pub partitions: Option<Partitions>,
     /// How far a synchronous send is.
     pub synchronous: Option<Progress>,
+    /// Of the duplication of a communicator: the duplicate's index, and where the library puts its handle.
+    #[serde(skip)]
+    pub duplicate: Option<(u32, Box<AtomicU64>)>,
     /// What a send tells that stands for a receive which is over.
     pub received: Option<(SavedStatus, i32)>,
 }
@@ -426,6 +465,8 @@ pub struct State {
     pub groups: Slab<Members>,
     /// Datatypes.
     pub datatypes: Slab<Datatype>,
+    /// What the program has given to predefined datatypes.
+    pub predefined_types: Vec<PredefinedType>,
     /// Operations.
     pub ops: Slab<Op>,
     /// Requests.
@@ -448,6 +489,8 @@ pub struct State {
     pub file_errhandler: u64,
     /// Data representations of the program.
     pub datareps: Vec<Datarep>,
+    /// `MPI_INFO_ENV`.
+    pub environment: Vec<(Vec<u8>, Vec<u8>)>,
     /// Info objects.
     pub infos: Slab<Vec<(Vec<u8>, Vec<u8>)>>,
     /// Error handlers.
@@ -464,10 +507,12 @@ pub struct State {
     pub received: Vec<u64>,
     /// Next number for things numbered in order of creation.
     pub serial: u64,
-    /// Sequence numbers of `MPI_Comm_create_group` by (parent, group, tag): id, size, number.
-    pub group_gates: Vec<(u64, u32, u64)>,
-    /// How many partitioned requests of one kind have been made before the last: see `partitioned`.
-    pub channels: Vec<(u64, u64)>,
+    /// Sequence numbers of what groups make: parent and key ([`Core::group_gates`]), size, number.
+    pub group_gates: Vec<((u64, u64), u32, u64)>,
+    /// Members below this one that have freed a communicator, by its identity: see `farewells`.
+    pub heard: HashMap<u64, u32>,
+    /// Partitioned communication.
+    pub channels: Channels,
     /// Predefined attributes: value by key.
     pub predefined: Vec<(i32, i32)>,
     /// Memory from `MPI_Alloc_mem`: address and length.
@@ -488,6 +533,7 @@ impl State {
             comms: Slab::starting_at(FIRST_INDEX),
             groups: Slab::starting_at(FIRST_INDEX),
             datatypes: Slab::starting_at(FIRST_INDEX),
+            predefined_types: Vec::new(),
             ops: Slab::starting_at(FIRST_INDEX),
             requests: Pool::starting_at(FIRST_INDEX),
             messages: Slab::starting_at(FIRST_INDEX),
@@ -499,6 +545,7 @@ impl State {
             files: Slab::starting_at(FIRST_INDEX),
             file_errhandler: mpi_std::MPI_ERRORS_RETURN,
             datareps: Vec::new(),
+            environment: Vec::new(),
             infos: Slab::starting_at(FIRST_INDEX),
             errhandlers: Slab::starting_at(FIRST_INDEX),
             keyvals: Slab::starting_at(FIRST_INDEX),
@@ -508,7 +555,8 @@ impl State {
             received: Vec::new(),
             serial: 1,
             group_gates: Vec::new(),
-            channels: Vec::new(),
+            heard: HashMap::new(),
+            channels: Channels::default(),
             predefined: Vec::new(),
             memory: Vec::new(),
             library: Library::default(),
@@ -517,7 +565,7 @@ impl State {
 }
 
 /// Version of [`State`].
-pub const VERSION: u32 = 9;
+pub const VERSION: u32 = 11;
 
 /// The layer's state in this process.
 pub struct Core {
@@ -543,8 +591,12 @@ pub struct Core {
     pub private: u64,
     /// Our duplicate of self.
     pub private_self: u64,
-    /// Gates of `MPI_Comm_create_group`.
-    pub group_gates: HashMap<u64, &'static Gate>,
+    /// Gates of what groups make, by parent's identity (none of a session: 0) and by (parent, group, tag).
+    pub group_gates: BTreeMap<(u64, u64), &'static Gate>,
+    /// Indices of communicators by identity.
+    pub ids: HashMap<u64, u32>,
+    /// Messages of the layer to itself.
+    pub mail: crate::mail::Count,
     /// Requests freed while active, and buffered sends under way.
     pub orphans: Vec<u32>,
     /// Arrays for one `MPI_Waitall`, lent to it.
@@ -675,6 +727,26 @@ impl Core {
             .datatypes
             .get_mut(mpi_std::index_of(word))
             .ok_or(mpi_std::MPI_ERR_TYPE)
+    }
+
+    /// A predefined datatype, as the program may change it.
+    pub fn predefined_type(&mut self, word: u64) -> Outcome<&mut PredefinedType> {
+        let all = &mut self.state.predefined_types;
+        let at = match all.iter().position(|t| t.word == word) {
+            Some(at) => at,
+            None => {
+                let known = mpi_std::PREDEFINED_DATATYPES.iter();
+                let mut same = known.filter(|p| p.handle == word);
+                let of = same.next().ok_or(mpi_std::MPI_ERR_TYPE)?;
+                all.push(PredefinedType {
+                    word,
+                    name: of.name.as_bytes().to_vec(),
+                    attributes: Vec::new(),
+                });
+                all.len() - 1
+            }
+        };
+        all.get_mut(at).ok_or(mpi_std::MPI_ERR_TYPE)
     }
 
     /// Notes that a request or datatype needs `word`.

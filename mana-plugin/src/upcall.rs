@@ -77,11 +77,11 @@ pub fn delete(arguments: &mut DeleteCall) -> i32 {
 }
 
 /// Calls an error handler.
-pub fn errhandler(function: u64, object: u64, code: i32) {
+pub fn errhandler(function: u64, object: u64, code: i32, handler: u64) {
     if let Some(e) = entries() {
         call(
             e.errhandler as usize,
-            &[function, object, code as u32 as u64, 0, 0, 0],
+            &[function, object, code as u32 as u64, handler, 0, 0],
         );
     }
 }

@@ -18,6 +18,8 @@ pub struct Launch {
     pub upper_preload: Vec<PathBuf>,
     /// Directories searched before those of the program's own `LD_LIBRARY_PATH`.
     pub upper_library_path: Vec<PathBuf>,
+    /// The signal mask it begins with (bit n is signal n + 1); `None`: the calling thread's.
+    pub mask: Option<u64>,
 }
 
 /// A program that can be started.
@@ -42,11 +44,13 @@ pub type OnExecve = fn(
     envp: *const *const libc::c_char,
 ) -> Result<(), i32>;
 
-/// See [`Hooks::on_execute`]: path, `argv`, `envp`, as [`OnExecve`].
+/// See [`Hooks::on_execute`]: path, `argv`, `envp`, as [`OnExecve`]; the signal mask of the program, which
+/// what is executed in place of it has to bring back ([`Launch::mask`]).
 pub type OnExecute = fn(
     path: &std::ffi::CStr,
     argv: *const *const libc::c_char,
     envp: *const *const libc::c_char,
+    mask: u64,
 ) -> Option<crate::tree::Execute>;
 
 /// Functions of the glue that are called when the program does something of consequence. In the

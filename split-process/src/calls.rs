@@ -136,7 +136,11 @@ fn call(frame: &mut Frame, thread: &'static Thread) -> Then {
             Then::Result(unsafe { book() }.pid.load(Ordering::Relaxed) as isize)
         }
         sys::GETTID if is_process() => Then::Result(thread.id.load(Ordering::Relaxed) as isize),
-        sys::KILL | 129 => translated(frame, [real_pid(frame.rdi), frame.rsi]),
+        sys::KILL | 129 => {
+            let target = real_pid(frame.rdi);
+            numbers::sends(target as i32, frame.rsi as i32);
+            translated(frame, [target, frame.rsi])
+        }
         sys::TKILL => translated(frame, [real_tid(frame.rdi), frame.rsi]),
         sys::TGKILL | sys::RT_TGSIGQUEUEINFO => {
             translated(frame, [real_pid(frame.rdi), real_tid(frame.rsi)])
@@ -369,9 +373,21 @@ fn clone(frame: &Frame, thread: &'static Thread) -> Then {
     Then::Result(result)
 }
 
+/// The program has called for its end.
+static ENDING: AtomicBool = AtomicBool::new(false);
+
+/// Whether it has: its threads will not come out of the lower half any more.
+pub fn is_ending() -> bool {
+    ENDING.load(Ordering::SeqCst)
+}
+
+/// In a forked child: its parent's end is not its own.
+pub fn forget_ending() {
+    ENDING.store(false, Ordering::SeqCst);
+}
+
 /// The program ends: tells the glue, once; other threads that end it meanwhile wait.
 fn ending(code: i32) {
-    static ENDING: AtomicBool = AtomicBool::new(false);
     if ENDING.swap(true, Ordering::SeqCst) {
         loop {
             sys::nap(100_000_000);
@@ -388,10 +404,11 @@ fn replace(frame: &Frame, thread: &'static Thread) -> Then {
             return Then::Result(error);
         }
     }
-    if !is_process() || frame.rax != sys::EXECVE || frame.rdi == 0 {
+    if !is_process() {
         return Then::Native;
     }
-    if let Some(on_execve) = crate::start::hooks().on_execve {
+    let on_execve = crate::start::hooks().on_execve;
+    if let Some(on_execve) = on_execve.filter(|_| frame.rax == sys::EXECVE && frame.rdi != 0) {
         // SAFETY: the program's path; a wild pointer would fault, as in its own strlen.
         let path = unsafe { CStr::from_ptr(frame.rdi as *const libc::c_char) };
         if let Err(error) = on_execve(
@@ -402,7 +419,8 @@ fn replace(frame: &Frame, thread: &'static Thread) -> Then {
             return Then::Result(-(error as isize));
         }
     }
-    Then::Native
+    let call = [frame.rdi, frame.rsi, frame.rdx, frame.r10, frame.r8, 0];
+    Then::Result(tree::execute::leave(frame, thread, frame.rax, call, 0))
 }
 
 /// `/proc/self/exe` is the launcher; the program means itself.

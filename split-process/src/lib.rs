@@ -58,7 +58,10 @@ pub use descriptors::{with_reserved_descriptors, LOWER_FD_BASE};
 pub use excluded::{exclude, include, Refused};
 pub use mana_raw::layout::PARK_SIGNAL;
 pub use mana_raw::upcall::{call_upper, NoUpcall};
-pub use notice::{drop_signal, has_handler, hold_signals, next_notice, pass_signal};
+pub use notice::{
+    drop_signal, has_handler, held_since, hold_signals, hold_signals_in_member, may_hold,
+    next_notice, pass_signal,
+};
 pub use park::{park_all, set_pending, Parked};
 pub use restore::{Restorer, RunBuffer};
 pub use signals::with_signals_blocked;

@@ -6,12 +6,19 @@
 //!                         \--(the program ignores it)--> free                              to the program
 //! ```
 //! The kernel's handler of such a signal is the shim's notice entry, which asks [`handler`]. A held
-//! signal has not happened for the program: an image taken meanwhile knows nothing of it. A child the
-//! program forks has the same handlers, but nobody to ask: there every signal is the program's.
+//! signal has not happened for the program: an image taken meanwhile knows nothing of it. What the program
+//! sends to itself, or one process of its tree to another (`terminate`, `kill` in a script), announces
+//! nothing and is its own at once.
+//!
+//! | process | a signal from outside |
+//! |---|---|
+//! | the rank's (the root of a tree) | is held, and reported by [`next_notice`]; in the tree's table it counts as announced until it is over |
+//! | a member of the tree | is held; the member's control thread looks at [`held_since`] and at the table |
+//! | a child in neither | is the program's: there is nobody to ask |
 
 use crate::book::book;
 use crate::threads::Thread;
-use crate::{calls, signals, wait};
+use crate::{calls, signals, tree, wait};
 use mana_raw::{base, sys};
 use std::cell::UnsafeCell;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
@@ -29,6 +36,8 @@ struct Place {
     state: AtomicU32,
     /// The siginfo it came with; written by whoever makes the state `HELD`, read while it is.
     info: UnsafeCell<[u64; INFO]>,
+    /// When it came, on the clock of `tree::clock`.
+    since: AtomicU64,
 }
 
 // SAFETY: `info` is guarded by `state`.
@@ -38,6 +47,7 @@ static PLACES: [Place; 65] = [const {
     Place {
         state: AtomicU32::new(FREE),
         info: UnsafeCell::new([0; INFO]),
+        since: AtomicU64::new(0),
     }
 }; 65];
 
@@ -45,7 +55,7 @@ static PLACES: [Place; 65] = [const {
 static ALWAYS: AtomicU64 = AtomicU64::new(0);
 /// Signals held back as long as the program has no handler for them.
 static UNHANDLED: AtomicU64 = AtomicU64::new(0);
-/// The process that hears of what is held back; one that it forks has nobody to ask.
+/// The process that hears of what is held back.
 static LISTENER: AtomicI32 = AtomicI32::new(0);
 /// Whether the kernel has been told.
 static INSTALLED: AtomicBool = AtomicBool::new(false);
@@ -68,15 +78,78 @@ pub fn holds(number: usize, action: usize) -> bool {
 /// Holds back the signals of `always`, and those of `unhandled` as long as the program has no handler
 /// for them (bit n is signal n), from now on or from the program's start. Call it from one thread.
 pub fn hold_signals(always: u64, unhandled: u64) {
+    LISTENER.store(calls::kernel_pid(), Ordering::SeqCst);
+    hold(always, unhandled);
+}
+
+/// The same in a member of a tree, which is told by the table when they are over.
+pub fn hold_signals_in_member(always: u64, unhandled: u64) {
+    LISTENER.store(0, Ordering::SeqCst);
+    hold(always, unhandled);
+}
+
+fn hold(always: u64, unhandled: u64) {
     let ours = mana_raw::layout::PARK_SIGNAL;
     let never = [0, libc::SIGKILL, libc::SIGSTOP, ours]
         .iter()
         .fold(0u64, |bits, signal| bits | (1u64 << signal));
     ALWAYS.store(always & !never, Ordering::SeqCst);
     UNHANDLED.store(unhandled & !never, Ordering::SeqCst);
-    LISTENER.store(calls::kernel_pid(), Ordering::SeqCst);
     if INSTALLED.load(Ordering::SeqCst) {
         install();
+    }
+}
+
+/// The signals that may be held back, as a mask of the kernel's (bit n is signal n + 1).
+pub fn mask() -> u64 {
+    (ALWAYS.load(Ordering::Relaxed) | UNHANDLED.load(Ordering::Relaxed)) >> 1
+}
+
+/// Whether `signal` is one of those that may be held back.
+pub fn may_hold(signal: i32) -> bool {
+    (1..64).contains(&signal) && mask() >> (signal - 1) & 1 != 0
+}
+
+/// In a forked child: nothing has come yet.
+pub fn forget() {
+    for place in &PLACES {
+        place.state.store(FREE, Ordering::SeqCst);
+        place.since.store(0, Ordering::SeqCst);
+    }
+    ARRIVED.store(0, Ordering::SeqCst);
+}
+
+/// Who asks what becomes of a signal in this process.
+enum Asks {
+    /// A thread that waits in [`next_notice`].
+    Listener,
+    /// The control thread of a member of a tree.
+    Member(&'static tree::Place),
+}
+
+/// `None`: nobody does.
+fn who_asks() -> Option<Asks> {
+    if LISTENER.load(Ordering::Relaxed) == calls::kernel_pid() {
+        return Some(Asks::Listener);
+    }
+    let member = tree::own().filter(|_| calls::is_process());
+    member.map(Asks::Member)
+}
+
+/// Whether the program has sent it, by one of its processes or as the end of something it has started.
+///
+/// # Safety
+/// `info` is the kernel's siginfo.
+unsafe fn is_own(info: *const u64) -> bool {
+    // SAFETY: the code is the third of its 32-bit words, the sender the fifth.
+    let (code, sender) = unsafe { (*info.add(1) as i32, *info.add(2) as i32) };
+    match code {
+        libc::SI_USER | libc::SI_QUEUE | libc::SI_TKILL => {
+            let known = |table: &tree::Table| table.by_real(sender).is_some();
+            sender > 0 && (sender == calls::kernel_pid() || tree::table().is_some_and(known))
+        }
+        libc::SI_TIMER | libc::SI_MESGQ | libc::SI_ASYNCIO | libc::SI_SIGIO => true,
+        _ => false,
     }
 }
 
@@ -95,26 +168,41 @@ pub fn install() {
 /// Called by the shim, on a thread of the upper half, with whichever FS was current.
 pub unsafe extern "C" fn handler(signal: i32, info: *const u64, context: usize) -> u32 {
     let number = signal as usize % PLACES.len();
-    if LISTENER.load(Ordering::Relaxed) != calls::kernel_pid() {
+    let Some(asks) = who_asks() else {
+        return to_program(number);
+    };
+    let place = &PLACES[number];
+    let passed = place
+        .state
+        .compare_exchange(PASSING, FREE, Ordering::SeqCst, Ordering::SeqCst);
+    if passed.is_ok() {
         return to_program(number);
     }
-    let place = &PLACES[number];
-    match place
+    // SAFETY: the kernel's siginfo.
+    if unsafe { is_own(info) } {
+        if let Asks::Member(own) = asks {
+            own.set_ended_by_tree(number as i32);
+        }
+        return to_program(number);
+    }
+    let held = place
         .state
-        .compare_exchange(FREE, HELD, Ordering::SeqCst, Ordering::SeqCst)
-    {
-        Ok(_) => {
-            // SAFETY: the state has just become HELD: the place is ours; the kernel's siginfo.
-            unsafe { *place.info.get() = *info.cast::<[u64; INFO]>() };
-            ARRIVED.fetch_or(1 << number, Ordering::SeqCst);
-            ARRIVALS.fetch_add(1, Ordering::SeqCst);
-            crate::threads::wake(&ARRIVALS);
+        .compare_exchange(FREE, HELD, Ordering::SeqCst, Ordering::SeqCst);
+    if held.is_ok() {
+        // SAFETY: the state has just become HELD: the place is ours; the kernel's siginfo.
+        unsafe { *place.info.get() = *info.cast::<[u64; INFO]>() };
+        place.since.store(tree::clock(), Ordering::SeqCst);
+        match asks {
+            Asks::Listener => {
+                if let Some(table) = tree::table() {
+                    table.announce(signal);
+                }
+                ARRIVED.fetch_or(1 << number, Ordering::SeqCst);
+                ARRIVALS.fetch_add(1, Ordering::SeqCst);
+                crate::threads::wake(&ARRIVALS);
+            }
+            Asks::Member(own) => own.wake(),
         }
-        Err(PASSING) => {
-            place.state.store(FREE, Ordering::SeqCst);
-            return to_program(number);
-        }
-        Err(_) => {}
     }
     // SAFETY: GS points to this thread's record.
     let thread: &'static Thread = unsafe { &*(base::block() as *const Thread) };
@@ -193,12 +281,60 @@ pub fn has_handler(signal: i32) -> bool {
     INSTALLED.load(Ordering::SeqCst) && unsafe { book() }.sigactions[number].handler > 1
 }
 
+/// When a signal came that is held back, on the clock of `tree::clock`. `None`: it is not.
+pub fn held_since(signal: i32) -> Option<u64> {
+    let place = &PLACES[signal as usize % PLACES.len()];
+    let held = place.state.load(Ordering::SeqCst) == HELD;
+    // Zero until its arrival is complete.
+    held.then(|| place.since.load(Ordering::SeqCst))
+        .filter(|since| *since != 0)
+}
+
+/// A held signal is over: the members of the tree are told, if this is its root.
+fn withdraw(signal: i32) {
+    PLACES[signal as usize % PLACES.len()]
+        .since
+        .store(0, Ordering::SeqCst);
+    if LISTENER.load(Ordering::Relaxed) == calls::kernel_pid() {
+        if let Some(table) = tree::table() {
+            table.withdraw(signal);
+        }
+    }
+}
+
 /// Takes a signal that was held back as done with: the program never gets it.
 pub fn drop_signal(signal: i32) {
     let place = &PLACES[signal as usize % PLACES.len()];
-    let _ = place
-        .state
-        .compare_exchange(HELD, FREE, Ordering::SeqCst, Ordering::SeqCst);
+    if place.state.load(Ordering::SeqCst) == HELD {
+        withdraw(signal);
+        place.state.store(FREE, Ordering::SeqCst);
+    }
+}
+
+/// This thread is about to execute a program under control, with the signals of [`mask`] blocked: what is
+/// held back becomes pending for it, and is held back again there.
+pub fn carry(thread: &Thread) {
+    let ids = [calls::kernel_pid(), thread.tid.load(Ordering::Relaxed)];
+    for (number, place) in PLACES.iter().enumerate() {
+        if place.state.load(Ordering::SeqCst) == HELD {
+            // SAFETY: the state is HELD; whoever would change that is about to be gone.
+            let info = unsafe { *place.info.get() };
+            // SAFETY: the kernel reads the 128 bytes; a thread may send itself any.
+            unsafe {
+                sys::syscall(
+                    sys::RT_TGSIGQUEUEINFO,
+                    [
+                        ids[0] as usize,
+                        ids[1] as usize,
+                        number,
+                        info.as_ptr() as usize,
+                        0,
+                        0,
+                    ],
+                )
+            };
+        }
+    }
 }
 
 /// Gives the program a signal that was held back, with what it came with: its handler runs, or the
@@ -214,6 +350,7 @@ pub fn pass_signal(signal: i32) {
     let next = if ignored { FREE } else { PASSING };
     // SAFETY: the state is HELD, and only one thread passes signals on.
     let info = unsafe { *place.info.get() };
+    withdraw(signal);
     place.state.store(next, Ordering::SeqCst);
     if ignored {
         return;

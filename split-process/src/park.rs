@@ -7,7 +7,7 @@
 
 use crate::api::{ParkError, RunError, ThreadId};
 use crate::threads::{self, wait_while, wake, Job, Thread};
-use crate::{children, control, wait};
+use crate::{calls, children, control, wait};
 use mana_raw::layout::{HANDLERS, PARK_SIGNAL};
 use mana_raw::{base, entry, shim, sys};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -130,8 +130,17 @@ unsafe extern "C" fn run_job(argument: usize) {
     thread.with_block(|block| block.in_lower -= 1);
 }
 
-fn signal(thread: &Thread) {
-    thread.park.store(SIGNALLED, Ordering::SeqCst);
+/// Signals a thread that was last seen in `state`.
+fn signal(thread: &Thread, state: u32) {
+    let change = |from, to| {
+        let done = thread
+            .park
+            .compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst);
+        done.is_ok()
+    };
+    if !change(state, SIGNALLED) {
+        return; // it has parked meanwhile, by an earlier signal
+    }
     // siginfo: number, error, code (SI_QUEUE), then pid, uid, and the value.
     let mut info = [0usize; 16];
     info[0] = PARK_SIGNAL as usize;
@@ -147,15 +156,19 @@ fn signal(thread: &Thread) {
         )
     };
     if result < 0 {
-        thread.park.store(REFUSED, Ordering::SeqCst);
+        change(SIGNALLED, REFUSED);
     }
 }
 
-/// This thread has ignored the park signal for a while: if one was sent to it, it is sent again.
-pub fn missed(thread: &Thread) {
-    let _ = thread
-        .park
-        .compare_exchange(SIGNALLED, REFUSED, Ordering::SeqCst, Ordering::SeqCst);
+/// This process has ignored the park signal for a while: whoever one was sent to is sent another. A thread
+/// that got the first all the same parks, and the second finds it parked.
+pub fn missed() {
+    for thread in threads::live() {
+        let _ =
+            thread
+                .park
+                .compare_exchange(SIGNALLED, REFUSED, Ordering::SeqCst, Ordering::SeqCst);
+    }
 }
 
 /// Asks every thread of the program to come out of the lower half (`pending`), without stopping it.
@@ -187,9 +200,9 @@ pub fn park_all(deadline: Duration) -> Result<Parked, ParkError> {
             thread.set_pending(true);
             match thread.park.load(Ordering::SeqCst) {
                 PARKED => {}
-                IDLE | REFUSED => {
+                state @ (IDLE | REFUSED) => {
                     missing.get_or_insert(thread);
-                    signal(thread);
+                    signal(thread, state);
                 }
                 _ => {
                     missing.get_or_insert(thread);
@@ -223,8 +236,11 @@ pub fn park_all(deadline: Duration) -> Result<Parked, ParkError> {
                 Some(_) => {}
             }
         }
-        if begin.elapsed() >= deadline {
+        // Whoever ends the program waits in the lower half until the job's end is known.
+        let ends = missing.is_some() && calls::is_ending();
+        if ends || begin.elapsed() >= deadline {
             let error = missing
+                .filter(|_| !ends)
                 .map(|t| stuck(t, begin.elapsed()))
                 .unwrap_or(ParkError::NotRunning);
             drop(Parked {

@@ -51,33 +51,50 @@ pub struct Site {
     pub patch: Option<(usize, usize)>,
 }
 
-fn decode_to(code: &[u8], start: usize, end: usize) -> Option<Vec<Instruction>> {
+/// What decoding from one place says about a later one.
+enum Decoded {
+    /// An instruction begins there, behind these.
+    There(Vec<Instruction>),
+    /// It lies inside of an instruction.
+    Inside,
+    /// Nothing: what was begun with is no code.
+    Nothing,
+}
+
+fn decode_to(code: &[u8], start: usize, end: usize) -> Decoded {
     let mut decoder = Decoder::with_ip(64, &code[start..], start as u64, DecoderOptions::NONE);
     let mut out = Vec::new();
     while (decoder.ip() as usize) < end {
         let instruction = decoder.decode();
         if instruction.is_invalid() {
-            return None;
+            return Decoded::Nothing;
         }
         out.push(instruction);
     }
-    (decoder.ip() as usize == end).then_some(out)
+    match decoder.ip() as usize == end {
+        true => Decoded::There(out),
+        false => Decoded::Inside,
+    }
 }
 
 /// The instructions that lead to the one at `at`, if `at` is an instruction's start at all.
 fn instructions_before(code: &[u8], at: usize) -> Option<Vec<Instruction>> {
     let first = at.saturating_sub(BEFORE);
-    let (mut agree, mut tried) = (0, 0);
+    let (mut agree, mut disagree) = (0, 0);
     let mut best: Option<Vec<Instruction>> = None;
     for start in first..=at.saturating_sub(12).max(first) {
-        tried += 1;
-        if let Some(list) = decode_to(code, start, at) {
-            agree += 1;
-            best.get_or_insert(list);
+        match decode_to(code, start, at) {
+            Decoded::There(list) => {
+                agree += 1;
+                best.get_or_insert(list);
+            }
+            Decoded::Inside => disagree += 1,
+            Decoded::Nothing => {}
         }
     }
-    // x86 code falls into step within a few instructions: a true start gets most of the votes.
-    (agree * 2 > tried).then_some(best).flatten()
+    // x86 code falls into step within a few instructions: a true start gets most of the votes. A start inside
+    // of a long immediate often is no code at all (ff ff), and has none.
+    (agree > disagree).then_some(best).flatten()
 }
 
 /// Follows `eax` backwards through `list`.
@@ -329,6 +346,45 @@ mod tests {
         out.extend_from_slice(code);
         out.extend_from_slice(&[0x90; 100]);
         out
+    }
+
+    /// A place at which most starts before it are inside of immediates of one bits (glibc 2.31's `raise`, which
+    /// fills a set of signals): the site is one all the same.
+    #[test]
+    fn sites_behind_long_immediates() {
+        let mut code = Vec::new();
+        for word in 0..12u8 {
+            // movq $-1, 8 * word(%rsp)
+            code.extend([
+                0x48,
+                0xc7,
+                0x84,
+                0x24,
+                8 * word,
+                0,
+                0,
+                0,
+                0xff,
+                0xff,
+                0xff,
+                0xff,
+            ]);
+        }
+        let first = code.len();
+        // mov $14, %eax; syscall; mov $39, %ecx; mov %ecx, %eax; syscall; mov %rax, %rdi; mov $186, %eax; syscall;
+        code.extend([
+            0xb8, 14, 0, 0, 0, 0x0f, 5, 0xb9, 39, 0, 0, 0, 0x89, 0xc8, 0x0f, 5,
+        ]);
+        code.extend([0x48, 0x89, 0xc7, 0xb8, 186, 0, 0, 0, 0x0f, 5]);
+        // mov %eax, %esi; mov $234, %eax; syscall
+        code.extend([0x89, 0xc6, 0xb8, 234, 0, 0, 0, 0x0f, 5]);
+        let found: Vec<_> = find(&pad(&code), |_| true)
+            .into_iter()
+            .map(|site| (site.at - 100 - first, site.number, site.patch.is_some()))
+            .collect();
+        let expected = [(5, 14), (14, 39), (24, 186), (33, 234)]
+            .map(|(at, number)| (at, Number::Known(number), true));
+        assert_eq!(found, expected);
     }
 
     #[test]

@@ -73,7 +73,7 @@ pub fn start(resolved: Resolved, hooks: Hooks) -> Result<Infallible, LaunchError
     let main = threads::adopt_main(own, 0);
     // SAFETY: before the program runs.
     unsafe { book() }.pid.store(own, Ordering::Relaxed);
-    signals::set_mask(mask);
+    signals::set_mask(resolved.launch.mask.unwrap_or(mask));
     let begin = threads::Begin {
         fs: 0,
         stack,

@@ -8,9 +8,10 @@
 //! `ThreadBlock::rewound` and gives the program the EINTR it is owed.
 
 use crate::book::book;
+use crate::signals;
 use crate::threads::Thread;
 use mana_raw::layout::{REWOUND_BY_KERNEL, SHIM_CODE_END, TRAMPOLINES};
-use mana_raw::sys;
+use mana_raw::{base, entry, sys};
 use std::sync::Mutex;
 use std::time::Instant;
 
@@ -105,8 +106,7 @@ enum Rewound {
     Yes(u32),
 }
 
-/// Takes an interrupted thread back to before the wait it was in. Also called in the handler of the
-/// park signal: memory only.
+/// Takes an interrupted thread back to before the wait it was in. Lower half's FS: decoding allocates.
 fn rewind(thread: &Thread, context: &Context) -> Rewound {
     let rip = context.get(RIP);
     // SAFETY: two bytes of upper code that the thread is about to run.
@@ -136,12 +136,35 @@ fn rewind(thread: &Thread, context: &Context) -> Rewound {
     Rewound::Yes(number)
 }
 
-/// A park signal that came too late has interrupted this thread, at `context`: nobody may notice.
-pub fn undisturbed(thread: &Thread, context: usize) {
-    let context = Context(context);
-    if crate::in_upper_range(context.get(RIP)) {
-        rewind(thread, &context);
+/// A signal that is not the program's has interrupted this thread in the upper half, at `context`: nobody
+/// may notice. In a handler: FS may be the program's, whose thread-local storage the lower C library would take for
+/// its own, and its stack may be small; the thread's lower stack is free.
+pub fn undisturbed(thread: &'static Thread, context: usize) {
+    if !crate::in_upper_range(Context(context).get(RIP)) {
+        return;
     }
+    let both = (thread, context);
+    let top = (thread.block.lower_rsp & !63) - FREE;
+    // A handler of the program that came now would use that stack too.
+    let mask = signals::set_mask(!0);
+    // SAFETY: GS is set in a handler.
+    let fs = unsafe { base::fs() };
+    // SAFETY: the lower thread's own thread control block, for code of the lower half.
+    unsafe { base::set_fs(thread.block.lower_fs) };
+    // SAFETY: the thread is in the upper half, so nobody uses its lower stack; `both` outlives the call.
+    unsafe { entry::call_on_stack(top, rewind_interrupted, (&raw const both) as usize) };
+    // SAFETY: back to what it was.
+    unsafe { base::set_fs(fs) };
+    signals::set_mask(mask);
+}
+
+/// Bytes of the lower stack that are left alone.
+const FREE: usize = 256;
+
+unsafe extern "C" fn rewind_interrupted(argument: usize) {
+    // SAFETY: what `undisturbed` has passed.
+    let (thread, context) = unsafe { *(argument as *const (&'static Thread, usize)) };
+    rewind(thread, &Context(context));
 }
 
 /// Brings every parked thread to a state that can go on later, here or in another process.

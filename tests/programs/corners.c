@@ -187,10 +187,20 @@ static uint64_t contents(MPI_Datatype type)
     return (uint64_t)addresses;
 }
 
-static uint64_t removed(MPI_Comm comm, int key, MPI_Datatype type)
+static uint64_t removed(MPI_Comm comm, int key, MPI_Datatype type, long round)
 {
+    static int young = MPI_KEYVAL_INVALID, marks[2];
     void *got;
     int flag, lengths[2] = {1, 2};
+    if (young != MPI_KEYVAL_INVALID) {
+        old_Attr_get(comm, young, &got, &flag);
+        CHECK(flag && got == &marks[(round - 1) % 2], "round %ld: the attribute of the last one", round);
+        old_Attr_delete(comm, young);
+        old_Keyval_free(&young);
+        CHECK(young == MPI_KEYVAL_INVALID, "a freed key");
+    }
+    old_Keyval_create(MPI_COMM_NULL_COPY_FN, MPI_COMM_NULL_DELETE_FN, &young, NULL);
+    old_Attr_put(comm, young, &marks[round % 2]);
     MPI_Aint at[2] = {0, 16}, extent = 0, bound = -1;
     old_Attr_get(comm, key, &got, &flag);
     CHECK(flag && got == &handled, "the attribute");
@@ -253,7 +263,7 @@ int main(int argc, char **argv)
         hash = fold(hash, duplicates(comm));
         fortran(comm, type, group);
         hash = fold(hash, contents(type));
-        hash = fold(hash, removed(comm, key, type));
+        hash = fold(hash, removed(comm, key, type, round));
         MPI_Group_size(group, &count);
         CHECK(count == world_size - 1, "%d in the group", count);
         MPI_Type_set_attr(type, type_key, &hash);

@@ -85,6 +85,44 @@ static int connected(void)
     return got;
 }
 
+enum { MOST = 8 };
+static MPI_Comm pair[MOST], merged[MOST];
+
+/* Rank 0 accepts each of the others in turn; these connections within the job stay, over checkpoints. */
+static void pair_up(void)
+{
+    char port[MPI_MAX_PORT_NAME];
+    for (int other = 1; other < world_size; other++) {
+        if (world_rank == 0) {
+            MPI_Open_port(MPI_INFO_NULL, port);
+            MPI_Send(port, MPI_MAX_PORT_NAME, MPI_CHAR, other, 9, MPI_COMM_WORLD);
+            MPI_Comm_accept(port, MPI_INFO_NULL, 0, MPI_COMM_SELF, &pair[other]);
+            MPI_Close_port(port);
+            MPI_Intercomm_merge(pair[other], 0, &merged[other]);
+        } else if (world_rank == other) {
+            MPI_Recv(port, MPI_MAX_PORT_NAME, MPI_CHAR, 0, 9, MPI_COMM_WORLD, MPI_STATUS_IGNORE);
+            MPI_Comm_connect(port, MPI_INFO_NULL, 0, MPI_COMM_SELF, &pair[0]);
+            MPI_Intercomm_merge(pair[0], 1, &merged[0]);
+        }
+    }
+}
+
+static int in_pairs(int end)
+{
+    int total = 0;
+    for (int other = 1; other < world_size; other++) {
+        int index = world_rank == 0 ? other : 0, value = 100 * world_rank + other, got = 0, sum = 0;
+        if (world_rank != 0 && world_rank != other) continue;
+        MPI_Sendrecv(&value, 1, MPI_INT, 0, 3, &got, 1, MPI_INT, 0, 3, pair[index], MPI_STATUS_IGNORE);
+        CHECK(got == (world_rank ? other : 101 * other), "of pair %d: %d", other, got);
+        MPI_Allreduce(&value, &sum, 1, MPI_INT, MPI_SUM, merged[index]);
+        CHECK(sum == 102 * other, "sum of pair %d: %d", other, sum);
+        total += sum;
+        if (end) MPI_Comm_free(&merged[index]), MPI_Comm_disconnect(&pair[index]);
+    }
+    return total;
+}
+
 /* Rank 0 and the last one are joined over a socket they have made. */
 static int joined(void)
 {
@@ -125,12 +163,16 @@ int main(int argc, char **argv)
     CHECK(option(argc, argv, "--child", 0) == 0, "a child without a parent");
     long rounds = option(argc, argv, "--rounds", 100), pause = option(argc, argv, "--pause", 50);
     uint64_t hash = (uint64_t)spawned(argv[0], 5, option(argc, argv, "--connected", 2500), 0);
+    CHECK(world_size <= MOST, "%d ranks", world_size);
+    pair_up();
     for (long round = 0; round < rounds; round++) {
         int sum;
+        hash = fold(hash, (uint64_t)in_pairs(0));
         MPI_Allreduce(&world_rank, &sum, 1, MPI_INT, MPI_SUM, MPI_COMM_WORLD);
         hash = fold(hash, (uint64_t)(sum + round));
         pause_ms(pause);
     }
+    hash = fold(hash, (uint64_t)in_pairs(1));
     hash = fold(hash, (uint64_t)spawned(argv[0], 7, 0, 1));
     hash = fold(hash, (uint64_t)connected());
     hash = fold(hash, (uint64_t)joined());

@@ -46,6 +46,13 @@ int main(int argc, char **argv)
         }
         if (!strcmp(how, "call")) MPI_Comm_call_errhandler(MPI_COMM_WORLD, MPI_ERR_OTHER);
         if (!strcmp(how, "exit")) exit(9);
+#if MPI_VERSION * 10 + MPI_SUBVERSION > 40 || (defined(OMPI_MAJOR_VERSION) && OMPI_MAJOR_VERSION >= 5)
+        if (!strncmp(how, "errors-abort", 12)) {
+            MPI_Comm_dup(MPI_COMM_SELF, &self);
+            MPI_Comm_set_errhandler(strcmp(how, "errors-abort") ? self : MPI_COMM_WORLD, MPI_ERRORS_ABORT);
+            MPI_Send(&value, 1, MPI_INT, 99, 1, strcmp(how, "errors-abort") ? self : MPI_COMM_WORLD);
+        }
+#endif
 #ifdef MPICH_VERSION
         /* Of fault tolerance MPICH 4 has the names. */
         MPI_Comm smaller;

@@ -85,6 +85,18 @@ static void mistakes(void)
     TRY(MPI_Op_free(&op));
     TRY(MPI_Info_get_nkeys(MPI_INFO_NULL, &n));
     TRY(MPI_Error_class(MPI_SUCCESS, &n));
+    TRY(MPI_Send(data, -1, MPI_INT, MPI_PROC_NULL, 0, comm));
+    TRY(MPI_Send(data, 1, MPI_DATATYPE_NULL, MPI_PROC_NULL, 0, comm));
+    TRY(MPI_Isend(data, 1, MPI_INT, MPI_PROC_NULL, -77, comm, &request));
+    TRY(MPI_Recv(data, -1, MPI_INT, MPI_PROC_NULL, 0, comm, &status));
+    TRY(MPI_Irecv(data, 1, MPI_INT, MPI_PROC_NULL, -77, comm, &request));
+    TRY(MPI_Probe(MPI_PROC_NULL, -77, comm, &status));
+    TRY(MPI_Send_init(data, 1, MPI_INT, 0, -77, comm, &request));
+    TRY(MPI_Recv_init(data, 1, MPI_INT, 0, -77, comm, &request));
+    TRY(MPI_Sendrecv_replace(data, 1, MPI_INT, 0, 0, 99, 0, comm, &status));
+    TRY(MPI_Sendrecv_replace(data, 1, MPI_INT, 0, 0, 0, -77, comm, &status));
+    TRY(MPI_Comm_set_errhandler(comm, MPI_ERRHANDLER_NULL));
+    TRY(MPI_File_set_errhandler(MPI_FILE_NULL, MPI_ERRHANDLER_NULL));
     int dims[1] = {0};
     TRY(MPI_Dims_create(5, 1, dims));
     dims[0] = 2;

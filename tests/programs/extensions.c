@@ -249,6 +249,8 @@ int main(int argc, char **argv)
         failures();
         representations(round);
         pause_ms(pause);
+        if (round % 4 == 2) /* requests of the old class are under way */
+            CHECK(MPIX_Grequest_class_create(query, release, cancel, poll, wait_for, &class_of_work) == MPI_SUCCESS, "no class");
         take_away(&numbers, round);
         add(&numbers, round + 1);
         /* Begun in the round before, complete in this one. */

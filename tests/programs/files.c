@@ -370,7 +370,7 @@ static void lengths(MPI_File file)
 }
 
 /* Errors, handlers, hints, group. */
-static void properties(MPI_File file, MPI_Errhandler handler)
+static void properties(MPI_File file, MPI_Errhandler *handler)
 {
     MPI_File none;
     MPI_Errhandler found;
@@ -388,8 +388,11 @@ static void properties(MPI_File file, MPI_Errhandler handler)
     OK(MPI_File_call_errhandler(file, MPI_ERR_QUOTA));
     CHECK(handled == before + 1 && handled_code == MPI_ERR_QUOTA, "the handler: %d times, class %d", handled - before, handled_code);
     OK(MPI_File_get_errhandler(file, &found));
-    CHECK(found == handler, "the handler");
-    MPI_Errhandler_free(&found);
+    CHECK(found == *handler, "the handler");
+    MPI_Errhandler_free(&found), MPI_Errhandler_free(handler);
+    MPI_File_create_errhandler(on_error, handler); /* of the next round */
+    OK(MPI_File_set_errhandler(file, *handler));
+    CHECK(MPI_File_f2c(MPI_File_c2f(file)) == file && MPI_File_f2c(MPI_File_c2f(MPI_FILE_NULL)) == MPI_FILE_NULL, "Fortran handles");
     OK(MPI_File_get_errhandler(MPI_FILE_NULL, &found));
     CHECK(found == MPI_ERRORS_RETURN, "the handler of no file");
     OK(MPI_File_get_group(file, &group));
@@ -479,7 +482,6 @@ int main(int argc, char **argv)
     MPI_Comm half;
     MPI_Comm_split(MPI_COMM_WORLD, world_rank % 2, world_rank, &half);
     representations(over);
-    CHECK(MPI_File_f2c(MPI_File_c2f(over)) == over && MPI_File_f2c(MPI_File_c2f(MPI_FILE_NULL)) == MPI_FILE_NULL, "Fortran handles");
     cells = calloc(CELLS, sizeof *cells);
     for (int i = 0; i < CELLS; i++) cells[i] = (uint64_t)i * 3 + (uint64_t)world_rank;
     OK(MPI_File_write_at(over, (MPI_Offset)world_rank * CELLS * 8, cells, CELLS, MPI_UINT64_T, MPI_STATUS_IGNORE));
@@ -495,7 +497,7 @@ int main(int argc, char **argv)
         split(halves);
         short_lives(log, half, names[9]);
         lengths(size);
-        properties(over, handler);
+        properties(over, &handler);
     }
 
     view_is(view, 64 + (MPI_Offset)world_rank * BLOCK * 4, MPI_INT, BLOCK * 4, (MPI_Aint)BLOCK * 4 * world_size);

@@ -1,10 +1,10 @@
 /* The application interface: holds, a range left out, callbacks, a checkpoint that is waited for. The result is the
  * native one, whatever happens in between. Compiled for MPI, and with -DALONE for a program without.
  *
- *   interface [--die 1] [--stuck hold|callback|mpi] [--pause MS]
+ *   interface [--die 1] [--stuck hold|callback|mpi|publish] [--pause MS]
  *
  * --die: the last rank kills itself after the checkpoint, unless it was resumed from it. --stuck: what must be
- * named by a watchdog, or refused. */
+ * named by a watchdog, or refused, or never lets its control thread rest. */
 #ifdef ALONE
 #include <stdint.h>
 #define MPI_COMM_WORLD 0
@@ -119,6 +119,13 @@ int main(int argc, char **argv)
             mana_hold("the output of step 3");
             fprintf(stderr, "held\n");
             for (;;) pause_ms(1000);
+        }
+        if (strcmp(stuck, "publish") == 0) {
+            fprintf(stderr, "publishing\n");
+            for (;;) {
+                mana_publish("step", "another");
+                pause_ms(50);
+            }
         }
         if (!*stuck) {
             /* One that holds while it waits would wait for itself: all are told. */

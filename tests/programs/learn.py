@@ -6,6 +6,7 @@
 The result depends on the number of epochs only.
 """
 import hashlib
+import os
 import sys
 import time
 
@@ -44,4 +45,7 @@ for epoch in range(epochs):
         digest.update(numpy.round(part, 9).tobytes())
     print("epoch", epoch, round(float(logistic(start)), 9), flush=True)
 
+go = os.environ.get("MANA_TEST_GO")  # see common.h
+while go and not os.path.exists(go):
+    time.sleep(0.02)
 print("RESULT", digest.hexdigest()[:16], flush=True)

@@ -1,7 +1,8 @@
 /* MPI_THREAD_MULTIPLE: several threads inside MPI at once, each with its own communicator and all on a shared one, in
  * blocking and non-blocking calls, probes, collectives and one-sided operations: on a window of the thread's own, and on
- * one of all threads in an epoch that lasts from beginning to end. Some are asleep.
- *   multiple [--rounds N] [--pause MS] [--threads N] */
+ * one of all threads in an epoch that lasts from beginning to end. Some are asleep. With --init by MPI_Init, whose level the
+ * user has given the library.
+ *   multiple [--rounds N] [--pause MS] [--threads N] [--init 1] */
 #include "common.h"
 
 #include <pthread.h>
@@ -113,7 +114,8 @@ static void *work(void *argument)
 int main(int argc, char **argv)
 {
     int provided;
-    MPI_Init_thread(&argc, &argv, MPI_THREAD_MULTIPLE, &provided);
+    if (option(argc, argv, "--init", 0)) MPI_Init(&argc, &argv), MPI_Query_thread(&provided);
+    else MPI_Init_thread(&argc, &argv, MPI_THREAD_MULTIPLE, &provided);
     MPI_Comm_rank(MPI_COMM_WORLD, &world_rank);
     MPI_Comm_size(MPI_COMM_WORLD, &world_size);
     CHECK(provided == MPI_THREAD_MULTIPLE, "thread level %d", provided);

@@ -23,6 +23,16 @@ static int delete_attribute(MPI_Comm comm, int keyval, void *value, void *extra)
     return MPI_SUCCESS;
 }
 
+/* Of MPI_COMM_SELF first, then of MPI_COMM_WORLD, in MPI_Finalize. */
+static int ended, end_key;
+
+static int delete_at_end(MPI_Comm comm, int keyval, void *value, void *extra)
+{
+    (void)keyval, (void)value, (void)extra;
+    ended = ended * 10 + (comm == MPI_COMM_SELF ? 1 : comm == MPI_COMM_WORLD ? 2 : 3);
+    return MPI_SUCCESS;
+}
+
 static void handle(MPI_Comm *comm, int *code, ...)
 {
     (void)comm;
@@ -42,6 +52,10 @@ static uint64_t ask_attributes(MPI_Comm marked, MPI_Comm copied, MPI_Datatype ty
     CHECK(flag && got == (void *)(value + 1), "the attribute of its duplicate");
     MPI_Type_get_attr(type, type_key, &got, &flag);
     CHECK(flag && got == (void *)(value + 5), "the attribute of the datatype");
+    MPI_Type_get_attr(MPI_DOUBLE, type_key, &got, &flag);
+    CHECK(flag && got == (void *)(value + 6), "the attribute of a predefined datatype");
+    MPI_Type_get_attr(MPI_CHAR, type_key, &got, &flag);
+    CHECK(!flag, "an attribute of another predefined datatype");
     MPI_Comm_get_attr(MPI_COMM_WORLD, MPI_TAG_UB, &bound, &flag);
     CHECK(flag && *bound >= 32767, "MPI_TAG_UB");
     static int *first;
@@ -70,6 +84,8 @@ static uint64_t ask_names(MPI_Comm marked, MPI_Datatype type)
     CHECK(strcmp(name, "MPI_COMM_WORLD") == 0, "name %s", name);
     MPI_Type_get_name(MPI_INT, name, &length);
     CHECK(strcmp(name, "MPI_INT") == 0, "name %s", name);
+    MPI_Type_get_name(MPI_FLOAT, name, &length);
+    CHECK(strcmp(name, "another name") == 0, "name %s", name);
     return (uint64_t)length;
 }
 
@@ -107,17 +123,55 @@ static uint64_t ask_errors(MPI_Comm lenient, MPI_Comm returning)
     CHECK(code == MPI_ERR_COUNT, "class %d", code);
     MPI_Error_string(MPI_ERR_TRUNCATE, text, &length);
     CHECK(length > 0, "no text");
-    static int class, mine;
-    if (!class) {
-        MPI_Add_error_class(&class);
-        MPI_Add_error_code(class, &mine);
-        MPI_Add_error_string(mine, "an error of this program");
-    }
-    MPI_Error_class(mine, &code);
-    CHECK(code == class, "class %d, not %d", code, class);
-    MPI_Error_string(mine, text, &length);
-    CHECK(strcmp(text, "an error of this program") == 0, "text %s", text);
     return (uint64_t)handled;
+}
+
+/* Classes and codes of the program: a class in every tenth round, a code of the latest class in every one. */
+static void ask_own_errors(long round)
+{
+    enum { MOST = 1024 };
+    static int class, classes[MOST], codes[MOST];
+    char text[MPI_MAX_ERROR_STRING], expected[64];
+    int at = (int)(round % MOST), found, length;
+    if (round % 10 == 0) MPI_Add_error_class(&class);
+    MPI_Add_error_code(class, &codes[at]);
+    classes[at] = class;
+    snprintf(expected, sizeof expected, "error %ld of this program", round);
+    MPI_Add_error_string(codes[at], expected);
+    for (int back = 0; back <= (round < 20 ? round : 20); back++) {
+        int i = (int)((round - back) % MOST);
+        MPI_Error_class(codes[i], &found);
+        CHECK(found == classes[i], "class %d, not %d", found, classes[i]);
+        MPI_Error_string(codes[i], text, &length);
+        snprintf(expected, sizeof expected, "error %ld of this program", round - back);
+        CHECK(strcmp(text, expected) == 0, "text %s", text);
+    }
+}
+
+/* A key, an attribute and names of a datatype and a communicator: made in one round, asked in the next. */
+static void ask_young(MPI_Comm comm, MPI_Datatype type, long round)
+{
+    static int young = MPI_KEYVAL_INVALID;
+    char name[MPI_MAX_OBJECT_NAME], expected[64];
+    int flag, length;
+    void *got;
+    if (young != MPI_KEYVAL_INVALID) {
+        MPI_Type_get_attr(type, young, &got, &flag);
+        CHECK(flag && got == (void *)(value + (round - 1) % 16), "round %ld: an attribute of the last one", round);
+        MPI_Type_delete_attr(type, young);
+        MPI_Type_free_keyval(&young);
+        CHECK(young == MPI_KEYVAL_INVALID, "a freed key");
+        snprintf(expected, sizeof expected, "of round %ld", round - 1);
+        MPI_Comm_get_name(comm, name, &length);
+        CHECK(strcmp(name, expected) == 0 && length == (int)strlen(expected), "name %s", name);
+        MPI_Type_get_name(type, name, &length);
+        CHECK(strcmp(name, expected) == 0 && length == (int)strlen(expected), "name %s", name);
+    }
+    MPI_Type_create_keyval(MPI_TYPE_NULL_COPY_FN, MPI_TYPE_NULL_DELETE_FN, &young, NULL);
+    MPI_Type_set_attr(type, young, value + round % 16);
+    snprintf(expected, sizeof expected, "of round %ld", round);
+    MPI_Comm_set_name(comm, expected);
+    MPI_Type_set_name(type, expected);
 }
 
 /* A message longer than its receive is an error; both sides go on. */
@@ -214,7 +268,7 @@ int main(int argc, char **argv)
     uint64_t hash = 0;
 
     MPI_Comm marked, copied, lenient, returning, grid, row, graph, adjacent, shared;
-    MPI_Datatype type;
+    MPI_Datatype type, young;
     MPI_Info info;
     MPI_Errhandler handler;
     MPI_Group all, odd;
@@ -228,6 +282,12 @@ int main(int argc, char **argv)
     MPI_Type_create_keyval(MPI_TYPE_NULL_COPY_FN, MPI_TYPE_NULL_DELETE_FN, &type_key, NULL);
     MPI_Type_set_attr(type, type_key, value + 5);
     MPI_Type_commit(&type);
+    MPI_Type_dup(MPI_INT, &young);
+    MPI_Type_set_attr(MPI_DOUBLE, type_key, value + 6);
+    MPI_Type_set_name(MPI_FLOAT, "another name");
+    MPI_Comm_create_keyval(MPI_COMM_NULL_COPY_FN, delete_at_end, &end_key, NULL);
+    MPI_Comm_set_attr(MPI_COMM_WORLD, end_key, value);
+    MPI_Comm_set_attr(MPI_COMM_SELF, end_key, value);
     MPI_Info_create(&info);
     MPI_Info_set(info, "first", "a value with spaces");
     MPI_Info_set(info, "second", "two");
@@ -260,6 +320,8 @@ int main(int argc, char **argv)
         ask_names(marked, type); /* the length of a predefined name is the library's own */
         hash = fold(hash, ask_info(info));
         hash = fold(hash, ask_errors(lenient, returning));
+        ask_own_errors(round);
+        ask_young(lenient, young, round);
         hash = fold(hash, truncate_one(returning, world_rank, world_size));
         hash = fold(hash, ask_topologies(grid, row, graph, adjacent, extents));
         hash = fold(hash, ask_groups(marked, all, odd));
@@ -271,8 +333,11 @@ int main(int argc, char **argv)
     }
     MPI_Comm_free(&copied), MPI_Comm_free(&marked), MPI_Comm_free(&lenient), MPI_Comm_free(&returning);
     MPI_Comm_free(&grid), MPI_Comm_free(&row), MPI_Comm_free(&graph), MPI_Comm_free(&adjacent), MPI_Comm_free(&shared);
-    MPI_Comm_free_keyval(&key), MPI_Type_free_keyval(&type_key), MPI_Type_free(&type), MPI_Info_free(&info);
+    MPI_Type_delete_attr(MPI_DOUBLE, type_key);
+    MPI_Comm_free_keyval(&end_key), MPI_Comm_free_keyval(&key), MPI_Type_free_keyval(&type_key), MPI_Type_free(&type), MPI_Type_free(&young), MPI_Info_free(&info);
     MPI_Errhandler_free(&handler), MPI_Group_free(&all), MPI_Group_free(&odd);
     CHECK(deletes == copies + 1, "%d copies, %d deletions", copies, deletes);
-    return finish(hash);
+    int code = finish(hash);
+    if (ended != 12) fprintf(stderr, "rank %d: deletions at the end: %d\n", world_rank, ended);
+    return ended == 12 ? code : 3;
 }

@@ -1,4 +1,5 @@
-// C++: the deprecated MPI:: bindings where the library has them, exceptions, containers, static constructors.
+// C++: the deprecated MPI:: bindings where the library has them with their error handlers and exceptions, exceptions of the
+// program, containers, static constructors.
 //   objects_cxx [--rounds N] [--pause MS]
 #include <mpi.h>
 
@@ -37,6 +38,53 @@ void add_all(const void *in, void *out, int length, const MPI::Datatype &)
     for (int i = 0; i < length; i++) b[i] += 3 * a[i] - 2 * a[i];
 }
 
+// What the handlers were called for, and the last class.
+int comm_errors, win_errors, file_errors, last_class;
+
+// The bindings hand over objects of theirs; the handler for communicators asks it something.
+void on_comm(MPI::Comm &comm, int *code, ...)
+{
+    comm_errors++;
+    last_class = MPI::Get_error_class(*code) + 1000 * comm.Get_size();
+}
+
+void on_win(MPI::Win &win, int *code, ...)
+{
+    win_errors++;
+    last_class = MPI::Get_error_class(*code) + 1000 * win.Get_group().Get_size();
+}
+
+void on_file(MPI::File &, int *code, ...)
+{
+    file_errors++;
+    last_class = MPI::Get_error_class(*code);
+}
+
+void check(bool good, const char *what)
+{
+    if (good) return;
+    std::fprintf(stderr, "objects_cxx: %s (class %d, %d %d %d)\n", what, last_class, comm_errors, win_errors, file_errors);
+    MPI::COMM_WORLD.Abort(3);
+}
+
+// The class of the error that `wrong` makes under MPI::ERRORS_THROW_EXCEPTIONS; Open MPI is built without exceptions, and
+// leaves the code in a variable.
+template <typename Wrong> int class_of(Wrong wrong)
+{
+#ifdef OPEN_MPI
+    MPI::mpi_errno = MPI::SUCCESS;
+    wrong();
+    return MPI::Get_error_class(MPI::mpi_errno);
+#else
+    try {
+        wrong();
+    } catch (MPI::Exception &error) {
+        return error.Get_error_class();
+    }
+    return MPI::SUCCESS;
+#endif
+}
+
 }  // namespace
 
 int main(int argc, char **argv)
@@ -51,7 +99,36 @@ int main(int argc, char **argv)
     auto strided = MPI::UNSIGNED_LONG.Create_vector(50, 1, 2);
     strided.Commit();
 
+    // Handlers live as long as the program, and are called before and after a checkpoint.
+    int cell = 0;
+    auto win = MPI::Win::Create(&cell, sizeof cell, sizeof cell, MPI::INFO_NULL, world);
+    auto comm_handler = MPI::Comm::Create_errhandler(on_comm);
+    auto win_handler = MPI::Win::Create_errhandler(on_win);
+    auto file_handler = MPI::File::Create_errhandler(on_file);
+    win.Set_errhandler(win_handler);
+    auto careful = world.Dup();
+
     for (long round = 0; round < options["--rounds"]; round++) {
+        careful.Set_errhandler(comm_handler);
+        auto wrong_rank = [&] { careful.Send(&cell, 1, MPI::INT, 99, 1); };
+        comm_errors = win_errors = file_errors = 0;
+        wrong_rank();
+        check(comm_errors > 0 && last_class == MPI::ERR_RANK + 1000 * size, "a handler of a communicator");
+        careful.Set_errhandler(MPI::ERRORS_THROW_EXCEPTIONS);
+        check(careful.Get_errhandler() == MPI::ERRORS_THROW_EXCEPTIONS, "another handler than was set");
+        check(class_of(wrong_rank) == MPI::ERR_RANK, "an exception");
+        win.Call_errhandler(MPI::ERR_OTHER);
+        check(win_errors == 1 && last_class == MPI::ERR_OTHER + 1000 * size, "a handler of a window");
+#ifdef OPEN_MPI  // MPICH takes no handler for files that it has made in C++
+        MPI::FILE_NULL.Set_errhandler(file_handler);
+        if (round % 8 == 0) {
+            auto name = "objects_cxx." + std::to_string(size);
+            auto file = MPI::File::Open(world, name.c_str(), MPI::MODE_CREATE | MPI::MODE_RDWR | MPI::MODE_DELETE_ON_CLOSE, MPI::INFO_NULL);
+            file.Call_errhandler(MPI::ERR_IO);
+            check(file_errors == 1 && last_class == MPI::ERR_IO, "a handler of a file");
+            file.Close();
+        }
+#endif
         std::vector<std::uint64_t> out(100), in(100);
         for (auto &word : out) word = hash = mix(hash + 1);
         auto receive = world.Irecv(in.data(), 1, strided, left, 1);
@@ -76,6 +153,9 @@ int main(int argc, char **argv)
         for (auto word : all) hash = mix(hash ^ word);
         std::printf("RESULT %016llx\n", static_cast<unsigned long long>(hash));
     }
+    careful.Free();
+    win.Free();
+    comm_handler.Free(), win_handler.Free(), file_handler.Free();
     strided.Free();
     sum.Free();
     world.Free();

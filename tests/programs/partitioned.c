@@ -1,16 +1,49 @@
 /* Partitioned communication: requests made once; partitions are declared ready one by one, by list and by range, some before
- * and some after a pause in which a checkpoint may come; two of the same envelope; also across an inter-communicator.
- *   partitioned [--rounds N] [--pause MS] */
+ * and some after a pause in which a checkpoint may come; two of the same envelope; also across an inter-communicator. At the
+ * end so many between each pair that any two could be taken for each other, received in another order than sent, and some
+ * received before the other side has made them.
+ *   partitioned [--rounds N] [--pause MS] [--many N] */
 #include "common.h"
 
 enum { PARTS = 6, EACH = 50, CHANNELS = 4 };
 
 static uint64_t word(int from, long seed, int at) { return mix((uint64_t)(from * 100003 + at) ^ (uint64_t)seed << 24); }
 
+/* `n` requests each way, of one word: all that are received are started first, and made first on one rank. */
+static uint64_t many(MPI_Comm comm, int n, int right, int left, long pause)
+{
+    MPI_Request *all = malloc(2 * (size_t)n * sizeof *all), *sends = all + n;
+    uint64_t *words = malloc(2 * (size_t)n * sizeof *words), *out = words + n, hash = 0;
+    for (int i = 0; i < n; i++) MPI_Precv_init(&words[i], 1, 1, MPI_UINT64_T, left, i / 2, comm, MPI_INFO_NULL, &all[i]);
+    if (world_rank == 0) {
+        MPI_Startall(n, all);
+        pause_ms(pause);
+    }
+    for (int i = 0; i < n; i++) MPI_Psend_init(&out[i], 1, 1, MPI_UINT64_T, right, i / 2, comm, MPI_INFO_NULL, &sends[i]);
+    for (int time = 0; time < 2; time++) {
+        if (world_rank > 0 || time) MPI_Startall(n, all);
+        for (int i = n - 1; i >= 0; i--) {
+            out[i] = word(world_rank, 70 + time, i);
+            MPI_Start(&sends[i]);
+            MPI_Pready(0, sends[i]);
+        }
+        if (time == 0 && world_rank == 1) pause_ms(pause);
+        MPI_Waitall(2 * n, all, MPI_STATUSES_IGNORE);
+        for (int i = 0; i < n; i++) {
+            CHECK(words[i] == word(left, 70 + time, i), "request %d of many, started %d times", i, time + 1);
+            hash = fold(hash, words[i]);
+        }
+    }
+    for (int i = 0; i < 2 * n; i++) MPI_Request_free(&all[i]);
+    free(all), free(words);
+    return hash;
+}
+
 int main(int argc, char **argv)
 {
     start(&argc, &argv);
     long rounds = option(argc, argv, "--rounds", 60), pause = option(argc, argv, "--pause", 80);
+    int several = (int)option(argc, argv, "--many", 3000);
     CHECK(world_size >= 2, "needs 2 ranks");
     int right = (world_rank + 1) % world_size, left = (world_rank + world_size - 1) % world_size;
     static uint64_t out[CHANNELS][PARTS * EACH], in[CHANNELS][PARTS * EACH];
@@ -67,6 +100,7 @@ int main(int argc, char **argv)
         }
     }
     for (int c = 0; c < channels; c++) MPI_Request_free(&sends[c]), MPI_Request_free(&receives[c]);
+    hash = fold(hash, many(comm, several, right, left, 20 * pause));
     MPI_Comm_free(&inter), MPI_Comm_free(&local), MPI_Comm_free(&comm);
     return finish(hash);
 }

@@ -11,6 +11,13 @@ import sys
 import time
 
 
+def hold():
+    """See common.h."""
+    go = os.environ.get("MANA_TEST_GO")
+    while go and not os.path.exists(go):
+        time.sleep(0.02)
+
+
 def work(task):
     number, pause = task
     if pause:
@@ -23,6 +30,8 @@ def work(task):
 
 def count(lock, counter, queue, turns, pause):
     for turn in range(turns):
+        if turn == turns - 1:
+            hold()
         with lock:
             counter.value += turn
         if pause:
@@ -47,6 +56,7 @@ def main():
             for number, text in pool.imap(work, tasks):
                 total.update(f"{number} {text}".encode())
             assert pool.apply(os.getpid) != os.getpid()
+        hold()
         pool.close()
         pool.join()
     ended, turns = 0, 0

@@ -1,5 +1,5 @@
 /* Requests in every state a checkpoint can find them in: inactive, started, finished and not yet asked for, freed
- * while active, generalised; and buffers attached and detached.
+ * while active, generalised, cancelled; and buffers attached and detached.
  *   requests [--rounds N] [--pause MS] */
 #include "common.h"
 
@@ -19,6 +19,48 @@ static int query(void *extra, MPI_Status *status)
 static int release(void *extra) { (void)extra; freed++; return MPI_SUCCESS; }
 
 static int cancel(void *extra, int complete) { (void)extra, (void)complete; cancelled++; return MPI_SUCCESS; }
+
+/* Sends that are cancelled: a send either is, and nobody receives it, or it completes and its message comes. Both MPIs do the
+ * latter, and so do we. */
+static void cancelled_sends(long round, long pause, int right, int left)
+{
+    enum { LONG = 200000, KINDS = 5 };
+    static uint64_t out[LONG], in[LONG];
+    MPI_Request sends[KINDS];
+    MPI_Status status;
+    int sizes[KINDS] = {1, LONG, 1, LONG, 1}, gone, theirs, count;
+    uint64_t expected;
+    fill(out, sizeof out, (uint64_t)(round * 7 + world_rank));
+    fill(&expected, sizeof expected, (uint64_t)(round * 7 + left));
+    MPI_Isend(out, sizes[0], MPI_UINT64_T, right, 70, MPI_COMM_WORLD, &sends[0]);
+    MPI_Isend(out, sizes[1], MPI_UINT64_T, right, 71, MPI_COMM_WORLD, &sends[1]);
+    MPI_Issend(out, sizes[2], MPI_UINT64_T, right, 72, MPI_COMM_WORLD, &sends[2]);
+    MPI_Send_init(out, sizes[3], MPI_UINT64_T, right, 73, MPI_COMM_WORLD, &sends[3]);
+    MPI_Start(&sends[3]);
+    MPI_Ibsend(out, sizes[4], MPI_UINT64_T, right, 74, MPI_COMM_WORLD, &sends[4]);
+    for (int i = 0; i < KINDS; i++) CHECK(MPI_Cancel(&sends[i]) == MPI_SUCCESS, "send %d cannot be cancelled", i);
+    pause_ms(pause);
+    for (int i = 0; i < KINDS; i++) {
+        /* Told first: a receive that nothing comes for would wait for ever. */
+        int flag;
+        gone = 0;
+        MPI_Request_get_status(sends[i], &flag, &status);
+        if (flag) MPI_Test_cancelled(&status, &gone);
+        MPI_Sendrecv(&gone, 1, MPI_INT, right, 75, &theirs, 1, MPI_INT, left, 75, MPI_COMM_WORLD, MPI_STATUS_IGNORE);
+        if (!theirs) {
+            in[0] = 0;
+            MPI_Recv(in, sizes[i], MPI_UINT64_T, left, 70 + i, MPI_COMM_WORLD, &status);
+            MPI_Get_count(&status, MPI_UINT64_T, &count);
+            CHECK(count == sizes[i], "%d words, not %d", count, sizes[i]);
+            CHECK(in[0] == expected, "a cancelled send has other content");
+        }
+        int known = gone;
+        MPI_Wait(&sends[i], &status);
+        MPI_Test_cancelled(&status, &gone);
+        CHECK(gone == known, "send %d: cancelled after its message was received", i);
+    }
+    MPI_Request_free(&sends[3]);
+}
 
 int main(int argc, char **argv)
 {
@@ -97,6 +139,8 @@ int main(int argc, char **argv)
         MPI_Wait(&one, &statuses[0]);
         MPI_Get_count(&statuses[0], MPI_INT, &count);
         CHECK(count == length && statuses[0].MPI_TAG == 5 && queried == before + 1 && freed == (int)round + 1, "a generalised request");
+
+        if (round % 5 == 0) cancelled_sends(round, pause, right, left);
 
         /* The buffer is detached and attached again, while nothing is in it. */
         payload = fold((uint64_t)round, (uint64_t)world_rank);

@@ -1,5 +1,6 @@
 /* What no other program has a place for: published names, functions of attributes called by the program, Fortran handles of windows,
- * the newest forms of duplicates, hints, buffers, persistent sends and contents of types.
+ * the newest forms of duplicates, hints, buffers, persistent sends and contents of types; and of libraries that have it, what came
+ * with MPI-4.1 and 5.0: buffers of communicators, fields of statuses, looks at several requests, handles as integers.
  *   rest [--rounds N] [--pause MS] */
 #include "common.h"
 #ifdef OPEN_MPI
@@ -21,9 +22,11 @@ static void names(void)
         MPI_Allreduce(&mine, &known, 1, MPI_INT, MPI_MIN, MPI_COMM_WORLD);
         CHECK(!mine || strcmp(found, port) == 0, "found %s", found);
         int code = world_rank == 0 ? MPI_Unpublish_name("mana-test", MPI_INFO_NULL, port) : MPI_SUCCESS;
-        CHECK(!known || code == MPI_SUCCESS, "not taken back");
+        /* Between the two it may have been resumed. */
+        MPI_Bcast(&code, 1, MPI_INT, 0, MPI_COMM_WORLD);
+        if (code != MPI_SUCCESS) known = 0;
     }
-    CHECK(known, "the name is not known");
+    CHECK(known, "the name is not known, or not taken back");
     MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_ARE_FATAL);
 }
 
@@ -150,6 +153,134 @@ static void flushed(MPI_Comm comm, long round, void *buffer, int size)
     MPI_Comm_attach_buffer(comm, buffer, size);
 }
 
+/* A buffer that is as large as is needed: what has been sent is not kept. A resumed process has more memory of its own. */
+static void automatic(MPI_Comm comm, long round, long rounds)
+{
+    enum { MESSAGES = 40, LONG = 12500, MOST = 30000 };
+    static uint64_t out[LONG], in[LONG];
+    static long before;
+    int right = (world_rank + 1) % world_size, left = (world_rank + world_size - 1) % world_size;
+    for (int i = 0; i < MESSAGES; i++) {
+        out[0] = mix((uint64_t)(round * 83 + world_rank + i));
+        CHECK(MPI_Bsend(out, LONG, MPI_UINT64_T, right, 8, comm) == MPI_SUCCESS, "no room for message %d", i);
+        MPI_Recv(in, LONG, MPI_UINT64_T, left, 8, comm, MPI_STATUS_IGNORE);
+        CHECK(in[0] == mix((uint64_t)(round * 83 + left + i)), "a buffered message");
+    }
+    if (round == 3) before = resident();
+    if (round == rounds - 1) CHECK(resident() - before < MOST, "%ld KiB have become %ld", before, resident());
+}
+
+/* The fields of a status as procedures, and requests that are asked about several at once. */
+static void looked_at(MPI_Comm comm, long round)
+{
+    enum { SEVERAL = 4 };
+    int right = (world_rank + 1) % world_size, left = (world_rank + world_size - 1) % world_size, in[SEVERAL], out[SEVERAL];
+    int source, tag, error, flag = -1, index = -7, count = -7, indices[SEVERAL], cancelled;
+    MPI_Count elements;
+    MPI_Request requests[2 * SEVERAL], none[2] = {MPI_REQUEST_NULL, MPI_REQUEST_NULL};
+    MPI_Status status, statuses[2 * SEVERAL];
+    memset(&status, 0, sizeof status);
+    MPI_Status_set_source(&status, 3), MPI_Status_set_tag(&status, 17), MPI_Status_set_error(&status, MPI_ERR_OTHER);
+    MPI_Status_set_elements_c(&status, MPI_INT, 5);
+    MPI_Status_set_cancelled(&status, 0);
+    MPI_Status_get_source(&status, &source), MPI_Status_get_tag(&status, &tag), MPI_Status_get_error(&status, &error);
+    MPI_Get_elements_c(&status, MPI_INT, &elements);
+    MPI_Test_cancelled(&status, &cancelled);
+    CHECK(source == 3 && status.MPI_SOURCE == 3 && tag == 17 && status.MPI_TAG == 17 && error == MPI_ERR_OTHER && elements == 5 && !cancelled,
+          "a status of %d, %d, %d, %lld", source, tag, error, (long long)elements);
+    for (int i = 0; i < SEVERAL; i++) MPI_Irecv(&in[i], 1, MPI_INT, left, i, comm, &requests[i]);
+    MPI_Request_get_status_all(SEVERAL, requests, &flag, MPI_STATUSES_IGNORE);
+    CHECK(flag == 0, "complete before anything was sent");
+    MPI_Request_get_status_any(SEVERAL, requests, &index, &flag, &status);
+    CHECK(flag == 0 && index == MPI_UNDEFINED, "request %d complete before anything was sent", index);
+    MPI_Request_get_status_some(SEVERAL, requests, &count, indices, statuses);
+    CHECK(count == 0, "%d complete before anything was sent", count);
+    MPI_Barrier(comm);
+    out[2] = (int)round * 10 + 2;
+    MPI_Send(&out[2], 1, MPI_INT, right, 2, comm);
+    do MPI_Request_get_status_any(SEVERAL, requests, &index, &flag, &status);
+    while (!flag);
+    MPI_Status_get_source(&status, &source), MPI_Status_get_tag(&status, &tag);
+    CHECK(index == 2 && source == left && tag == 2, "request %d from %d, tag %d", index, source, tag);
+    MPI_Request_get_status_some(SEVERAL, requests, &count, indices, statuses);
+    CHECK(count == 1 && indices[0] == 2 && statuses[0].MPI_TAG == 2, "%d are complete, the first is %d", count, indices[0]);
+    MPI_Barrier(comm);
+    for (int i = 0; i < SEVERAL; i++) {
+        if (i == 2) continue;
+        out[i] = (int)round * 10 + i;
+        MPI_Send(&out[i], 1, MPI_INT, right, i, comm);
+    }
+    do MPI_Request_get_status_all(SEVERAL, requests, &flag, statuses);
+    while (!flag);
+    for (int i = 0; i < SEVERAL; i++) CHECK(statuses[i].MPI_TAG == i && in[i] == (int)round * 10 + i, "request %d: %d", i, in[i]);
+    MPI_Waitall(SEVERAL, requests, MPI_STATUSES_IGNORE);
+    MPI_Request_get_status_all(2, none, &flag, statuses);
+    CHECK(flag == 1, "requests that are none");
+    MPI_Request_get_status_any(2, none, &index, &flag, &status);
+    CHECK(flag == 1 && index == MPI_UNDEFINED, "one of none: %d", index);
+    MPI_Request_get_status_some(2, none, &count, indices, statuses);
+    CHECK(count == MPI_UNDEFINED, "some of none: %d", count);
+}
+
+/* Types of a value and an index by their parts, and what the library may say of the hardware. */
+static void found(MPI_Comm comm)
+{
+    struct {
+        double value;
+        int index;
+    } mine = {1.0 / (world_rank + 1), world_rank}, least;
+    MPI_Datatype pair;
+    MPI_Info info;
+    int keys;
+    MPI_Type_get_value_index(MPI_DOUBLE, MPI_INT, &pair);
+    CHECK(pair == MPI_DOUBLE_INT, "another type of a double and an index");
+    MPI_Allreduce(&mine, &least, 1, pair, MPI_MINLOC, comm);
+    CHECK(least.index == world_size - 1, "the least is that of %d", least.index);
+    MPI_Get_hw_resource_info(&info);
+    CHECK(MPI_Info_get_nkeys(info, &keys) == MPI_SUCCESS && keys >= 0, "%d keys", keys);
+    MPI_Info_free(&info);
+}
+
+#if MPI_VERSION >= 5
+/* Handles as integers, and back. */
+static void integers(MPI_Comm comm, MPI_Group group, MPI_Win win)
+{
+    MPI_Info info;
+    MPI_Request request;
+    MPI_Op op = MPI_SUM;
+    MPI_Datatype type;
+    MPI_Errhandler handler;
+    MPI_Message message;
+    MPI_File file = MPI_FILE_NULL;
+    MPI_Session session = MPI_SESSION_NULL;
+    int word = 1, got = 0, major = 0, minor = -1, rank = (world_rank + 1) % world_size;
+    MPI_Info_create(&info);
+    MPI_Type_contiguous(3, MPI_INT, &type);
+    MPI_Comm_get_errhandler(comm, &handler);
+    CHECK(MPI_Comm_fromint(MPI_Comm_toint(comm)) == comm && MPI_Comm_fromint(MPI_Comm_toint(MPI_COMM_WORLD)) == MPI_COMM_WORLD, "communicators");
+    CHECK(MPI_Group_fromint(MPI_Group_toint(group)) == group, "groups");
+    CHECK(MPI_Win_fromint(MPI_Win_toint(win)) == win, "windows");
+    CHECK(MPI_Info_fromint(MPI_Info_toint(info)) == info, "info objects");
+    CHECK(MPI_Op_fromint(MPI_Op_toint(op)) == op, "operations");
+    CHECK(MPI_Type_fromint(MPI_Type_toint(type)) == type && MPI_Type_fromint(MPI_Type_toint(MPI_DOUBLE)) == MPI_DOUBLE, "datatypes");
+    CHECK(MPI_Errhandler_fromint(MPI_Errhandler_toint(handler)) == handler, "error handlers");
+    CHECK(MPI_File_fromint(MPI_File_toint(file)) == file, "files");
+    CHECK(MPI_Session_fromint(MPI_Session_toint(session)) == session, "sessions");
+    MPI_Isend(&word, 1, MPI_INT, rank, 9, comm, &request);
+    CHECK(MPI_Request_fromint(MPI_Request_toint(request)) == request, "requests");
+    MPI_Mprobe(MPI_ANY_SOURCE, 9, comm, &message, MPI_STATUS_IGNORE);
+    CHECK(MPI_Message_fromint(MPI_Message_toint(message)) == message, "messages");
+    MPI_Mrecv(&got, 1, MPI_INT, &message, MPI_STATUS_IGNORE);
+    MPI_Wait(&request, MPI_STATUS_IGNORE);
+    CHECK(got == 1, "received %d", got);
+    MPI_Abi_get_version(&major, &minor);
+    CHECK(major != 0 && minor >= -1, "an ABI of version %d.%d", major, minor);
+    MPI_Errhandler_free(&handler);
+    MPI_Type_free(&type);
+    MPI_Info_free(&info);
+}
+#endif
+
 /* Error classes and codes that live for a round. */
 static void removed(void)
 {
@@ -196,6 +327,9 @@ int main(int argc, char **argv)
     MPI_Comm own;
     MPI_Comm_dup(comm, &own);
     MPI_Comm_attach_buffer(own, small, SMALL);
+    MPI_Comm roomy;
+    MPI_Comm_dup(comm, &roomy);
+    MPI_Comm_attach_buffer(roomy, MPI_BUFFER_AUTOMATIC, 0);
 #endif
     for (long round = 0; round < rounds; round++) {
         MPI_Comm parent = comm;
@@ -222,7 +356,13 @@ int main(int argc, char **argv)
 #endif
 #ifdef NEWER
         flushed(own, round, small, SMALL);
+        automatic(roomy, round, rounds);
+        looked_at(comm, round);
+        found(comm);
         removed();
+#if MPI_VERSION >= 5
+        integers(comm, all, win);
+#endif
 #endif
         uint64_t value = (uint64_t)(round + 1);
         MPI_Win_fence(0, win);
@@ -234,6 +374,8 @@ int main(int argc, char **argv)
 #ifdef NEWER
     void *last;
     int bytes;
+    MPI_Comm_detach_buffer(roomy, &last, &bytes);
+    MPI_Comm_free(&roomy);
     MPI_Comm_detach_buffer(own, &last, &bytes);
     MPI_Comm_free(&own);
 #endif

@@ -93,7 +93,13 @@ int main(int argc, char **argv)
         if (round % 5 == 0) {
             MPI_Session second;
             MPI_Session_init(MPI_INFO_NULL, MPI_ERRORS_RETURN, &second);
-            MPI_Session_set_errhandler(second, handler);
+            MPI_Errhandler young;
+            MPI_Session_create_errhandler(handle, &young);
+            MPI_Session_set_errhandler(second, young);
+            MPI_Errhandler_free(&young);
+            before = handled;
+            MPI_Session_call_errhandler(second, MPI_ERR_OTHER);
+            CHECK(handled == before + 1, "the second session's handler was called %d times", handled - before);
             MPI_Comm fresh = from_set(second, "mpi://WORLD", "tests.again");
             MPI_Barrier(fresh);
             MPI_Comm_free(&fresh);

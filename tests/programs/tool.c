@@ -174,6 +174,9 @@ int main(int argc, char **argv)
 #ifdef MPICH_VERSION
         events();
 #endif
+        /* Once more, and back. */
+        CHECK(MPI_T_init_thread(MPI_THREAD_SINGLE, &elements) == MPI_SUCCESS && elements >= MPI_THREAD_SINGLE, "level %d", elements);
+        CHECK(MPI_T_finalize() == MPI_SUCCESS && MPI_T_cvar_get_num(&count) == MPI_SUCCESS, "the tool interface has ended");
         int sum;
         MPI_Allreduce(&world_rank, &sum, 1, MPI_INT, MPI_SUM, MPI_COMM_WORLD);
         hash = fold(hash, (uint64_t)sum);

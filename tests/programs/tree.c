@@ -171,6 +171,8 @@ int main(int argc, char **argv) {
         if (found != quick || !WIFEXITED(status)) die("waitpid");
         hash = mix(hash + WEXITSTATUS(status));
     }
+    const char *go = getenv("MANA_TEST_GO"); /* see common.h */
+    while (go && access(go, F_OK) != 0) nap(20);
     uint64_t none = 0, end;
     put(to[1], &none, sizeof none);
     fetch(from[0], &end, sizeof end);

@@ -56,6 +56,35 @@ static void attributes(MPI_Win win, void *base, MPI_Aint size, int unit, int fla
     CHECK(flag && *number == MPI_WIN_UNIFIED, "MPI_WIN_MODEL: %d", *number);
 }
 
+/* A key, an attribute, a handler and a name of a window: made in one round, asked in the next. */
+static void changing(MPI_Win win, long round)
+{
+    static int key = MPI_KEYVAL_INVALID, marks[2];
+    char name[MPI_MAX_OBJECT_NAME], expected[64];
+    int flag, length, *got;
+    MPI_Errhandler handler;
+    if (key != MPI_KEYVAL_INVALID) {
+        MPI_Win_get_attr(win, key, &got, &flag);
+        CHECK(flag && got == &marks[(round - 1) % 2], "round %ld: an attribute of the last one", round);
+        MPI_Win_delete_attr(win, key);
+        MPI_Win_free_keyval(&key);
+        CHECK(key == MPI_KEYVAL_INVALID, "a freed key");
+        snprintf(expected, sizeof expected, "of round %ld", round - 1);
+        MPI_Win_get_name(win, name, &length);
+        CHECK(strcmp(name, expected) == 0, "name %s", name);
+        int before = handled;
+        MPI_Win_call_errhandler(win, MPI_ERR_ASSERT);
+        CHECK(handled == before + 1 && handled_code == MPI_ERR_ASSERT, "class %d, %d times", handled_code, handled - before);
+    }
+    MPI_Win_create_keyval(MPI_WIN_NULL_COPY_FN, MPI_WIN_NULL_DELETE_FN, &key, NULL);
+    MPI_Win_set_attr(win, key, &marks[round % 2]);
+    MPI_Win_create_errhandler(on_error, &handler);
+    MPI_Win_set_errhandler(win, handler);
+    MPI_Errhandler_free(&handler);
+    snprintf(expected, sizeof expected, "of round %ld", round);
+    MPI_Win_set_name(win, expected);
+}
+
 #if MPI_VERSION >= 4
 /* The forms with large counts. */
 static void large_counts(int right, int left)
@@ -266,6 +295,11 @@ int main(int argc, char **argv)
         MPI_Win_attach(dynamic, pieces[1 - piece], BLOCK * 8);
         MPI_Barrier(MPI_COMM_WORLD);
 
+        changing(locked, round);
+#if MPI_VERSION >= 4
+        if (round % 3 == 0) large_counts(right, left);
+#endif
+
         /* A window that lives for a round. */
         MPI_Win_fence(0, young);
         MPI_Put(&mark, 1, MPI_UINT64_T, right, 2, 1, MPI_UINT64_T, young);
@@ -312,9 +346,6 @@ int main(int argc, char **argv)
     hash = fold(hash, hash_bytes(fenced_memory, SLOTS * 8));
     hash = fold(hash, hash_bytes(shared_memory, (size_t)(BLOCK + me) * 8));
 
-#if MPI_VERSION >= 4
-    large_counts(right, left);
-#endif
     MPI_Win_unlock_all(shared);
     MPI_Win_unlock_all(life);
     MPI_Win_detach(dynamic, pieces[rounds % 2]);

@@ -67,6 +67,7 @@ impl AgentOptions {
             incarnation: self.incarnation,
             secret: &self.secret,
             addresses: &self.addresses,
+            near: true,
             fd_floor: self.fd_floor,
         };
         let mut wire = target.connect(limit)?;
@@ -112,6 +113,10 @@ pub(crate) struct Exchange {
     pub requests: Vec<Request>,
     /// Signals held back.
     pub signals: Vec<i32>,
+    /// The batch system's answers.
+    pub times_left: Vec<Option<Duration>>,
+    /// Answers about the time limit.
+    pub limits: Vec<Option<Duration>>,
     pub outcome: Option<Outcome>,
     pub disconnected: bool,
     pub stop: bool,
@@ -195,19 +200,23 @@ impl Agent {
     /// The program ends with `code`: reports it and waits up to `limit` until a generation that is
     /// being written is committed or abandoned and the job's outcome is known
     /// ([`RankHooks::finish`] has then been called). With another code than 0 it does not wait for
-    /// the other ranks. [`Outcome::Undecided`] when the limit passes or the coordinator is gone.
-    pub fn exit(&self, code: i32, limit: Duration) -> Outcome {
+    /// the other ranks. [`Outcome::Undecided`] when the coordinator is gone, `None` when the limit passes:
+    /// it may be asked again.
+    pub fn exit(&self, code: i32, limit: Duration) -> Option<Outcome> {
         let deadline = after(limit);
         let mut exchange = self.shared.lock();
         exchange.exit.get_or_insert(code);
         self.wake();
         loop {
             if let Some(outcome) = &exchange.outcome {
-                return outcome.clone();
+                return Some(outcome.clone());
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            if exchange.disconnected || left.is_zero() {
-                return Outcome::Undecided;
+            if exchange.disconnected {
+                return Some(Outcome::Undecided);
+            }
+            if left.is_zero() {
+                return None;
             }
             exchange = self
                 .shared
@@ -228,6 +237,20 @@ impl Agent {
     /// [`RankHooks::signal_over`] follows. Does not wait.
     pub fn signal(&self, number: i32) {
         self.shared.lock().signals.push(number);
+        self.wake();
+    }
+
+    /// The answer to [`RankHooks::ask_time_left`]: how long until the job is killed, if that could be
+    /// found out. Does not wait.
+    pub fn time_left(&self, left: Option<Duration>) {
+        self.shared.lock().times_left.push(left);
+        self.wake();
+    }
+
+    /// The answer to [`RankHooks::ask_limit`]: how long until the time limit, [`Duration::MAX`] without one, `None` if it
+    /// could not be found out. Does not wait.
+    pub fn limit(&self, left: Option<Duration>) {
+        self.shared.lock().limits.push(left);
         self.wake();
     }
 

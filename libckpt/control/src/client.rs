@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::auth::{exactly, Role};
 use crate::connect::{after, await_message, Target};
 use crate::protocol::{FromTool, ToTool};
+use crate::rendezvous::this_host;
 use crate::wire::Wire;
 use crate::{ControlError, GenerationStatus, Level, Rendezvous, Status};
 
@@ -50,6 +51,7 @@ impl Client {
             incarnation: rendezvous.incarnation,
             secret: &rendezvous.secret,
             addresses: &rendezvous.addresses,
+            near: rendezvous.host == this_host(),
             fd_floor: 0,
         };
         Ok(Self {

@@ -17,6 +17,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags};
 use crate::connect::after;
 use crate::keeper::{Keeper, Places};
 use crate::machine::Core;
+use crate::rendezvous::this_host;
 use crate::server::{Server, ServerParts};
 use crate::wire::above;
 use crate::{ControlError, Level, Outcome, Rendezvous, Request, Secret, Settings, Status};
@@ -155,9 +156,7 @@ impl Coordinator {
                 .map(|ip| std::net::SocketAddr::new(*ip, port).to_string())
                 .collect(),
             secret: options.secret.clone(),
-            host: nix::unistd::gethostname()
-                .map(|name| name.to_string_lossy().into_owned())
-                .unwrap_or_else(|_| "localhost".into()),
+            host: this_host(),
             pid: std::process::id(),
         };
         if let Some(path) = &options.rendezvous {
@@ -288,7 +287,9 @@ fn reachable(ip: IpAddr) -> Vec<IpAddr> {
     if let Ok(interfaces) = nix::ifaddrs::getifaddrs() {
         for interface in interfaces {
             use nix::net::if_::InterfaceFlags;
-            if !interface.flags.contains(InterfaceFlags::IFF_UP) {
+            // Without a carrier (a bridge of virtual machines, a cable that is not plugged in) nobody comes that way.
+            let live = InterfaceFlags::IFF_UP | InterfaceFlags::IFF_RUNNING;
+            if !interface.flags.contains(live) {
                 continue;
             }
             let Some(address) = interface.address else {

@@ -20,7 +20,7 @@ pub enum ControlError {
         source: io::Error,
     },
     /// No address answered as this job's coordinator.
-    #[error("no coordinator of job {job} at {tried}: {reason}; is the job still running?")]
+    #[error("no coordinator of job {job} at {tried}: {reason}; is the job still running{}?", if *silent { ", and can its node be reached from here" } else { "" })]
     Unreachable {
         /// The job.
         job: String,
@@ -28,6 +28,8 @@ pub enum ControlError {
         tried: String,
         /// The last failure.
         reason: String,
+        /// An address gave no answer at all, or none could know: it may run nevertheless.
+        silent: bool,
     },
     /// The other side does not know the job's secret, or speaks for another job.
     #[error("{peer} failed to prove that it belongs to this job ({reason})")]
@@ -94,6 +96,15 @@ pub enum ControlError {
 }
 
 impl ControlError {
+    /// Of a connection that failed: whether the coordinator may be there nevertheless.
+    pub fn may_be_there(&self) -> bool {
+        match self {
+            Self::Unreachable { silent, .. } => *silent,
+            Self::Version { .. } | Self::Timeout { .. } => true,
+            _ => false,
+        }
+    }
+
     pub(crate) fn io(
         operation: &'static str,
         object: impl std::fmt::Display,

@@ -13,6 +13,7 @@
 //! included, and must be harmless when nothing was done.
 
 use std::task::Poll;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -132,7 +133,8 @@ pub enum Outcome {
     },
     /// Ended on request (`mana_status --kill`).
     Killed,
-    /// Not decided in time: other ranks were still running, or the coordinator is gone.
+    /// Not decided in time: other ranks were still running, or the coordinator is gone. Or decided and not
+    /// recorded.
     Undecided,
 }
 
@@ -210,7 +212,7 @@ pub trait RankHooks: Send {
 
     /// The connection to the coordinator is lost although neither the job nor this rank has ended; it is
     /// looked for during `limit`, and no checkpoint is taken meanwhile.
-    fn coordinator_lost(&mut self, reason: &str, limit: std::time::Duration) {
+    fn coordinator_lost(&mut self, reason: &str, limit: Duration) {
         log::warn!("{reason}: looking for it for {} s", limit.as_secs());
     }
 
@@ -242,8 +244,14 @@ pub trait RankHooks: Send {
         Vec::new()
     }
 
+    /// Every rank has ended with 0: record it, durably. On rank 0 alone, before any rank is told
+    /// [`Outcome::Finished`]: while the end is not on record, the images are what a restart needs.
+    fn record_end(&mut self) -> Result<(), StepError> {
+        Ok(())
+    }
+
     /// The job has ended with `outcome`; called before [`crate::Agent::exit`] returns. The place to
-    /// record the end and, on [`Outcome::Finished`], to prune.
+    /// record a failure and, on [`Outcome::Finished`], to delete what nobody needs any more.
     fn finish(&mut self, outcome: &Outcome) {
         let _ = outcome;
     }
@@ -257,6 +265,19 @@ pub trait RankHooks: Send {
     fn signal_over(&mut self, signal: i32) {
         let _ = signal;
     }
+
+    /// There is more time than this rank knows of: it may hold the signal back for `limit` from now.
+    fn signal_held(&mut self, signal: i32, limit: Duration) {
+        let _ = (signal, limit);
+    }
+
+    /// On rank 0, after a SIGTERM, if [`crate::Settings::asks`]: ask the batch system how much time is
+    /// left. Must not wait: [`crate::Agent::time_left`] is the answer, in twenty seconds at most.
+    fn ask_time_left(&mut self) {}
+
+    /// On rank 0: ask the batch system when the time limit comes now. Must not wait: [`crate::Agent::limit`] is the answer, in ten
+    /// seconds at most.
+    fn ask_limit(&mut self) {}
 }
 
 impl<H: RankHooks + ?Sized> RankHooks for Box<H> {
@@ -310,7 +331,7 @@ impl<H: RankHooks + ?Sized> RankHooks for Box<H> {
     fn prune(&mut self, protect: &[GenerationId]) {
         (**self).prune(protect);
     }
-    fn coordinator_lost(&mut self, reason: &str, limit: std::time::Duration) {
+    fn coordinator_lost(&mut self, reason: &str, limit: Duration) {
         (**self).coordinator_lost(reason, limit);
     }
     fn coordinator_back(&mut self) {
@@ -332,6 +353,9 @@ impl<H: RankHooks + ?Sized> RankHooks for Box<H> {
     fn places(&mut self) -> Vec<Place> {
         (**self).places()
     }
+    fn record_end(&mut self) -> Result<(), StepError> {
+        (**self).record_end()
+    }
     fn finish(&mut self, outcome: &Outcome) {
         (**self).finish(outcome);
     }
@@ -340,5 +364,14 @@ impl<H: RankHooks + ?Sized> RankHooks for Box<H> {
     }
     fn signal_over(&mut self, signal: i32) {
         (**self).signal_over(signal);
+    }
+    fn signal_held(&mut self, signal: i32, limit: Duration) {
+        (**self).signal_held(signal, limit);
+    }
+    fn ask_time_left(&mut self) {
+        (**self).ask_time_left();
+    }
+    fn ask_limit(&mut self) {
+        (**self).ask_limit();
     }
 }

@@ -5,9 +5,10 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{sync_channel, Receiver, RecvTimeoutError, Sender, SyncSender, TrySendError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::{ControlError, EventLog, Record};
 
@@ -49,7 +50,7 @@ impl Keeper {
         let keeps_metrics = places.metrics.is_some();
         std::thread::Builder::new()
             .name("mana-keeper".into())
-            .spawn(move || run(&places, &received))
+            .spawn(move || run(&places, &received, ALIVE))
             .map_err(|e| ControlError::io("start", "the thread that keeps events", e))?;
         Ok(Some(Self {
             orders,
@@ -102,21 +103,23 @@ impl Keeper {
     }
 }
 
-fn run(places: &Places, orders: &Receiver<Order>) {
+/// A sign of life of the job every `every`, whatever else there is to keep.
+fn run(places: &Places, orders: &Receiver<Order>, every: Duration) {
     let mut complained = false;
     let mut alive: Option<EventLog> = None;
+    let mut touched = Instant::now();
     loop {
-        let order = match orders.recv_timeout(ALIVE) {
-            Ok(order) => order,
+        let order = match orders.recv_timeout(every) {
+            Ok(order) => Some(order),
             Err(RecvTimeoutError::Disconnected) => break,
-            Err(RecvTimeoutError::Timeout) => {
-                if let Some(log) = &alive {
-                    // Of use only to a later start's report.
-                    let _ = log.touch();
-                }
-                continue;
-            }
+            Err(RecvTimeoutError::Timeout) => None,
         };
+        // A later start looks whether this one lives.
+        if let (Some(log), true) = (&alive, touched.elapsed() >= every) {
+            let _ = log.touch();
+            touched = Instant::now();
+        }
+        let Some(order) = order else { continue };
         let (written, what) = match order {
             Order::Flush(done) => {
                 // Whoever waited may have given up.
@@ -126,6 +129,7 @@ fn run(places: &Places, orders: &Receiver<Order>) {
             Order::Event { job, record } => match &places.events {
                 Some(directory) => {
                     let directory = directory.join(&job);
+                    touched = Instant::now();
                     alive = Some(EventLog::new(&directory));
                     (
                         keep(&directory, &record),
@@ -160,7 +164,11 @@ fn remove(places: &Places) {
 }
 
 fn keep(directory: &Path, record: &Record) -> io::Result<()> {
-    fs::create_dir_all(directory)?;
+    // As the job's own directory, which it may become.
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)?;
     EventLog::new(directory).append(record)
 }
 
@@ -196,11 +204,52 @@ mod tests {
         keeper.flush(Duration::from_secs(10));
         let kept = EventLog::new(&place.path().join("a")).read().expect("read");
         assert_eq!(kept.len(), 3);
+        for path in ["a", "a/events.jsonl"] {
+            let facts = fs::metadata(place.path().join(path)).expect(path);
+            let mode = std::os::unix::fs::PermissionsExt::mode(&facts.permissions());
+            assert_eq!(mode & 0o077, 0, "{path} is for others, too");
+        }
         assert_eq!(fs::read_to_string(&metrics).expect("text"), "mana_x 2\n");
         assert_eq!(fs::read_dir(place.path()).expect("list").count(), 2);
         keeper.no_metrics();
         keeper.flush(Duration::from_secs(10));
         assert!(!metrics.exists());
         assert!(Keeper::start(Places::default()).expect("nothing").is_none());
+    }
+
+    #[test]
+    fn a_job_with_metrics_shows_that_it_lives() {
+        let place = tempfile::tempdir().expect("a directory");
+        let places = Places {
+            events: Some(place.path().to_owned()),
+            metrics: Some(place.path().join("mana.prom")),
+        };
+        let every = Duration::from_millis(100);
+        let (orders, received) = sync_channel(QUEUE);
+        let thread = std::thread::spawn(move || run(&places, &received, every));
+        let outcome = Outcome::Lost { rank: 0 };
+        let record = Box::new(Record::now(1, Event::Ended { outcome }));
+        let job = "a".to_owned();
+        orders.send(Order::Event { job, record }).expect("sent");
+        let (done, written) = std::sync::mpsc::channel();
+        orders.send(Order::Flush(done)).expect("sent");
+        written
+            .recv_timeout(Duration::from_secs(10))
+            .expect("written");
+        let log = place.path().join("a").join(EventLog::FILE_NAME);
+        let file = fs::File::options().append(true).open(&log).expect("there");
+        file.set_modified(std::time::UNIX_EPOCH)
+            .expect("made to look old");
+        let modified = || fs::metadata(&log).and_then(|facts| facts.modified());
+        let began = Instant::now();
+        while modified().expect("a time") == std::time::UNIX_EPOCH {
+            assert!(began.elapsed() < Duration::from_secs(20), "no sign of life");
+            orders
+                .send(Order::Metrics("mana_x 1\n".to_owned()))
+                .expect("sent");
+            std::thread::sleep(every / 5);
+        }
+        drop(orders);
+        thread.join().expect("ended");
     }
 }

@@ -39,6 +39,7 @@ pub use hooks::{
     CaptureStarted, CommSeq, DrainReport, EndHow, GatePoll, ImageReport, Outcome, RankHooks,
     Started, StepError,
 };
+pub use machine::ranges;
 pub use place::Place;
 pub use rendezvous::Rendezvous;
 pub use secret::Secret;

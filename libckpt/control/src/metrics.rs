@@ -98,6 +98,11 @@ pub(crate) fn text(status: &Status) -> String {
             status.due,
         ),
         (
+            "checkpoints_covered_total",
+            "Due times that passed while a checkpoint was being taken.",
+            status.covered,
+        ),
+        (
             "checkpoints_committed_total",
             "Checkpoints committed.",
             status.committed,
@@ -205,6 +210,7 @@ mod tests {
             job: "a\"b".into(),
             size: 4,
             phase: "running".into(),
+            covered: 1,
             committed: 7,
             levels: vec![LevelStatus {
                 level: Level::Partner,

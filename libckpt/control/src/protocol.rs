@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Version of handshake and messages; both sides must have the same.
-pub(crate) const VERSION: u16 = 2;
+pub(crate) const VERSION: u16 = 5;
 /// Longest payload a coordinator accepts from a rank or tool.
 pub(crate) const MAX_TO_COORDINATOR: usize = 4 << 20;
 /// Longest payload a rank or tool accepts from the coordinator (the reports of a million ranks).
@@ -101,6 +101,8 @@ pub(crate) enum ToRank {
     },
     /// `MPI_Finalize` may go on.
     Finalize,
+    /// Every rank has ended with 0. To rank 0 alone: record that, before anybody deletes anything.
+    RecordEnd,
     Finish(Outcome),
     EndJob {
         how: EndHow,
@@ -110,6 +112,15 @@ pub(crate) enum ToRank {
     SignalOver {
         signal: i32,
     },
+    /// There is more time than the rank knows of: it may hold the signal back for `limit` from now.
+    SignalHeld {
+        signal: i32,
+        limit: Duration,
+    },
+    /// To rank 0: ask the batch system how much time is left.
+    AskTimeLeft,
+    /// To rank 0: ask the batch system when the time limit comes now.
+    AskLimit,
     Ping,
 }
 
@@ -168,11 +179,23 @@ pub(crate) enum FromRank {
     Exit {
         code: i32,
     },
+    /// To `RecordEnd`.
+    EndRecorded {
+        result: Result<(), StepError>,
+    },
     /// A checkpoint is wanted (a signal of the batch system).
     Request(Request),
     /// A signal that announces the end has come, and is held back.
     Signal {
         number: i32,
+    },
+    /// To `AskTimeLeft`: how long until the job is killed; `None`: no better known than before.
+    TimeLeft {
+        left: Option<Duration>,
+    },
+    /// To `AskLimit`: how long until the time limit, [`Duration::MAX`] without one; `None`: no better known than before.
+    Limit {
+        left: Option<Duration>,
     },
     /// To `Ping`, and now and then on the way to the safe point.
     Pong {

@@ -33,6 +33,13 @@ pub struct Rendezvous {
     pub pid: u32,
 }
 
+/// The name of this host, as the file has it.
+pub(crate) fn this_host() -> String {
+    nix::unistd::gethostname()
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_else(|_| "localhost".into())
+}
+
 #[derive(Serialize, Deserialize)]
 struct OnDisk {
     version: u32,

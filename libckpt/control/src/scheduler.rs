@@ -72,11 +72,13 @@ impl Scheduler {
     }
 
     /// A checkpoint of `level` is over at `now`: every level up to it that is due by now waits for
-    /// its next due time.
-    pub fn taken(&mut self, level: Level, now: Duration) {
+    /// its next due time. Returns how many due times it counts for besides the one of a level.
+    pub fn taken(&mut self, level: Level, now: Duration) -> u64 {
+        let mut covered = 0;
         for entry in self.entries[..=level.index()].iter_mut().flatten() {
             if entry.due <= now {
                 let missed = (now - entry.due).as_nanos() / entry.interval.as_nanos();
+                covered = covered.max(u64::try_from(missed).unwrap_or(u64::MAX));
                 let steps = u32::try_from(missed + 1).unwrap_or(u32::MAX);
                 entry.due = entry
                     .interval
@@ -86,6 +88,7 @@ impl Scheduler {
                     .unwrap_or(now + entry.interval);
             }
         }
+        covered
     }
 }
 
@@ -136,9 +139,9 @@ mod tests {
     fn slow_checkpoints_do_not_shift_due_times() {
         let mut s = scheduler([10, 0, 0, 0]);
         assert_eq!(s.due(secs(10), all), Some(Level::Local));
-        s.taken(Level::Local, secs(13));
+        assert_eq!(s.taken(Level::Local, secs(13)), 0);
         assert_eq!(s.due_time(Level::Local), Some(secs(20)));
-        s.taken(Level::Local, secs(47));
+        assert_eq!(s.taken(Level::Local, secs(47)), 2, "30 and 40");
         assert_eq!(s.due_time(Level::Local), Some(secs(50)));
     }
 

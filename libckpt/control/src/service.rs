@@ -198,7 +198,7 @@ impl Service {
 
     /// Passes on what the program's threads have left. True: stop.
     fn relay(&mut self) -> Result<bool, ControlError> {
-        let (finalizing, exit, requests, signals) = {
+        let (finalizing, exit, requests, signals, times_left, limits) = {
             let mut exchange = self.shared.lock();
             if exchange.stop {
                 return Ok(true);
@@ -214,6 +214,8 @@ impl Service {
                 exit,
                 std::mem::take(&mut exchange.requests),
                 std::mem::take(&mut exchange.signals),
+                std::mem::take(&mut exchange.times_left),
+                std::mem::take(&mut exchange.limits),
             )
         };
         if finalizing {
@@ -221,6 +223,12 @@ impl Service {
         }
         for number in signals {
             self.wire.push_message(&FromRank::Signal { number })?;
+        }
+        for left in times_left {
+            self.wire.push_message(&FromRank::TimeLeft { left })?;
+        }
+        for left in limits {
+            self.wire.push_message(&FromRank::Limit { left })?;
         }
         for request in requests {
             self.wire.push_message(&FromRank::Request(request))?;
@@ -403,6 +411,10 @@ impl Service {
             ToRank::Finalize => self
                 .shared
                 .update(|exchange| exchange.finalize = Finalize::Granted),
+            ToRank::RecordEnd => {
+                let result = self.hooks.record_end();
+                self.wire.push_message(&FromRank::EndRecorded { result })?;
+            }
             ToRank::Finish(outcome) => {
                 self.hooks.finish(&outcome);
                 self.shared
@@ -410,6 +422,9 @@ impl Service {
             }
             ToRank::EndJob { how, reason } => self.hooks.end_job(how, &bounded(&reason)),
             ToRank::SignalOver { signal } => self.hooks.signal_over(signal),
+            ToRank::SignalHeld { signal, limit } => self.hooks.signal_held(signal, limit),
+            ToRank::AskTimeLeft => self.hooks.ask_time_left(),
+            ToRank::AskLimit => self.hooks.ask_limit(),
             ToRank::Ping => {
                 self.inquiry.owed = true;
                 self.ask(Instant::now());

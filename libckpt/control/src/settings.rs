@@ -42,6 +42,8 @@ pub struct Settings {
     pub end_margin: Option<Duration>,
     /// From SIGTERM to the kill.
     pub grace: Duration,
+    /// After a SIGTERM, rank 0 asks the batch system how much time there really is.
+    pub asks: bool,
     /// What becomes of the job after its last checkpoint.
     pub at_end: AtEnd,
 }
@@ -78,6 +80,7 @@ impl Default for Settings {
             time_left: None,
             end_margin: None,
             grace: Duration::from_secs(30),
+            asks: false,
             at_end: AtEnd::Continue,
         }
     }

@@ -29,6 +29,8 @@ pub struct Status {
     pub levels: Vec<LevelStatus>,
     /// Checkpoints that fell due or were asked for.
     pub due: u64,
+    /// Due times that passed while a scheduled checkpoint was being taken, which counts for them.
+    pub covered: u64,
     /// Checkpoints committed.
     pub committed: u64,
     /// Checkpoints abandoned.

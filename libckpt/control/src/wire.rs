@@ -167,14 +167,22 @@ impl Wire {
         self.outbox.len() - self.sent
     }
 
+    /// What can make it go on.
+    pub fn interest(&self) -> PollFlags {
+        let mut interest = PollFlags::POLLIN;
+        interest.set(PollFlags::POLLOUT, self.unsent() > 0);
+        interest
+    }
+
+    /// Why it did not come about, if it did not.
+    pub fn connecting_error(&self) -> Option<io::Error> {
+        self.stream.take_error().ok().flatten()
+    }
+
     /// Waits until the connection (or `wake`) has something to read, or can be written if something
     /// is queued, or `timeout` has passed; true if one of them is ready.
     pub fn wait(&self, wake: Option<BorrowedFd>, timeout: Duration) -> bool {
-        let mut interest = PollFlags::POLLIN;
-        if self.unsent() > 0 {
-            interest |= PollFlags::POLLOUT;
-        }
-        let mut fds = vec![PollFd::new(self.stream.as_fd(), interest)];
+        let mut fds = vec![PollFd::new(self.stream.as_fd(), self.interest())];
         fds.extend(wake.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
         match nix::poll::ppoll(&mut fds, Some(TimeSpec::from_duration(timeout)), None) {
             Ok(ready) => ready > 0,

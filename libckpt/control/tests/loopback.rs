@@ -2,7 +2,7 @@
 //! take notes.
 
 use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::sync::mpsc::{channel, Receiver, Sender};
 use std::sync::{Arc, Mutex};
 use std::task::Poll;
@@ -280,12 +280,42 @@ impl Job {
                 .collect();
             let outcomes: Vec<Outcome> = ends
                 .into_iter()
-                .map(|end| end.join().expect("exit"))
+                .map(|end| end.join().expect("exit").expect("in time"))
                 .collect();
             assert_eq!(coordinator.wait_end(LIMIT), outcomes[0]);
             outcomes
         })
     }
+}
+
+/// A rank tries the next address when one is silent, without waiting for its time to be over.
+#[test]
+fn a_rank_finds_its_coordinator_past_silent_addresses() {
+    let listeners = [(); 5].map(|()| TcpListener::bind("127.0.0.1:0").expect("listen"));
+    let secret = Secret::generate().expect("secret");
+    let coordinator = Coordinator::spawn(coordinator_options(&secret)).expect("coordinator");
+    let mut rendezvous = coordinator.rendezvous();
+    for listener in &listeners {
+        // Takes connections, and never answers.
+        let address = listener.local_addr().expect("address").to_string();
+        rendezvous.addresses.insert(0, address);
+    }
+    let hooks = Rank {
+        rank: 0,
+        notes: Notes::default(),
+        script: Script::default(),
+        now: 0,
+        polls: 0,
+    };
+    let began = Instant::now();
+    let agent = Agent::spawn(agent_options(0, 1, &rendezvous), Box::new(hooks)).expect("agent");
+    let took = began.elapsed();
+    let seconds = Duration::from_secs;
+    // One after the other they would take 15 s.
+    assert!(took > seconds(1) && took < seconds(12), "{took:?}");
+    // They are still there: no second connection has taken the rank's place.
+    let outcome = agent.exit(0, LIMIT).expect("in time");
+    assert_eq!(outcome, Outcome::Finished);
 }
 
 fn by_hand(level: Level) -> Request {
@@ -454,7 +484,7 @@ fn scheduled_checkpoints_and_the_end_of_the_coordinator() {
             std::thread::yield_now();
         }
         assert!(agent.finalizing(), "nobody holds it any more");
-        assert_eq!(agent.exit(0, LIMIT), Outcome::Undecided);
+        assert_eq!(agent.exit(0, LIMIT), Some(Outcome::Undecided));
     }
 }
 
@@ -497,7 +527,6 @@ fn strangers_are_refused() {
         incarnation: 3,
         ..job.rendezvous.clone()
     };
-    let short = Duration::from_millis(300);
     let wrong = [
         Rendezvous {
             secret: Secret::from_bytes([0; 32]),
@@ -513,7 +542,7 @@ fn strangers_are_refused() {
         },
     ];
     for rendezvous in wrong {
-        let error = Client::connect(&rendezvous, short).expect_err("refused");
+        let error = Client::connect(&rendezvous, LIMIT).expect_err("refused");
         let (expected, words) = match rendezvous.secret == good.secret {
             true => (
                 matches!(error, ControlError::Denied { .. }),
@@ -625,7 +654,7 @@ fn a_stand_alone_coordinator_serves_one_job_after_the_other() {
             (status.job.as_str(), status.incarnation, status.committed),
             ("4711", incarnation, 1)
         );
-        assert_eq!(agent.exit(0, LIMIT), Outcome::Finished);
+        assert_eq!(agent.exit(0, LIMIT), Some(Outcome::Finished));
         drop(agent);
         let deadline = Instant::now() + LIMIT;
         while client.status().expect("status").phase != "ended" {

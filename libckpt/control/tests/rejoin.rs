@@ -216,8 +216,56 @@ fn a_cut_that_heals_costs_nothing_but_time() {
     // The end is known as if nothing had happened.
     let ends = [first, second].map(|agent| std::thread::spawn(move || agent.exit(0, LIMIT)));
     for end in ends {
-        assert_eq!(end.join().expect("ended"), Outcome::Finished);
+        assert_eq!(end.join().expect("ended"), Some(Outcome::Finished));
     }
+}
+
+/// Rank 0 has ended and is out of reach when the last rank ends: it comes back, and records the end.
+#[test]
+fn a_cut_of_rank_0_at_the_end_is_waited_for() {
+    let directory = tempfile::tempdir().expect("directory");
+    let file = directory.path().join("coordinator.json");
+    let coordinator = coordinator(0, true, Some(&file));
+    let relay = Relay::to(coordinator.port());
+    let mut far = options(0, &coordinator, LIMIT);
+    far.addresses = vec![relay.address.clone()];
+    // A stand-alone coordinator may come back, so that a rank that has ended looks for it.
+    far.stand_alone = Some(directory.path().join("none"));
+    let (first, told) = spawn(far);
+    let (second, _) = spawn(options(1, &coordinator, LIMIT));
+    checkpoint(&coordinator);
+    assert_eq!(
+        first.exit(0, Duration::from_millis(200)),
+        None,
+        "the other runs"
+    );
+    relay.set_cut(true);
+    assert_eq!(hear(&told), "lost");
+    let ends = [first, second].map(|agent| std::thread::spawn(move || agent.exit(0, LIMIT)));
+    std::thread::sleep(Duration::from_millis(200));
+    assert!(!ends[1].is_finished(), "nobody has recorded the end");
+    relay.set_cut(false);
+    assert_eq!(hear(&told), "back");
+    for end in ends {
+        assert_eq!(end.join().expect("ended"), Some(Outcome::Finished));
+    }
+}
+
+#[test]
+fn a_signal_during_a_cut_is_not_held_back() {
+    let coordinator = coordinator(0, false, None);
+    let relay = Relay::to(coordinator.port());
+    let (_first, _) = spawn(options(0, &coordinator, LIMIT));
+    let mut far = options(1, &coordinator, LIMIT);
+    far.addresses = vec![relay.address.clone()];
+    let (second, told) = spawn(far);
+    checkpoint(&coordinator);
+    relay.set_cut(true);
+    assert_eq!(hear(&told), "lost");
+    second.signal(15);
+    assert_eq!(hear(&told), "signal 15");
+    relay.set_cut(false);
+    assert_eq!(hear(&told), "back");
 }
 
 #[test]
@@ -231,12 +279,10 @@ fn a_cut_that_does_not_heal_is_told_in_time() {
     checkpoint(&coordinator);
     relay.set_cut(true);
     assert_eq!(hear(&told), "lost");
-    second.signal(15);
-    assert_eq!(hear(&told), "signal 15", "it is not held back for nothing");
     assert!(hear(&told).starts_with("gone: "));
     assert!(!second.is_connected());
     assert!(second.finalizing(), "nobody holds it any more");
-    assert_eq!(second.exit(0, LIMIT), Outcome::Undecided);
+    assert_eq!(second.exit(0, LIMIT), Some(Outcome::Undecided));
     assert!(told.try_recv().is_err(), "told once");
 }
 
@@ -264,7 +310,7 @@ fn a_coordinator_that_is_started_again_is_found() {
     assert_eq!(checkpoint(&new).generation.number, 2, "numbers go on");
     let ends = ranks.map(|(agent, _)| std::thread::spawn(move || agent.exit(0, LIMIT)));
     for end in ends {
-        assert_eq!(end.join().expect("ended"), Outcome::Finished);
+        assert_eq!(end.join().expect("ended"), Some(Outcome::Finished));
     }
 }
 
@@ -276,7 +322,7 @@ fn an_end_during_the_search_is_not_delayed() {
     checkpoint(&coordinator);
     coordinator.shutdown();
     assert_eq!(hear(&told), "lost");
-    assert_eq!(second.exit(0, LIMIT), Outcome::Undecided);
+    assert_eq!(second.exit(0, LIMIT), Some(Outcome::Undecided));
     match told.recv_timeout(Duration::from_millis(10)) {
         Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
         Ok(text) => panic!("{text}"),

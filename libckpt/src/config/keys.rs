@@ -84,7 +84,34 @@ pub(super) struct Values {
     coordinator_timeout: Option<f64>,
 }
 
+/// Keys whose values are paths with variables.
+const PATHS: [&str; 5] = [
+    "global_ckpt_dir",
+    "local_ckpt_dir",
+    "plugins",
+    "log_file",
+    "metrics_file",
+];
+
 impl Values {
+    /// Leaves a key that is not needed out, if its value has a variable that is not defined here.
+    pub fn leave(
+        &mut self,
+        key: &str,
+        value: &str,
+        environment: &dyn Fn(&str) -> Option<String>,
+    ) -> bool {
+        let unknown = |part: &str| {
+            let name = part.split_once('}').map(|(name, _)| name);
+            name.is_some_and(|name| environment(name).is_none())
+        };
+        let left = PATHS.contains(&key) && value.split("${").skip(1).any(unknown);
+        if left && key == "local_ckpt_dir" {
+            self.local = Some(value.into());
+        }
+        left
+    }
+
     /// Sets one key; later calls win.
     pub fn set(
         &mut self,
@@ -325,6 +352,10 @@ impl Values {
 }
 
 fn absolute(path: PathBuf) -> PathBuf {
+    // A variable of the job's, left as it is, has the whole path.
+    if path.to_string_lossy().starts_with("${") {
+        return path;
+    }
     std::path::absolute(&path).unwrap_or(path)
 }
 
@@ -339,7 +370,9 @@ fn expand(text: &str, environment: &dyn Fn(&str) -> Option<String>) -> Result<St
             .ok_or_else(|| format!("{text:?} has ${{ without }}"))?;
         done.push_str(
             &environment(name)
-                .ok_or_else(|| format!("variable {name} in {text:?} is not defined"))?,
+                .ok_or_else(|| {
+                    format!("variable {name} in {text:?} is not defined here; define it, or name the path with --set")
+                })?,
         );
         rest = after;
     }

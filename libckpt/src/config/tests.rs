@@ -64,6 +64,30 @@ fn variables_are_expanded_or_refused() {
 }
 
 #[test]
+fn variables_of_a_job_are_no_concern_of_tools() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let path = dir.path().join("mana.conf");
+    let text = "global_ckpt_dir = \"/g\"\nlocal_ckpt_dir = \"/local/${SLURM_JOB_ID}\"\n\
+        log_file = \"/log-${SLURM_JOB_ID}\"\nplugins = [\"/p\", \"/${SLURM_JOB_ID}\"]\n";
+    std::fs::write(&path, text).expect("write");
+    let load = |needed: &[&str], env: &dyn Fn(&str) -> Option<String>| {
+        Config::load_for(needed, Some(&path), &BTreeMap::new(), env)
+    };
+    let c = load(&["global_ckpt_dir"], &none).expect("loads");
+    assert_eq!(c.local_ckpt_dir, Path::new("/local/${SLURM_JOB_ID}"));
+    assert_eq!((c.lines.file, c.plugins), (None, Vec::new()));
+    let needed = ["global_ckpt_dir", "local_ckpt_dir"];
+    let text = load(&needed, &none).expect_err("needed").to_string();
+    for word in ["local_ckpt_dir", "SLURM_JOB_ID", "--set"] {
+        assert!(text.contains(word), "{text}");
+    }
+    let inside = |_: &str| Some("7".to_owned());
+    let c = load(&["global_ckpt_dir"], &env_only(&inside)).expect("loads");
+    assert_eq!(c.local_ckpt_dir, Path::new("/local/7"));
+    assert_eq!(c.plugins, [Path::new("/p"), Path::new("/7")]);
+}
+
+#[test]
 fn command_line_beats_environment_beats_file() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let path = dir.path().join("mana.conf");
@@ -124,4 +148,71 @@ fn templates_are_read() {
 /// Variables for paths, none of the `MANA_` overrides.
 fn env_only<'a>(env: &'a dyn Fn(&str) -> Option<String>) -> impl Fn(&str) -> Option<String> + 'a {
     move |name| (!name.starts_with("MANA_")).then(|| env(name)).flatten()
+}
+
+/// The tables of docs/guide/configuration.md: key, variable, values, default of each row.
+fn documented() -> Vec<[String; 4]> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/guide/configuration.md");
+    let text = std::fs::read_to_string(path).expect("the page");
+    text.lines()
+        .filter_map(|line| {
+            let mut cells = line.strip_prefix('|')?.split('|').map(str::trim);
+            let mut cell = || Some(cells.next()?.to_owned());
+            let row = [cell()?, cell()?, cell()?, cell()?];
+            (row[0].starts_with('`') && row[1].starts_with('`')).then_some(row)
+        })
+        .collect()
+}
+
+/// What stands between backquotes.
+fn spans(cell: &str) -> Vec<&str> {
+    cell.split('`').skip(1).step_by(2).collect()
+}
+
+#[test]
+fn the_guide_has_every_key_with_its_default_and_values() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let empty = dir.path().join("mana.conf");
+    std::fs::write(&empty, "").expect("write");
+    let env = |name: &str| (name == "TMPDIR").then(|| "/some/where".to_owned());
+    let with = |key: &str, value: &str| {
+        let options = BTreeMap::from([(key.to_owned(), value.to_owned())]);
+        Config::load(Some(&empty), &options, &env)
+    };
+    let unset = Config::load(Some(&empty), &BTreeMap::new(), &env).expect("no keys");
+    // Free text and lists of paths: nothing is refused, or nothing set by default.
+    let text = ["path", "paths", "name", "list"];
+    let rows = documented();
+    let mut keys: Vec<&str> = rows.iter().flat_map(|row| spans(&row[0])).collect();
+    keys.sort_unstable();
+    let mut known = keys::NAMES;
+    known.sort_unstable();
+    assert_eq!(keys, known);
+    for [key, variable, values, default] in &rows {
+        let key = spans(key)[0];
+        assert_eq!(spans(variable), [keys::variable(key)]);
+        match spans(default).first() {
+            Some(value) => {
+                assert_eq!(with(key, value).expect(key), unset, "{key} = {value}");
+            }
+            None => assert!(default.is_empty(), "{key}: {default:?}"),
+        }
+        for value in spans(values) {
+            with(key, value).unwrap_or_else(|e| panic!("{key} = {value}: {e}"));
+        }
+        let first = values.split([' ', ',']).next().unwrap_or("");
+        let free = text.contains(&first) || values == "truth";
+        if !free {
+            assert!(with(key, "no such value").is_err(), "{key}: {values:?}");
+        }
+        let bound = |word: &str, value: &str| {
+            if values.contains(word) {
+                assert!(with(key, value).is_err(), "{key} = {value}, {values}");
+            }
+        };
+        bound("from 1", "0");
+        bound("seconds", "-1");
+        bound("to 4096", "4097");
+        bound("truth", "maybe");
+    }
 }

@@ -42,6 +42,8 @@ fn checkpoint(
 ) {
     let report = write(session, id);
     let images = gather(all, "images", &report).expect("images");
+    session.announce(id).expect("announced");
+    all.barrier().expect("barrier");
     if session.is_leader() {
         session.commit(id, level, &images).expect("commit");
     }
@@ -276,6 +278,27 @@ fn without_a_commit_it_begins_at_the_beginning() {
     assert_eq!(resumed(&c, false), Ok(None));
 }
 
+/// The global directory is full from the start on: what rank 0 cannot announce is given up before any node writes a
+/// manifest. (A start whose commits are nowhere on record would be taken for one without any.)
+#[test]
+fn what_cannot_be_announced_is_not_committed() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let c = config(dir.path(), 2);
+    run(RANKS, |all| {
+        let session = Session::open(&c, "j", SECRET, all).expect("open");
+        begin(&session, all, None);
+        write(&session, id(1, 1));
+        all.barrier().expect("barrier");
+        let root = session.global().root();
+        let full = crate::fault::Plan::new(root, 1, crate::fault::How::Freeze);
+        assert_eq!(session.announce(id(1, 1)).is_err(), all.rank() == 0);
+        all.barrier().expect("barrier");
+        drop(full);
+        session.discard(id(1, 1)).expect("discard");
+    });
+    assert_eq!(resumed(&c, false), Ok(None));
+}
+
 #[test]
 fn generations_without_their_records_are_an_error() {
     let dir = tempfile::tempdir().expect("temporary directory");
@@ -300,6 +323,7 @@ fn two_starts_at_once_get_two_numbers() {
             program_hash: None,
             created: 0,
             restart_count: 0,
+            batch_job: None,
         };
         records.begin(incarnation).expect("begin").number
     });
@@ -391,7 +415,8 @@ fn life_until_frozen(config: &Config) -> Option<GenerationId> {
         }
         for (n, level) in [(1, Level::Partner), (2, Level::Global), (3, Level::Local)] {
             let id = id(1, n);
-            let written = try_write(&session, id);
+            let written =
+                try_write(&session, id).and_then(|report| session.announce(id).map(|()| report));
             let images = gather(all, "images", &written.as_ref().ok().copied()).expect("gather");
             let images: Option<Vec<_>> = images.into_iter().collect();
             let committed = images.map(|images| match session.is_leader() {

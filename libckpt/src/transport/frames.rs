@@ -91,7 +91,7 @@ impl Channel {
             .try_into()
             .map_err(|_| "proof of another length".to_owned())?;
         if expected != proof {
-            return Err("it does not know this job's secret".into());
+            return Err("it is another node, or does not know this job's secret".into());
         }
         stream
             .write_all(keyed(secret, &[b"client", &ours, theirs]).as_bytes())

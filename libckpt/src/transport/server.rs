@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
+use nix::net::if_::InterfaceFlags;
+
 use super::frames::{Channel, FRAME};
 use super::{receive, Addresses, Reply, Request, Secret, CONNECT};
 use crate::image_file::ImageName;
@@ -132,10 +134,13 @@ impl Server {
     }
 }
 
-/// `address:port` of every interface, loopback last.
+/// `address:port` of every interface that can carry something now, loopback last: each of the others would cost whoever
+/// tries it [`CONNECT`].
 fn reachable(port: u16) -> Addresses {
     let mut found = Vec::new();
+    let live = InterfaceFlags::IFF_UP | InterfaceFlags::IFF_RUNNING;
     if let Ok(all) = nix::ifaddrs::getifaddrs() {
+        let all = all.filter(|i| i.flags.contains(live));
         let v4 = all.filter_map(|i| i.address.and_then(|a| a.as_sockaddr_in().map(|s| s.ip())));
         found.extend(v4);
     }

@@ -88,3 +88,27 @@ fn the_secret_is_needed() {
     assert!(refused.to_string().contains("secret"), "{refused}");
     assert!(!dir.path().join("peer").exists());
 }
+
+/// Two nodes with an address in common, as far as one of them is concerned.
+#[test]
+fn another_node_at_the_address_is_passed_over() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let (name, report, path) = image(dir.path());
+    let start = |node: u32| {
+        let store = Store::at(dir.path().join(node.to_string()));
+        Server::start(store, "j", secret_of(&SECRET, node), true).expect("server")
+    };
+    let (wrong, right) = (start(1), start(2));
+    let both = [wrong.addresses().clone(), right.addresses().clone()].concat();
+    put(&both, &secret_of(&SECRET, 2), &path, &name, report).expect("put");
+    assert!(!dir.path().join("1").exists() && dir.path().join("2").exists());
+    let lost = put(
+        wrong.addresses(),
+        &secret_of(&SECRET, 2),
+        &path,
+        &name,
+        report,
+    );
+    let text = lost.expect_err("the other one").to_string();
+    assert!(text.contains("another node"), "{text}");
+}

@@ -16,7 +16,7 @@ pub const ADAPTER_SYMBOL: &core::ffi::CStr = c"mana_adapter_v1";
 /// "mana-adp" in memory order.
 pub const ADAPTER_MAGIC: u64 = u64::from_le_bytes(*b"mana-adp");
 /// Version of [`AdapterTable`].
-pub const ADAPTER_VERSION: u32 = 5;
+pub const ADAPTER_VERSION: u32 = 7;
 
 /// The libraries an adapter can be built for.
 #[repr(u32)]
@@ -64,11 +64,13 @@ pub struct Extras {
         unsafe extern "C" fn(request: *mut u64, status: *mut Status, stop: *const AtomicU64) -> i32,
     /// Waits for all of `count` requests. On `AGAIN` those that completed are `MPI_REQUEST_NULL` with
     /// their statuses filled (`statuses` may be null); call again with the same arrays. Returns
-    /// `MPI_ERR_IN_STATUS` as `MPI_Waitall` does.
+    /// `MPI_ERR_IN_STATUS` as `MPI_Waitall` does. Without `wanted` statuses are filled only where this is an error, by
+    /// libraries whose error handlers are told the error of a request (Open MPI).
     pub waitall_watch: unsafe extern "C" fn(
         count: i32,
         requests: *mut u64,
         statuses: *mut Status,
+        wanted: bool,
         stop: *const AtomicU64,
     ) -> i32,
     /// Starts a send and waits for it. `mode` is one of the `SEND_` constants. On `AGAIN` `*request` is
@@ -139,5 +141,5 @@ impl Extras {
     /// No message has this tag on the communicator that `progress` gets.
     pub const PROGRESS_TAG: i32 = 12;
     /// How many operations of the program can exist at once.
-    pub const OP_SLOTS: u32 = 256;
+    pub const OP_SLOTS: u32 = 16384;
 }

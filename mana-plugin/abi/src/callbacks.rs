@@ -13,7 +13,7 @@ use crate::Status;
 /// "manastub" in memory order.
 pub const STUB_MAGIC: u64 = u64::from_le_bytes(*b"manastub");
 /// Version of [`StubEntries`].
-pub const STUB_VERSION: u32 = 2;
+pub const STUB_VERSION: u32 = 3;
 
 /// Bit of a reduction function whose length argument is an `MPI_Count`.
 pub const LARGE_FUNCTION: usize = 1 << 62;
@@ -47,8 +47,9 @@ pub struct StubEntries {
     /// Deletes an attribute (the delete function of a key).
     pub delete: unsafe extern "C" fn(call: *mut DeleteCall) -> i32,
     /// Calls an error handler's function for `object` (a communicator, window or file) with an error
-    /// class.
-    pub errhandler: unsafe extern "C" fn(function: usize, object: u64, code: i32) -> i32,
+    /// class. `handler` is the handler's word; `MPI_ERRORS_THROW_EXCEPTIONS` has no function.
+    pub errhandler:
+        unsafe extern "C" fn(function: usize, object: u64, code: i32, handler: u64) -> i32,
     /// The query function of a generalised request; fills `status`.
     pub grequest_query:
         unsafe extern "C" fn(function: usize, extra: usize, status: *mut Status) -> i32,

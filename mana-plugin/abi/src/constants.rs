@@ -1,6 +1,7 @@
 //! The constants of the MPI 5.0 standard ABI (appendix A of the standard): predefined handles,
 //! integers and addresses. `MPI_LB`, `MPI_UB` and `MPI_ERRORS_THROW_EXCEPTIONS`, which the standard
-//! has removed but older programs use, have values of our own in the reserved ranges.
+//! has removed but older programs use, have values of our own in the reserved ranges; so have the libraries' own
+//! ways to split a communicator.
 #![allow(
     missing_docs,
     reason = "each name is the standard's, and is documented there"
@@ -131,6 +132,7 @@ constants! {
 constants! {
     /// Name and value of every integer constant.
     INTEGER_CONSTANTS: i32;
+    MPIX_COMM_TYPE_NEIGHBORHOOD 1212
     MPI_ANY_SOURCE -1
     MPI_ANY_TAG -2
     MPI_APPNUM 505
@@ -293,6 +295,17 @@ constants! {
     MPI_WIN_SIZE 603
     MPI_WIN_UNIFIED 321
     MPI_WTIME_IS_GLOBAL 504
+    OMPI_COMM_TYPE_HWTHREAD 1201
+    OMPI_COMM_TYPE_CORE 1202
+    OMPI_COMM_TYPE_L1CACHE 1203
+    OMPI_COMM_TYPE_L2CACHE 1204
+    OMPI_COMM_TYPE_L3CACHE 1205
+    OMPI_COMM_TYPE_SOCKET 1206
+    OMPI_COMM_TYPE_NUMA 1207
+    OMPI_COMM_TYPE_BOARD 1208
+    OMPI_COMM_TYPE_HOST 1209
+    OMPI_COMM_TYPE_CU 1210
+    OMPI_COMM_TYPE_CLUSTER 1211
 }
 
 constants! {

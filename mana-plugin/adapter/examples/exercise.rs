@@ -163,7 +163,13 @@ unsafe fn basics(a: &AdapterTable, rank: i32) {
                 &mut requests[100 + i],
             );
         }
-        let rc = (a.extras.waitall_watch)(200, requests.as_mut_ptr(), statuses.as_mut_ptr(), &stop);
+        let rc = (a.extras.waitall_watch)(
+            200,
+            requests.as_mut_ptr(),
+            statuses.as_mut_ptr(),
+            true,
+            &stop,
+        );
         check(
             "waitall",
             rc == 0

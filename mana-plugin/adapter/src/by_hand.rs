@@ -91,6 +91,26 @@ pub(crate) unsafe extern "C" fn MPI_Comm_get_attr(
     0
 }
 
+/// `MPI_Comm_idup`: the library writes the handle when it has it, at `newcomm`. It is the word then: the rest of
+/// that is zero, and no duplicate is a predefined communicator. Errors are returned as on the original.
+pub(crate) unsafe extern "C" fn MPI_Comm_idup(
+    comm: u64,
+    newcomm: *mut u64,
+    request: *mut u64,
+) -> i32 {
+    let mut l: ffi::MPI_Request = t::handle(mpi_std::MPI_REQUEST_NULL);
+    // SAFETY: the caller's place, which lives as long as the request.
+    let rc = unsafe {
+        *newcomm = 0;
+        ffi::MPI_Comm_idup(t::handle(comm), newcomm.cast(), &mut l)
+    };
+    if rc == 0 {
+        // SAFETY: the caller's output.
+        unsafe { *request = t::request_word(l) };
+    }
+    t::error(rc)
+}
+
 /// `MPI_Error_class`: our codes are classes, those of the program's own classes the library's.
 pub(crate) unsafe extern "C" fn MPI_Error_class(code: i32, class: *mut i32) -> i32 {
     let mut found = 0;

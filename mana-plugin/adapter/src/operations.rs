@@ -1,7 +1,7 @@
 //! Reduction operations whose function is the core's.
 //!
 //! The library calls an operation's function with nothing that says which operation it is, so there
-//! is one function per slot.
+//! is one entry per slot: it puts its number into the fifth argument's register and goes on in [`apply`].
 
 use core::ffi::c_void;
 use core::sync::atomic::{AtomicUsize, Ordering};
@@ -11,18 +11,44 @@ use mpi_std::{Extras, OpFunction};
 use crate::ffi;
 use crate::translate as t;
 
-const SLOTS: usize = Extras::OP_SLOTS as usize;
+/// Bytes from one entry to the next.
+const STEP: usize = 16;
 
-/// Addresses of the core's functions, by slot.
-static FUNCTIONS: [AtomicUsize; SLOTS] = [const { AtomicUsize::new(0) }; SLOTS];
+core::arch::global_asm!(
+    ".text",
+    ".balign {step}",
+    ".globl mana_op_entries",
+    ".hidden mana_op_entries",
+    ".type mana_op_entries, @function",
+    "mana_op_entries:",
+    ".set mana_op_slot, 0",
+    ".rept {slots}",
+    ".balign {step}",
+    "movl $mana_op_slot, %r8d", // `slot`
+    "jmp {apply}",              // the other arguments and the return address are where they were
+    ".set mana_op_slot, mana_op_slot + 1",
+    ".endr",
+    step = const STEP,
+    slots = const Extras::OP_SLOTS,
+    apply = sym apply,
+    options(att_syntax)
+);
 
-unsafe extern "C" fn apply<const SLOT: usize>(
+extern "C" {
+    fn mana_op_entries();
+}
+
+/// Address of the core's function, the same for all.
+static FUNCTION: AtomicUsize = AtomicUsize::new(0);
+
+unsafe extern "C" fn apply(
     invec: *mut c_void,
     inoutvec: *mut c_void,
     len: *mut i32,
     datatype: *mut ffi::MPI_Datatype,
+    slot: u32,
 ) {
-    let address = FUNCTIONS[SLOT].load(Ordering::Acquire);
+    let address = FUNCTION.load(Ordering::Acquire);
     if address == 0 {
         return;
     }
@@ -31,52 +57,10 @@ unsafe extern "C" fn apply<const SLOT: usize>(
     // SAFETY: the library's arguments.
     let (len, word) = unsafe { (*len, t::datatype_word(*datatype)) };
     // SAFETY: what the core's function expects.
-    unsafe { function(invec, inoutvec, len, word, SLOT as u32) };
+    unsafe { function(invec, inoutvec, len, word, slot) };
 }
 
 type Apply = unsafe extern "C" fn(*mut c_void, *mut c_void, *mut i32, *mut ffi::MPI_Datatype);
-
-macro_rules! sixteen {
-    ($base:expr) => {
-        [
-            apply::<{ $base }>,
-            apply::<{ $base + 1 }>,
-            apply::<{ $base + 2 }>,
-            apply::<{ $base + 3 }>,
-            apply::<{ $base + 4 }>,
-            apply::<{ $base + 5 }>,
-            apply::<{ $base + 6 }>,
-            apply::<{ $base + 7 }>,
-            apply::<{ $base + 8 }>,
-            apply::<{ $base + 9 }>,
-            apply::<{ $base + 10 }>,
-            apply::<{ $base + 11 }>,
-            apply::<{ $base + 12 }>,
-            apply::<{ $base + 13 }>,
-            apply::<{ $base + 14 }>,
-            apply::<{ $base + 15 }>,
-        ]
-    };
-}
-
-static APPLY: [[Apply; 16]; SLOTS / 16] = [
-    sixteen!(0),
-    sixteen!(16),
-    sixteen!(32),
-    sixteen!(48),
-    sixteen!(64),
-    sixteen!(80),
-    sixteen!(96),
-    sixteen!(112),
-    sixteen!(128),
-    sixteen!(144),
-    sixteen!(160),
-    sixteen!(176),
-    sixteen!(192),
-    sixteen!(208),
-    sixteen!(224),
-    sixteen!(240),
-];
 
 /// [`Extras::op_create`]
 pub(crate) unsafe extern "C" fn create(
@@ -85,17 +69,16 @@ pub(crate) unsafe extern "C" fn create(
     slot: u32,
     op: *mut u64,
 ) -> i32 {
-    let at = slot as usize;
-    let (Some(cell), Some(apply)) = (
-        FUNCTIONS.get(at),
-        APPLY.get(at / 16).and_then(|row| row.get(at % 16)),
-    ) else {
+    if slot >= Extras::OP_SLOTS {
         return mpi_std::MPI_ERR_OP;
-    };
-    cell.store(function as usize, Ordering::Release);
+    }
+    FUNCTION.store(function as usize, Ordering::Release);
+    let entry = mana_op_entries as *const () as usize + slot as usize * STEP;
+    // SAFETY: the code of the slot's entry, which takes the arguments of an `Apply`.
+    let apply: Apply = unsafe { core::mem::transmute(entry) };
     let mut l: ffi::MPI_Op = t::handle(mpi_std::MPI_OP_NULL);
     // SAFETY: a function of the library's signature.
-    let rc = unsafe { ffi::MPI_Op_create(Some(*apply), commute, &mut l) };
+    let rc = unsafe { ffi::MPI_Op_create(Some(apply), commute, &mut l) };
     if rc == 0 {
         // SAFETY: the caller's output.
         unsafe { *op = t::op_word(l) };

@@ -601,6 +601,22 @@ impl Statuses {
         Statuses { space, len, wanted }
     }
 
+    /// Statuses that are wanted only if something fails, and only of a library whose error handlers are told which
+    /// error that is.
+    ///
+    /// # Safety
+    /// As of `new`.
+    #[inline(always)]
+    pub(crate) unsafe fn of_failures(from: *const Status, len: usize) -> Self {
+        let from = if cfg!(mpich_status) {
+            core::ptr::null()
+        } else {
+            from
+        };
+        // SAFETY: the caller's promise.
+        unsafe { Self::new(from, len) }
+    }
+
     #[inline(always)]
     pub(crate) fn pointer(&mut self) -> *mut ffi::MPI_Status {
         if self.wanted {

@@ -74,6 +74,7 @@ pub(crate) unsafe extern "C" fn waitall(
     count: i32,
     requests: *mut u64,
     statuses: *mut Status,
+    wanted: bool,
     stop: *const AtomicU64,
 ) -> i32 {
     let len = t::len(count);
@@ -81,7 +82,12 @@ pub(crate) unsafe extern "C" fn waitall(
     let mut l = unsafe { t::Handles::<ffi::MPI_Request>::new(requests, len) };
     let array = l.pointer();
     // SAFETY: the caller's array.
-    let mut list = unsafe { t::Statuses::new(statuses, len) };
+    let mut list = unsafe {
+        match wanted {
+            true => t::Statuses::new(statuses, len),
+            false => t::Statuses::of_failures(statuses, len),
+        }
+    };
     let mut tests = 0;
     loop {
         let mut flag = 0;
@@ -91,7 +97,9 @@ pub(crate) unsafe extern "C" fn waitall(
         if flag != 0 || rc != 0 {
             // SAFETY: the caller's arrays.
             unsafe {
-                list.give(statuses, rc);
+                if wanted || rc != 0 {
+                    list.give(statuses, rc);
+                }
                 l.give(requests, t::request_word);
             }
             return t::error(rc);

@@ -309,7 +309,8 @@ fn compile(manifest: &Path, target: &Path, mpicc: &Path, mpi: &Mpi) -> Result<Pa
 fn run_cargo(command: &mut Command) -> Result<std::process::Output, Failure> {
     command.output().map_err(|e| {
         Failure::new(format!(
-            "cannot run cargo: {e}; install Rust for your user (https://rustup.rs, no root needed) and put ~/.cargo/bin on PATH"
+            "cannot run {}: {e}; install Rust for your user (https://rustup.rs, no root needed) and put ~/.cargo/bin on PATH (a CARGO in the environment goes before PATH)",
+            command.get_program().to_string_lossy()
         ))
     })
 }

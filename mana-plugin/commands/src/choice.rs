@@ -10,10 +10,52 @@ use mana::spec::{Family, Stub};
 use crate::installation::{Installation, InstalledAdapter};
 use crate::launcher::Launcher;
 use crate::message::Failure;
-use crate::program::MpiLibrary;
+use crate::program::{MpiLibrary, Program};
 
 /// The result: nothing for a program of one rank without MPI.
 pub type Choice = Option<(InstalledAdapter, Stub)>;
+
+/// In the place of an adapter's name (`mpi =`, `--mpi`): the program has no MPI.
+pub const NONE: &str = "none";
+
+/// Whether the program is a job of one rank without MPI, whatever its launcher has for one. `began`: the thread level
+/// that a job which resumes began with, -1 without MPI.
+pub fn without_mpi(
+    launcher: &Launcher,
+    program: Option<&Program>,
+    wanted: Option<&str>,
+    began: Option<i32>,
+) -> Result<bool, Failure> {
+    let named = wanted == Some(NONE);
+    if let Some(level) = began {
+        return match level < 0 {
+            false if named => Err(Failure::of_job(
+                "mpi = none: the job was begun with MPI; resume it without --mpi none",
+            )),
+            is_without => Ok(is_without),
+        };
+    }
+    match (wanted, program) {
+        (
+            Some(NONE),
+            Some(Program {
+                path,
+                mpi: Some(library),
+                ..
+            }),
+        ) => Err(Failure::of_job(format!(
+            "{} is built for {}: mpi = none is for programs without MPI",
+            path.display(),
+            library.family.title()
+        ))),
+        (Some(_), _) => Ok(named),
+        // Alone, it needs nothing that the launcher has for an MPI program.
+        (None, Some(program)) => {
+            Ok(launcher.size == Some(1) && program.mpi.is_none() && !program.may_load_mpi())
+        }
+        (None, None) => Ok(false),
+    }
+}
 
 /// Chooses. `wanted` is `mpi =` or `--mpi`; `program` its name for messages.
 pub fn choose(
@@ -55,15 +97,19 @@ fn pick<'a>(
                 "srun --mpi=pmix (Open MPI) or srun --mpi=pmi2 (MPICH)"
             }
         };
+        let otherwise = match library {
+            Some(_) => "",
+            None => "; programs without MPI: mana_launch --mpi none makes each task a job of its own, and adds .$SLURM_PROCID to its --id",
+        };
         return Err(Failure::of_job(format!(
-            "this step has {} tasks, but srun gave them no way to find each other: each would be a job of one rank; use {way}",
+            "this step has {} tasks, but srun gave them no way to find each other: each would be a job of one rank; use {way}{otherwise}",
             launcher.slurm_tasks
         )));
     }
     if let Some(name) = wanted {
         let Some(adapter) = adapters.iter().find(|a| a.facts.name == name) else {
             return Err(Failure::of_job(format!(
-                "mpi = {name}: no adapter of that name; there {}",
+                "mpi = {name}: no adapter of that name, nor \"none\"; there {}",
                 listed(adapters)
             )));
         };
@@ -250,6 +296,31 @@ mod tests {
     }
 
     #[test]
+    fn programs_without_mpi() {
+        let find = |name: &str| Program::find(std::ffi::OsStr::new(name)).expect("a program");
+        let (serial, shell) = (find("/bin/true"), find("/bin/sh"));
+        let mut alone = under(Wireup::Pmix);
+        alone.size = Some(1);
+        let of = |launcher: &Launcher, program: &Program, wanted, began| {
+            without_mpi(launcher, Some(program), wanted, began).ok()
+        };
+        assert_eq!(of(&alone, &serial, None, None), Some(true));
+        assert_eq!(of(&alone, &serial, Some("openmpi"), None), Some(false));
+        let mut linked = serial.clone();
+        linked.mpi = Some(mpich());
+        assert_eq!(of(&alone, &linked, None, None), Some(false));
+        assert_eq!(of(&alone, &linked, Some(NONE), None), None);
+        // Of several it is not known whether they belong together.
+        alone.size = Some(2);
+        assert_eq!(of(&alone, &serial, None, None), Some(false));
+        assert_eq!(of(&alone, &shell, Some(NONE), None), Some(true));
+        // A job goes on as it began.
+        assert_eq!(of(&alone, &serial, None, Some(-1)), Some(true));
+        assert_eq!(of(&alone, &serial, None, Some(0)), Some(false));
+        assert_eq!(of(&alone, &serial, Some(NONE), Some(0)), None);
+    }
+
+    #[test]
     fn mismatches_say_so() {
         let all = both();
         let error = pick(&all, &under(Wireup::OpenMpi), Some(&mpich()), None, "./app")
@@ -273,6 +344,9 @@ mod tests {
             "{}",
             error.text
         );
+        assert!(!error.text.contains("none"), "{}", error.text);
+        let error = pick(&all, &step, None, None, "python3").expect_err("refused");
+        assert!(error.text.contains("--mpi none"), "{}", error.text);
         let error =
             pick(&all, &under(Wireup::Pmi), None, Some("other"), "./app").expect_err("refused");
         assert!(

@@ -8,9 +8,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Transparent multi-level checkpointing for MPI programs
 #[derive(Debug, Parser)]
-#[command(name = "mana", version, about, arg_required_else_help = true)]
+#[command(name = "mana", version, arg_required_else_help = true)]
 #[command(
-    after_help = "The commands launch, restart, status and coordinator can also be called as mana_launch and so on. Exit code of launch, restart and run: the program's own; 99 when mana fails (MANA_FAIL_RC changes that)."
+    after_help = "The commands launch, restart, status and coordinator can also be called as mana_launch and so on. Exit code of launch, restart and run: the program's own; 99 when mana fails (MANA_FAIL_RC changes that). The guide is in share/doc/mana/guide of the installation; begin with README.md there."
 )]
 pub struct Cli {
     /// What to do.
@@ -35,12 +35,16 @@ pub enum Verb {
     Coordinator(Coordinator),
     /// Run a command line with mana_launch in it, and again after a failure, resuming
     Run(Run),
+    /// In a job script: put the Slurm job back into the queue after a failure, unless another start would not help
+    Requeue(Requeue),
     /// List the generations in the stores of a job
     List(List),
     /// Show what one image file holds
     Inspect(Inspect),
     /// Read every image of a job and compare all checksums
     Verify(Verify),
+    /// Delete checkpoints of a job that does not run
+    Prune(Prune),
     /// Look whether this machine, its MPIs, Slurm and storage are fit, and say how to mend what is not
     Doctor(Doctor),
     /// Write a page about a job: what was taken, what it cost, what failed, which intervals would be best
@@ -92,16 +96,13 @@ pub struct JobChoice {
 pub struct Start {
     #[command(flatten)]
     pub settings: Settings,
-    /// Identity of the job [default: the Slurm job and a hash of program, arguments and directory]
+    /// Identity of the job [default: made of the Slurm job, the program's name, its arguments and the directory; of mana_restart: the only unfinished job]
     #[arg(long, value_name = "NAME")]
     pub id: Option<String>,
     /// Resume this generation instead of the newest: NUMBER, or INCARNATION.NUMBER
     #[arg(long, value_name = "GENERATION", value_parser = generation)]
     pub generation: Option<(Option<u32>, u64)>,
-    /// Resume although the global directory cannot be reached
-    #[arg(long)]
-    pub without_global: bool,
-    /// Name of the adapter (the MPI) to use, instead of choosing by program and launcher
+    /// Name of the adapter (the MPI) to use, instead of choosing by program and launcher; none: the program has no MPI, and each task is a job of its own
     #[arg(long, value_name = "NAME")]
     pub mpi: Option<String>,
     /// Host of a stand-alone coordinator, as mana_coordinator prints it
@@ -194,8 +195,6 @@ pub struct StartRun {
     /// Seconds between checkpoints [default: as configured; without mana.conf none]
     #[arg(long, short, value_name = "SECONDS", value_parser = seconds)]
     pub interval: Option<f64>,
-    #[command(flatten)]
-    pub when: When,
     /// The script or program and its arguments
     #[arg(
         required = true,
@@ -204,6 +203,8 @@ pub struct StartRun {
         value_name = "PROGRAM"
     )]
     pub program: Vec<OsString>,
+    #[command(flatten)]
+    pub when: When,
 }
 
 /// `mana stop`
@@ -238,7 +239,7 @@ pub struct Status {
     /// Keep showing until the job ends: a live view on a terminal (q leaves), a line for each change elsewhere
     #[arg(long, short)]
     pub watch: bool,
-    /// Print the state as JSON (docs/status.md); with --watch an object a line, every second
+    /// Print the state as JSON (share/doc/mana/guide/status.md says what is in it); with --watch an object a line, every second
     #[arg(long)]
     pub json: bool,
     /// Take a checkpoint now
@@ -273,6 +274,16 @@ pub enum Level {
 }
 
 impl Level {
+    /// As the stores have it.
+    pub fn to_store(self) -> libckpt::Level {
+        match self {
+            Self::Local => libckpt::Level::Local,
+            Self::Partner => libckpt::Level::Partner,
+            Self::Group => libckpt::Level::Group,
+            Self::Global => libckpt::Level::Global,
+        }
+    }
+
     /// As the control plane has it.
     pub fn to_control(self) -> mana_control::Level {
         match self {
@@ -335,6 +346,25 @@ pub struct Run {
     pub command: Vec<OsString>,
 }
 
+/// `mana requeue`
+#[derive(Args, Clone, Debug)]
+pub struct Requeue {
+    #[command(flatten)]
+    pub settings: Settings,
+    /// Identity of the job, if mana_launch was given one [default: all programs of this Slurm job]
+    #[arg(long, value_name = "NAME")]
+    pub id: Option<String>,
+    /// The exit code of srun or mpirun; with 0 nothing is done
+    #[arg(long, value_name = "CODE")]
+    pub after: i32,
+    /// How many starts in a row may commit no checkpoint and be followed by another
+    #[arg(long, value_name = "N", default_value_t = 5, env = "MANA_MAX_RESTARTS")]
+    pub limit: u32,
+    /// Only tell whether another start would help: exit code 0 if so, and the number of the start that has committed last
+    #[arg(long)]
+    pub check: bool,
+}
+
 /// `mana list`
 #[derive(Args, Clone, Debug)]
 pub struct List {
@@ -363,6 +393,32 @@ pub struct Verify {
     /// Only this generation: NUMBER, or INCARNATION.NUMBER
     #[arg(long, value_name = "GENERATION", value_parser = generation)]
     pub generation: Option<(Option<u32>, u64)>,
+}
+
+/// `mana prune`
+#[derive(Args, Clone, Debug)]
+#[command(group = clap::ArgGroup::new("what").required(true).args(["keep", "all"]))]
+pub struct Prune {
+    #[command(flatten)]
+    pub settings: Settings,
+    /// Identity of the job [default: the only one of the configuration's directory]
+    #[arg(long, value_name = "NAME")]
+    pub id: Option<String>,
+    /// Keep the newest N intact ones, and delete what is older
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub keep: Option<u32>,
+    /// Look only at checkpoints that were taken for this level
+    #[arg(long, value_name = "LEVEL", requires = "keep")]
+    pub level: Option<Level>,
+    /// Delete all of them: of a job that has ended normally
+    #[arg(long)]
+    pub all: bool,
+    /// With --all: also of a job that has not; it counts as ended then. Also of a job that may still run somewhere
+    #[arg(long)]
+    pub force: bool,
+    /// Say what would be deleted, and delete nothing
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 /// `mana doctor`
@@ -536,6 +592,112 @@ mod tests {
         };
         assert!(launch.fresh && launch.start.quiet);
         assert_eq!(launch.program, ["lmp", "--help", "-in", "x"]);
+    }
+
+    /// README.md and the pages of the guide.
+    fn pages() -> Vec<(String, String)> {
+        let top = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let guide = std::fs::read_dir(top.join("docs/guide")).expect("the guide");
+        let mut files: Vec<_> = guide.flatten().map(|entry| entry.path()).collect();
+        files.push(top.join("README.md"));
+        let read = |path: &PathBuf| {
+            let text = std::fs::read_to_string(path).expect("a page");
+            let ours = |line: &&str| !line.contains("mana[");
+            // The other system's commands are in the first column.
+            let own = |line: &str| match line.strip_prefix('|').and_then(|l| l.split_once('|')) {
+                Some((_, rest)) if path.ends_with("moving.md") => rest.to_owned(),
+                _ => line.to_owned(),
+            };
+            let lines: Vec<_> = text.lines().filter(ours).map(own).collect();
+            lines.join("\n")
+        };
+        files
+            .iter()
+            .map(|path| (path.display().to_string(), read(path)))
+            .collect()
+    }
+
+    /// Lines of blocks, and what stands between backquotes.
+    fn code(page: &str) -> Vec<&str> {
+        let block = |line: &&str| line.starts_with("    ");
+        let blocks = page.lines().filter(block);
+        let spans = page.lines().filter(|line| !block(line));
+        let spans = spans.flat_map(|line| line.split('`').skip(1).step_by(2));
+        blocks.chain(spans).collect()
+    }
+
+    /// The verb of a word like `mana_launch`, or of the word after `mana`.
+    fn verb(words: &[&str]) -> Option<(String, usize)> {
+        let last = words[0].rsplit('/').next().unwrap_or("");
+        match (last, words.get(1)) {
+            ("mana", Some(next))
+                if next.starts_with(|c: char| c.is_ascii_lowercase())
+                    && next.chars().all(|c| c.is_ascii_lowercase() || c == '-') =>
+            {
+                Some(((*next).to_owned(), 2))
+            }
+            _ => {
+                let name = last.strip_prefix("mana_")?;
+                let classic = ["launch", "restart", "status", "coordinator"];
+                classic.contains(&name).then(|| (name.to_owned(), 1))
+            }
+        }
+    }
+
+    #[test]
+    fn the_documents_name_commands_and_options_that_exist() {
+        let all = Cli::command();
+        let mut count = 0;
+        for (name, page) in pages() {
+            for line in code(&page) {
+                let words: Vec<&str> = line
+                    .split(|c: char| c.is_whitespace() || "();|[]".contains(c))
+                    .filter(|word| !word.is_empty())
+                    .collect();
+                for at in 0..words.len() {
+                    let Some((verb, skip)) = verb(&words[at..]) else {
+                        continue;
+                    };
+                    let Some(command) = all.find_subcommand(&verb) else {
+                        panic!("{name}: there is no command {verb:?}: {line}");
+                    };
+                    let mut rest = words[at + skip..].iter();
+                    while let Some(word) = rest.next().filter(|w| w.starts_with('-')) {
+                        let known = command.get_arguments().find(|a| {
+                            let long = a.get_long().is_some_and(|l| *word == format!("--{l}"));
+                            long || a.get_short().is_some_and(|s| *word == format!("-{s}"))
+                        });
+                        match known {
+                            Some(found) if found.get_action().takes_values() => drop(rest.next()),
+                            Some(_) => {}
+                            None if ["--", "--help", "--version"].contains(word) => break,
+                            None => panic!("{name}: {verb} has no option {word}: {line}"),
+                        }
+                        count += 1;
+                    }
+                }
+            }
+        }
+        assert!(count > 40, "only {count} options found");
+    }
+
+    #[test]
+    fn the_readme_names_every_command() {
+        let readme = include_str!("../../../README.md");
+        for command in Cli::command()
+            .get_subcommands()
+            .filter(|c| !c.is_hide_set())
+        {
+            let verb = command.get_name();
+            let forms = [
+                format!("mana_{verb}`"),
+                format!("`{verb}`"),
+                format!("`mana {verb}"),
+            ];
+            let there = forms.iter().any(|form| readme.contains(form))
+                || readme.contains(&format!("`mana_{verb} "));
+            assert!(there, "{verb} is not in README.md");
+        }
     }
 
     #[test]

@@ -59,7 +59,7 @@ pub fn run(options: &cli::Coordinator) -> Result<i32, Failure> {
     // Whoever installs one first wins; there is no other.
     let _ = log::set_logger(&LINES);
     log::set_max_level(log::LevelFilter::Info);
-    let config = settings::load(&options.settings)?;
+    let config = settings::load_for(&["global_ckpt_dir", "metrics_file"], &options.settings)?;
     let global = config.global_ckpt_dir.as_path();
     let stop = stop_signals(options.interactive || std::io::stdin().is_terminal())?;
     let job = options.id.as_deref().map(identity::given).transpose()?;

@@ -11,10 +11,11 @@ use std::time::{Duration, Instant};
 
 use libckpt::records::{program_hash, End, Incarnation, JobState, Records};
 use libckpt::store::Store;
-use libckpt::Config;
+use libckpt::{identity, Config};
+use mana::slurm;
 use mana::spec::Mode;
-use mana_control::{Client, Rendezvous};
 
+use crate::alive::{self, Sign, SILENCE};
 use crate::launcher::Launcher;
 use crate::message::Failure;
 use crate::rerun::{AGAIN, RETRY};
@@ -55,8 +56,8 @@ impl Occasion {
 /// What was decided.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decision {
-    /// For `mana-lower`.
-    pub mode: Mode,
+    /// For `mana-lower`; `None`: there is nothing left to do.
+    pub mode: Option<Mode>,
     /// A line for the user.
     pub note: Option<String>,
 }
@@ -69,25 +70,33 @@ pub fn decide(
     leading: bool,
 ) -> Result<Decision, Failure> {
     let global = &config.global_ckpt_dir;
-    if matches!(occasion, Occasion::Again | Occasion::Restart) {
-        wait_for(global)?;
-    } else {
+    let was_there = match occasion {
+        Occasion::Again | Occasion::Restart => was_there(global, occasion, GLOBAL_LIMIT)?,
+        Occasion::First | Occasion::Fresh => false,
+    };
+    if !was_there {
         make(global)?;
         writable("local_ckpt_dir", &config.local_ckpt_dir)?;
     }
     let records = Records::new(Store::global(config, id));
-    let state = records
-        .state()
-        .map_err(|e| Failure::of_job(crate::message::chain(&e)))?;
+    let state = records.state().map_err(|e| Failure::of_records(&e))?;
     if occasion == Occasion::Again && std::env::var_os(AGAIN).is_some_and(|v| v == RETRY) {
-        if let Some(End::Stopped { reason }) = records.end() {
+        if state == JobState::Finished {
+            return Ok(Decision {
+                mode: None,
+                note: Some(format!(
+                    "job {id} has ended normally, though what had started it failed afterwards: not run again (--fresh would)"
+                )),
+            });
+        }
+        if let Some(End::Stopped { reason } | End::Paused { reason }) = records.end() {
             return Err(Failure::of_job(format!(
                 "job {id} was ended on request ({reason}): not started again; resume it with --restart (the same command line) or mana_restart"
             )));
         }
     }
-    if leading && occasion != Occasion::Again {
-        refuse_if_running(global, id, &state)?;
+    if leading {
+        refuse_if_running(global, id, occasion, &records, &state)?;
     }
     by_state(&state, id, occasion, global)
 }
@@ -98,9 +107,12 @@ fn by_state(
     occasion: Occasion,
     global: &Path,
 ) -> Result<Decision, Failure> {
-    let plain = |mode| Decision { mode, note: None };
+    let plain = |mode| Decision {
+        mode: Some(mode),
+        note: None,
+    };
     let from_start = |why: &str| Decision {
-        mode: Mode::Fresh,
+        mode: Some(Mode::Fresh),
         note: Some(format!("{why}: starting from the beginning")),
     };
     Ok(match (state, occasion) {
@@ -109,7 +121,7 @@ fn by_state(
         (JobState::Finished, Occasion::Again) => from_start("this job has ended normally before"),
         (JobState::New, Occasion::Restart) => {
             return Err(Failure::of_job(format!(
-                "nothing to resume: no job {id} in {}; the identity depends on program, arguments and directory, name it with --id ('mana list' shows what is there)",
+                "nothing to resume: no job {id} in {}; the identity depends on the Slurm job, program, arguments and directory, name it with --id ('mana list' shows what is there)",
                 global.display()
             )))
         }
@@ -165,39 +177,102 @@ fn refused(id: &str, incarnation: &Incarnation, committed: bool) -> Failure {
     ))
 }
 
-/// A start whose coordinator still answers is alive.
-fn refuse_if_running(global: &Path, id: &str, state: &JobState) -> Result<(), Failure> {
-    if !matches!(state, JobState::Unfinished { .. }) {
-        return Ok(());
+/// What is known of the former start before anybody is asked.
+#[derive(Debug, PartialEq, Eq)]
+enum Former {
+    /// Whoever starts the job again says that it is over: nothing is asked, and nothing delayed.
+    Over,
+    /// Slurm says so. One that answers knows better.
+    SaidToBeOver,
+    Unknown,
+}
+
+/// `ours`: the Slurm job of this start, which is its `restarts`th again.
+fn former(
+    occasion: Occasion,
+    ours: Option<&str>,
+    restarts: u32,
+    incarnation: &Incarnation,
+) -> Former {
+    let is_of_ours = ours.is_some_and(|job| incarnation.is_of(job));
+    let is_of_another = ours.is_some() && incarnation.batch_job.is_some() && !is_of_ours;
+    match occasion {
+        Occasion::Again if !is_of_another => Former::Over,
+        _ if is_of_ours && restarts > incarnation.restart_count => Former::SaidToBeOver,
+        _ => Former::Unknown,
     }
-    // Missing, damaged or unreachable: not alive as far as can be told from here.
-    let Ok(rendezvous) = Rendezvous::read(&Rendezvous::path(global, id)) else {
+}
+
+/// A start that still runs, or may do as far as can be told from here: a second one would end it.
+fn refuse_if_running(
+    global: &Path,
+    id: &str,
+    occasion: Occasion,
+    records: &Records,
+    state: &JobState,
+) -> Result<(), Failure> {
+    let JobState::Unfinished { incarnation, .. } = state else {
         return Ok(());
     };
-    match Client::connect(&rendezvous, ALIVE_LIMIT) {
-        Ok(_) => Err(Failure::of_job(format!(
+    let get = |name: &str| std::env::var(name).ok();
+    let (ours, restarts) = (identity::batch_job(&get), identity::restart_count(&get));
+    let former = former(occasion, ours.as_deref(), restarts, incarnation);
+    if former == Former::Over {
+        return Ok(());
+    }
+    match alive::look(global, id, ALIVE_LIMIT) {
+        Sign::Runs(rendezvous) => Err(Failure::of_job(format!(
             "job {id} is running (its coordinator is process {} on {}): give this one another name with --id, or end that one with mana_status --kill",
             rendezvous.pid, rendezvous.host
         ))),
-        Err(_) => Ok(()),
+        Sign::Perhaps(perhaps) if records.end().is_none() && former == Former::Unknown => {
+            let text = format!(
+                "{}; nothing was started. If it has ended, start again when that is {} s; else end it first, there: mana_status --kill",
+                perhaps.text(id),
+                SILENCE.as_secs()
+            );
+            Err(Failure {
+                // Put back into the queue, a first start would be another one.
+                passing: occasion != Occasion::First,
+                ..Failure::of_job(text)
+            })
+        }
+        // A first start is refused anyway, and the other ranks wait for that only shortly.
+        _ if records.end().is_none()
+            && former == Former::Unknown
+            && occasion != Occasion::First =>
+        {
+            match incarnation.batch_job.as_deref() {
+                Some(job) if slurm::is_suspended(job) => Err(Failure::of_job(format!(
+                    "job {id} is suspended, as Slurm's job {job}; nothing was started. scontrol resume {job} has it go on; scancel {job} ends it, before another start"
+                ))),
+                _ => Ok(()),
+            }
+        }
+        _ => Ok(()),
     }
 }
 
 /// On a requeue the directory was there once: its absence means that a file system is not mounted
-/// (yet), not that the job is new.
-fn wait_for(global: &Path) -> Result<(), Failure> {
-    let deadline = Instant::now() + GLOBAL_LIMIT;
+/// (yet), or that no start came so far as to make it. `false`: the latter, as far as can be told: what it
+/// is to lie in is there, and not empty as the place of a file system that is not mounted.
+fn was_there(global: &Path, occasion: Occasion, limit: Duration) -> Result<bool, Failure> {
+    let deadline = Instant::now() + limit;
     while !global.is_dir() {
         if Instant::now() > deadline {
+            let above = global.parent().and_then(|above| above.read_dir().ok());
+            if occasion == Occasion::Again && above.is_some_and(|mut list| list.next().is_some()) {
+                return Ok(false);
+            }
             return Err(Failure::new(format!(
-                "the global directory {} is not there, after {} s; is its file system mounted here? To resume without it: mana_restart --without-global",
+                "the global directory {} is not there, after {} s; is its file system mounted here? Nothing is resumed without the job's records in it; for a job that was never started, make it (mkdir -p)",
                 global.display(),
-                GLOBAL_LIMIT.as_secs()
+                limit.as_secs()
             )));
         }
         thread::sleep(Duration::from_millis(200));
     }
-    Ok(())
+    Ok(true)
 }
 
 /// Makes the global directory, for its owner only.
@@ -221,10 +296,29 @@ fn writable(key: &str, path: &Path) -> Result<(), Failure> {
         .recursive(true)
         .mode(0o700)
         .create(path)
-        .map_err(|e| failed("make it", e.to_string()))?;
+        .map_err(|e| failed("make it", e.to_string() + &closed_by(path)))?;
     use nix::unistd::{access, AccessFlags};
     access(path, AccessFlags::W_OK | AccessFlags::X_OK)
-        .map_err(|e| failed("write there", e.desc().to_owned()))
+        .map_err(|e| failed("write there", e.desc().to_owned() + &closed_by(path)))
+}
+
+/// Whose directory is in the way: the first of several users that make their own below a common one may have made that, too,
+/// for himself alone.
+fn closed_by(path: &Path) -> String {
+    use std::os::unix::fs::MetadataExt as _;
+    let own = nix::unistd::geteuid().as_raw();
+    let in_the_way = path.ancestors().find_map(|above| {
+        // One that cannot be seen lies below it.
+        let facts = std::fs::metadata(above).ok()?;
+        let other = ![0, own].contains(&facts.uid()) && facts.mode() & 0o002 == 0;
+        Some(other.then_some((above, facts.uid())))
+    });
+    let Some((above, owner)) = in_the_way.flatten() else {
+        return String::new();
+    };
+    let name = nix::unistd::User::from_uid(owner.into()).ok().flatten();
+    let name = name.map_or(format!("user {owner}"), |user| user.name);
+    format!(" ({} belongs to {name})", above.display())
 }
 
 #[cfg(test)]
@@ -242,6 +336,7 @@ mod tests {
                 program_hash: None,
                 created: 0,
                 restart_count: 0,
+                batch_job: None,
             },
             committed,
         }
@@ -250,7 +345,7 @@ mod tests {
     fn mode(state: &JobState, occasion: Occasion) -> Option<Mode> {
         by_state(state, "job", occasion, Path::new("/g"))
             .ok()
-            .map(|d| d.mode)
+            .and_then(|d| d.mode)
     }
 
     /// Every state and every occasion.
@@ -283,6 +378,54 @@ mod tests {
                 assert_eq!(mode(&state, occasion), wanted, "{state:?} {occasion:?}");
             }
         }
+    }
+
+    /// A node that was lost swallows packets, and the job's record is seconds old.
+    #[test]
+    fn a_requeue_asks_nobody_and_a_start_by_hand_does() {
+        use Former::{Over, SaidToBeOver, Unknown};
+        use Occasion::{Again, First, Fresh, Restart};
+        let JobState::Unfinished { incarnation, .. } = unfinished(true) else {
+            unreachable!()
+        };
+        let of = |job: Option<&str>, restart_count| Incarnation {
+            batch_job: job.map(str::to_owned),
+            restart_count,
+            ..incarnation.clone()
+        };
+        let rows = [
+            // Slurm's requeue, a relaunch in the allocation, mana run.
+            (Again, Some("8"), 2, of(Some("8"), 1), Over),
+            (Again, Some("8+0"), 0, of(Some("8"), 0), Over),
+            (Again, None, 0, of(None, 0), Over),
+            // A script with --restart, requeued.
+            (Restart, Some("8"), 2, of(Some("8"), 1), SaidToBeOver),
+            (Fresh, Some("8"), 2, of(Some("8"), 1), SaidToBeOver),
+            // By hand: beside the job, in its allocation, in another Slurm job.
+            (Restart, None, 0, of(Some("8"), 1), Unknown),
+            (Restart, Some("8"), 1, of(Some("8"), 1), Unknown),
+            (First, Some("9"), 0, of(Some("8"), 1), Unknown),
+            (Again, Some("9"), 2, of(Some("8"), 1), Unknown),
+            (Fresh, Some("81"), 2, of(Some("8"), 1), Unknown),
+        ];
+        for (occasion, ours, restarts, incarnation, expected) in rows {
+            let found = former(occasion, ours, restarts, &incarnation);
+            assert_eq!(found, expected, "{occasion:?} in {ours:?}, {restarts}");
+        }
+    }
+
+    #[test]
+    fn a_directory_that_no_start_has_made() {
+        let dir = tempfile::tempdir().expect("directory");
+        let global = dir.path().join("global");
+        let is = |occasion| was_there(&global, occasion, Duration::ZERO).ok();
+        // Where something is to be mounted, as it looks.
+        assert_eq!(is(Occasion::Again), None);
+        std::fs::write(dir.path().join("app"), "").expect("written");
+        assert_eq!(is(Occasion::Again), Some(false));
+        assert_eq!(is(Occasion::Restart), None);
+        std::fs::create_dir(&global).expect("made");
+        assert_eq!(is(Occasion::Restart), Some(true));
     }
 
     #[test]

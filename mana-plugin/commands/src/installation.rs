@@ -8,6 +8,7 @@
 //!  lib/mana/adapters/<name>/{libmana_adapter.so, adapter.toml}
 //!  lib/mana/stubs/{openmpi, mpich, standard}/lib*.so.*
 //!  share/mana/src    sources of the adapter, for `mana adapter`
+//!  share/mana/templates, share/doc/mana/guide    named by messages
 //! ```
 
 use std::fs;
@@ -17,6 +18,9 @@ use mana::spec::{Adapter, Family, Stub};
 use serde::{Deserialize, Serialize};
 
 use crate::message::Failure;
+
+/// What the dynamic loader takes apart or expands in a list of libraries or directories, see ld.so(8).
+const SEPARATORS: &[char] = &[' ', ':', ';', '$'];
 
 /// `adapter.toml`: what an adapter was built for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,12 +75,22 @@ impl Installation {
             .map_err(|e| Failure::new(format!("cannot find the path of this program: {e}")))?;
         let root = own.parent().and_then(Path::parent);
         match root {
-            Some(root) if root.join("lib/mana").is_dir() => Ok(Self {
-                root: root.to_owned(),
-            }),
+            Some(root) if root.join("lib/mana").is_dir() => Self::in_directory(root),
             _ => Err(Failure::new(format!(
                 "{}: no ../lib/mana beside this program; install with 'cargo xtask install --prefix DIR' and use DIR/bin",
                 own.display()
+            ))),
+        }
+    }
+
+    fn in_directory(root: &Path) -> Result<Self, Failure> {
+        match root.to_string_lossy().find(SEPARATORS) {
+            None => Ok(Self {
+                root: root.to_owned(),
+            }),
+            Some(_) => Err(Failure::new(format!(
+                "mana is installed in {}: the dynamic loader takes a path with a space, ':', ';' or '$' apart; move the tree to a directory without them",
+                root.display()
             ))),
         }
     }
@@ -114,6 +128,16 @@ impl Installation {
     /// Sources for building an adapter.
     pub fn sources(&self) -> PathBuf {
         self.root.join("share/mana/src")
+    }
+
+    /// A page of the guide.
+    pub fn guide(&self, page: &str) -> PathBuf {
+        self.root.join("share/doc/mana/guide").join(page)
+    }
+
+    /// Commented examples of mana.conf.
+    pub fn templates(&self) -> PathBuf {
+        self.root.join("share/mana/templates")
     }
 
     /// All adapters, in order of their names.
@@ -165,5 +189,24 @@ impl Installation {
             preload: vec![library],
             directory,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_the_loader_takes_apart_is_refused() {
+        for path in [
+            "/opt/my tools/mana",
+            "/opt/a:b",
+            "/opt/$LIB/mana",
+            "/opt/a;b",
+        ] {
+            let refused = Installation::in_directory(Path::new(path));
+            assert!(refused.is_err_and(|e| e.text.contains(path)));
+        }
+        assert!(Installation::in_directory(Path::new("/opt/mana-0.1_x+y")).is_ok());
     }
 }

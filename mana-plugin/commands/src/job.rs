@@ -32,7 +32,7 @@ pub fn running(choice: &JobChoice) -> Result<Rendezvous, Failure> {
     match found.as_slice() {
         [only] => Ok(Rendezvous::read(&Rendezvous::path(global, only))?),
         [] => Err(Failure::new(format!(
-            "no job runs with the global directory {}; {WHICH}",
+            "no job runs under control with the global directory {} (an MPI program does from MPI_Init on); {WHICH}",
             global.display()
         ))),
         several => Err(Failure::new(format!(
@@ -47,7 +47,7 @@ pub fn running(choice: &JobChoice) -> Result<Rendezvous, Failure> {
 pub const WHICH: &str = "name the job's configuration with --config (directories in it that are not absolute count from the current one)";
 
 /// Whether a coordinator answers to this file.
-fn answers(path: &Path) -> bool {
+pub fn answers(path: &Path) -> bool {
     Rendezvous::read(path).is_ok_and(|r| Client::connect(&r, ANSWER_LIMIT).is_ok())
 }
 
@@ -89,10 +89,10 @@ pub fn names(global: &Path) -> Result<Vec<(String, SystemTime)>, Failure> {
         Ok(entries) => entries,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(e) => {
-            return Err(Failure::new(format!(
-                "cannot list {}: {e}",
-                global.display()
-            )))
+            return Err(Failure {
+                passing: true,
+                ..Failure::new(format!("cannot list {}: {e}", global.display()))
+            })
         }
     };
     let mut found = Vec::new();

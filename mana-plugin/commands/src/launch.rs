@@ -4,14 +4,16 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use libckpt::records::{JobState, Records};
+use libckpt::refusal::{self, Refusal};
 use libckpt::store::Store;
 use libckpt::{identity, Config};
 use mana::spec::{CoordinatorAddress, LaunchSpec, Mode, OsText};
 
 use crate::batch;
-use crate::choice::choose;
+use crate::choice::{choose, without_mpi, NONE};
 use crate::cli;
 use crate::decision::{decide, same_program, Decision, Occasion};
+use crate::elsewhere::Elsewhere;
 use crate::execution::become_lower;
 use crate::installation::Installation;
 use crate::launcher::Launcher;
@@ -28,24 +30,78 @@ struct Context {
     launcher: Launcher,
     installation: Installation,
     config: Config,
+    /// The number of this task among others without MPI, each of which is a job of its own.
+    task: Option<u32>,
+}
+
+/// What is known of the job besides its identity.
+struct Job {
+    mode: Mode,
+    program: Option<Program>,
+    /// The thread level it began with, if it resumes.
+    began: Option<i32>,
 }
 
 impl Context {
     fn new(start: &cli::Start, speaker: &mut Speaker) -> Result<Self, Failure> {
-        let launcher = Launcher::from_environment();
+        let mut launcher = Launcher::from_environment();
         speaker.rank = launcher.rank;
         let config = settings::load_with(&start.settings, &named(start))?;
         speaker.lines = config.lines.clone();
+        let mut task = None;
+        if config.mpi.as_deref() == Some(NONE) {
+            task = launcher.part();
+            speaker.rank = None;
+        }
         Ok(Self {
             launcher,
             installation: Installation::find()?,
             config,
+            task,
         })
+    }
+
+    /// The identity `id`, or that of this task.
+    fn own(&self, id: String) -> String {
+        match self.task.map(|number| format!(".{number}")) {
+            Some(suffix) if !id.ends_with(&suffix) => id + &suffix,
+            _ => id,
+        }
+    }
+
+    /// The command line that goes on with job `id` of `size` ranks, started as this one was.
+    fn resume_by(&self, start: &cli::Start, id: &str, size: u32) -> String {
+        let mut line = self.launcher.words(size) + "mana_restart";
+        if let Some(file) = &start.settings.config {
+            let file = std::path::absolute(file).unwrap_or_else(|_| file.clone());
+            line += &format!(" --config {}", file.display());
+        }
+        if let Some(mpi) = start.mpi.as_deref().filter(|mpi| *mpi != NONE) {
+            line += &format!(" --mpi {mpi}");
+        }
+        line + " --id " + id
     }
 
     /// Whether this rank speaks for all.
     fn leading(&self) -> bool {
         self.launcher.rank.unwrap_or(0) == 0
+    }
+
+    /// In a batch job: leaves word of a start that was refused, for whoever would start it again.
+    fn refused(&self, failure: Failure) -> Failure {
+        let batch_job = identity::batch_job(&|name: &str| std::env::var(name).ok());
+        if let (true, Some(job)) = (self.leading(), batch_job) {
+            let reason = failure.text.clone();
+            let restart_count = self.launcher.restart_count;
+            let refusal = Refusal {
+                restart_count,
+                reason,
+                passing: failure.passing,
+            };
+            // The exit code says so too.
+            let _ = refusal::note(&self.config.global_ckpt_dir, &job, &refusal);
+        }
+        failure
     }
 
     fn decide(&self, id: &str, occasion: Occasion) -> Result<Decision, Failure> {
@@ -73,13 +129,21 @@ fn named(start: &cli::Start) -> [(&'static str, Option<&str>); 4] {
     ]
 }
 
-/// `mana launch`. Returns only on failure.
+/// `mana launch`. Returns only on failure, or if there is nothing left to do.
 pub fn launch(options: cli::Launch, speaker: &mut Speaker) -> Result<i32, Failure> {
+    let context = Context::new(&options.start, speaker)?;
+    launch_in(&context, &options, speaker).map_err(|failure| context.refused(failure))
+}
+
+fn launch_in(
+    context: &Context,
+    options: &cli::Launch,
+    speaker: &mut Speaker,
+) -> Result<i32, Failure> {
     let start = &options.start;
-    let context = Context::new(start, speaker)?;
-    wrapper::launch(&options, &context.launcher, &context.config)?;
+    wrapper::launch(options, &context.launcher, &context.config, speaker)?;
     let program = Program::find(&options.program[0])?;
-    let id = match &start.id {
+    let id = context.own(match &start.id {
         Some(id) => given(id)?,
         None => {
             let directory = std::env::current_dir()
@@ -92,38 +156,73 @@ pub fn launch(options: cli::Launch, speaker: &mut Speaker) -> Result<i32, Failur
                 &environment,
             )
         }
-    };
+    });
     speaker.job = Some(id.clone());
     let mut occasion = Occasion::of(options.restart, options.fresh, &context.launcher);
     if options.wrapped && occasion == Occasion::Restart {
         // A script runs again from its beginning: what had ended before is not what is resumed.
         occasion = Occasion::Again;
     }
-    let decision = context.decide(&id, occasion)?;
-    if let (Mode::Resume, JobState::Unfinished { incarnation, .. }) =
+    let global = &context.config.global_ckpt_dir;
+    let other = |of: Occasion| {
+        if start.id.is_some() || !context.leading() || occasion != of {
+            return None;
+        }
+        let found = Elsewhere::find(global, &id)?;
+        let way = context.resume_by(start, &found.id, found.size());
+        Some((found, way))
+    };
+    let decision = context.decide(&id, occasion).map_err(|mut failure| {
+        // If it runs, it says so when it is to be resumed.
+        if let Some((found, way)) = other(Occasion::Restart) {
+            failure.text += &format!("; {}: to go on with that one: {way}", found.title());
+        }
+        failure
+    })?;
+    let mut began = None;
+    if let (Some(Mode::Resume), JobState::Unfinished { incarnation, .. }) =
         (decision.mode, state(&context.config, &id)?)
     {
-        same_program(&program.path, &incarnation)?;
-        right_size(&context, &id)?;
+        // The record has rank 0's; other ranks may run another one.
+        if context.leading() || program.path == incarnation.program {
+            same_program(&program.path, &incarnation)?;
+        }
+        right_size(context, &id)?;
+        began = Some(incarnation.thread_level);
     }
-    context.say(start, speaker, decision.note.clone());
-    execute(
-        &context,
-        start,
-        speaker,
-        id,
-        &decision,
-        Some(program),
-        &options.program,
-    )
+    context.say(start, speaker, decision.note);
+    let Some(mode) = decision.mode else {
+        return Ok(0);
+    };
+    if let Some((found, way)) = other(Occasion::First).filter(|(o, _)| !o.is_running(global)) {
+        let line = format!(
+            "{}: this start begins anew; to go on with that one instead: {way}",
+            found.title()
+        );
+        context.say(start, speaker, [line]);
+    }
+    let job = Job {
+        mode,
+        program: Some(program),
+        began,
+    };
+    execute(context, start, speaker, id, job, &options.program)
 }
 
 /// `mana restart`. Returns only on failure.
 pub fn restart(options: cli::Restart, speaker: &mut Speaker) -> Result<i32, Failure> {
+    let context = Context::new(&options.start, speaker)?;
+    restart_in(&context, &options, speaker).map_err(|failure| context.refused(failure))
+}
+
+fn restart_in(
+    context: &Context,
+    options: &cli::Restart,
+    speaker: &mut Speaker,
+) -> Result<i32, Failure> {
     let start = &options.start;
-    let context = Context::new(start, speaker)?;
     let id = match &start.id {
-        Some(id) => given(id)?,
+        Some(id) => context.own(given(id)?),
         None => unfinished_job(&context.config)?,
     };
     speaker.job = Some(id.clone());
@@ -131,15 +230,17 @@ pub fn restart(options: cli::Restart, speaker: &mut Speaker) -> Result<i32, Fail
         return crate::stores::plan(&context.config, &id, start.generation);
     }
     let decision = context.decide(&id, Occasion::Restart)?;
-    if decision.mode == Mode::Fresh {
+    let Some(mode @ Mode::Resume) = decision.mode else {
         return Err(Failure::of_job(format!(
             "nothing to resume: job {id} has committed no checkpoint; start it again with mana_launch --fresh"
         )));
-    }
-    right_size(&context, &id)?;
+    };
+    right_size(context, &id)?;
     // For the choice of the MPI and the records: the image holds the program itself.
+    let mut began = None;
     let program = match state(&context.config, &id)? {
         JobState::Unfinished { incarnation, .. } => {
+            began = Some(incarnation.thread_level);
             let found = Program::find(incarnation.program.as_os_str()).ok();
             if let Some(program) = &found {
                 same_program(&program.path, &incarnation)?;
@@ -148,8 +249,13 @@ pub fn restart(options: cli::Restart, speaker: &mut Speaker) -> Result<i32, Fail
         }
         _ => None,
     };
-    context.say(start, speaker, decision.note.clone());
-    execute(&context, start, speaker, id, &decision, program, &[])
+    context.say(start, speaker, decision.note);
+    let job = Job {
+        mode,
+        program,
+        began,
+    };
+    execute(context, start, speaker, id, job, &[])
 }
 
 /// A job resumes with as many ranks as it had.
@@ -175,7 +281,7 @@ fn given(id: &str) -> Result<String, Failure> {
 fn state(config: &Config, id: &str) -> Result<JobState, Failure> {
     Records::new(Store::global(config, id))
         .state()
-        .map_err(|e| Failure::of_job(chain(&e)))
+        .map_err(|e| Failure::of_records(&e))
 }
 
 /// The one job that can be resumed.
@@ -217,28 +323,31 @@ fn execute(
     start: &cli::Start,
     speaker: &Speaker,
     identity: String,
-    decision: &Decision,
-    program: Option<Program>,
+    job: Job,
     command_line: &[OsString],
 ) -> Result<i32, Failure> {
     let Context {
         launcher,
         installation,
         config,
+        ..
     } = context;
+    let Job {
+        mode,
+        program,
+        began,
+    } = job;
     let name = match (command_line.first(), &program) {
         (Some(name), _) => name.to_string_lossy().into_owned(),
         (None, Some(program)) => program.path.display().to_string(),
         (None, None) => "the program".into(),
     };
     let library = program.as_ref().and_then(|p| p.mpi.as_ref());
-    let choice = choose(
-        installation,
-        launcher,
-        library,
-        config.mpi.as_deref(),
-        &name,
-    )?;
+    let wanted = config.mpi.as_deref();
+    let choice = match without_mpi(launcher, program.as_ref(), wanted, began)? {
+        true => None,
+        false => choose(installation, launcher, library, wanted, &name)?,
+    };
     let adapter_needs_cure = launcher.several_nodes
         && choice
             .as_ref()
@@ -254,7 +363,7 @@ fn execute(
         )));
     }
     let batch = if context.leading() {
-        let (batch, note) = batch::ask(config);
+        let (batch, note) = batch::ask(config, launcher);
         context.say(start, speaker, note);
         batch
     } else {
@@ -263,16 +372,16 @@ fn execute(
     let cure = adapter_needs_cure.then(|| installation.finalize_cure());
     let spec = LaunchSpec {
         version: env!("CARGO_PKG_VERSION").into(),
-        mode: decision.mode,
+        mode,
         program: program.map(|p| p.path).unwrap_or_default(),
         args: command_line
             .split_first()
             .map(|(_, rest)| rest.iter().cloned().map(OsText).collect()),
         config: config.clone(),
         generation: generation(config, &identity, start.generation)?,
+        resume_by: context.resume_by(start, &identity, launcher.size.unwrap_or(1)),
         identity,
         restart_count: launcher.restart_count,
-        without_global: start.without_global,
         adapter,
         stub,
         interface: Some(installation.interface()).filter(|path| path.is_file()),
@@ -280,6 +389,7 @@ fn execute(
         upper_ld_library_path: std::env::var_os("LD_LIBRARY_PATH").map(OsText),
         batch,
         coordinator: coordinator(start, config)?,
+        speaks: context.leading(),
         quiet: start.quiet,
     };
     let preload = lower_preload(context, cure);

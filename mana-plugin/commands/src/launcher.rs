@@ -51,6 +51,8 @@ pub struct Launcher {
     pub one_node: bool,
     /// How often Slurm has requeued the job.
     pub restart_count: u32,
+    /// MPICH's mpirun, which may itself be inside a Slurm step.
+    pub hydra: bool,
 }
 
 impl Launcher {
@@ -72,6 +74,7 @@ impl Launcher {
                 .or_else(|| number("SLURM_NTASKS"))
                 .unwrap_or(1),
             restart_count: number("SLURM_RESTART_COUNT").unwrap_or(0),
+            hydra,
             ..Self::default()
         };
         launcher.several_nodes = match number("MPI_LOCALNRANKS") {
@@ -109,6 +112,32 @@ impl Launcher {
             None => (None, None),
         };
         launcher
+    }
+
+    /// Without MPI every task is a job of its own: forgets the others. The task's number, if there are others.
+    pub fn part(&mut self) -> Option<u32> {
+        let number = self.rank.filter(|_| self.size.is_some_and(|size| size > 1));
+        self.wireups.clear();
+        self.rank = None;
+        self.size = Some(1);
+        self.slurm_tasks = 1;
+        self.several_nodes = false;
+        self.one_node = true;
+        number
+    }
+
+    /// How `size` ranks of a command are started as this one was, with a blank at the end; empty without a launcher.
+    pub fn words(&self, size: u32) -> String {
+        match (self.wireups.first(), self.slurm_step) {
+            (Some(Wireup::OpenMpi), _) => format!("mpirun -n {size} "),
+            (Some(Wireup::Pmi), in_slurm) if self.hydra || !in_slurm => {
+                format!("mpirun -n {size} ")
+            }
+            (Some(Wireup::Pmi), _) => format!("srun -n {size} --mpi=pmi2 "),
+            (Some(Wireup::Pmix), true) => format!("srun -n {size} --mpi=pmix "),
+            (None, true) => format!("srun -n {size} "),
+            (Some(Wireup::Pmix) | None, false) => String::new(),
+        }
     }
 
     /// In words, for messages.
@@ -158,6 +187,7 @@ mod tests {
         ]);
         assert_eq!(hydra.wireups, [Wireup::Pmi]);
         assert_eq!((hydra.rank, hydra.size), (Some(1), Some(2)));
+        assert_eq!(hydra.words(2), "mpirun -n 2 ");
 
         let slurm = of(&[
             ("SLURM_STEP_ID", "1"),
@@ -168,9 +198,11 @@ mod tests {
         ]);
         assert_eq!(slurm.wireups, [Wireup::Pmix]);
         assert_eq!((slurm.size, slurm.restart_count), (Some(3), 2));
+        assert_eq!(slurm.words(3), "srun -n 3 --mpi=pmix ");
 
         let bare = of(&[("SLURM_STEP_ID", "1"), ("SLURM_STEP_NUM_TASKS", "3")]);
         assert!(bare.wireups.is_empty() && bare.slurm_tasks == 3);
+        assert_eq!(bare.words(3), "srun -n 3 ");
         assert_eq!(
             of(&[]),
             Launcher {
@@ -192,5 +224,25 @@ mod tests {
             ("SLURM_STEP_ID", "0"),
         ]);
         assert_eq!(nested.wireups, [Wireup::Pmi]);
+        assert_eq!(nested.words(2), "mpirun -n 2 ");
+    }
+
+    #[test]
+    fn tasks_without_mpi_are_alone() {
+        let task = [
+            ("SLURM_STEP_ID", "0"),
+            ("SLURM_STEP_NUM_TASKS", "4"),
+            ("SLURM_PROCID", "2"),
+            ("PMIX_RANK", "2"),
+        ];
+        let mut launcher = of(&task);
+        assert_eq!(launcher.part(), Some(2));
+        assert_eq!((launcher.rank, launcher.size), (None, Some(1)));
+        assert!(launcher.wireups.is_empty());
+        assert_eq!(launcher.words(1), "srun -n 1 ");
+        let mut only = of(&[("SLURM_STEP_ID", "0"), ("SLURM_PROCID", "0")]);
+        assert_eq!(only.part(), None);
+        let mut none = of(&[]);
+        assert_eq!((none.part(), none.words(1)), (None, String::new()));
     }
 }

@@ -7,6 +7,7 @@
 #![cfg_attr(not(test), no_main)]
 
 mod adapter;
+mod alive;
 mod bare;
 mod batch;
 mod choice;
@@ -14,6 +15,7 @@ mod cli;
 mod coordinator;
 mod decision;
 mod doctor;
+mod elsewhere;
 mod execution;
 mod installation;
 mod job;
@@ -23,9 +25,12 @@ mod manual;
 mod message;
 mod node_failure;
 mod program;
+mod prune;
 mod report;
+mod requeue;
 mod rerun;
 mod run_directory;
+mod run_lock;
 mod scripts;
 mod settings;
 mod status;
@@ -102,6 +107,7 @@ fn execute(verb: Verb, speaker: &mut Speaker) -> Result<i32, Failure> {
         Verb::Status(options) => status::status(&options),
         Verb::Coordinator(options) => coordinator::run(&options),
         Verb::Run(options) => rerun::run(&options, speaker),
+        Verb::Requeue(options) => requeue::run(&options, speaker),
         Verb::Doctor(options) => doctor::doctor(&options),
         Verb::Exercise(options) => doctor::exercise(options.seconds),
         Verb::Report(options) => report::report(&options),
@@ -109,6 +115,7 @@ fn execute(verb: Verb, speaker: &mut Speaker) -> Result<i32, Failure> {
         Verb::List(options) => stores::list(&options),
         Verb::Inspect(options) => stores::inspect(&options),
         Verb::Verify(options) => stores::verify(&options),
+        Verb::Prune(options) => prune::prune(&options),
     }
 }
 

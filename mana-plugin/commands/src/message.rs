@@ -12,6 +12,8 @@ pub struct Failure {
     pub text: String,
     /// Every rank of the job comes to the same conclusion: rank 0 says it.
     pub same_everywhere: bool,
+    /// It may pass: another start may come further.
+    pub passing: bool,
 }
 
 impl Failure {
@@ -20,6 +22,7 @@ impl Failure {
         Self {
             text: text.into(),
             same_everywhere: false,
+            passing: false,
         }
     }
 
@@ -28,6 +31,15 @@ impl Failure {
         Self {
             text: text.into(),
             same_everywhere: true,
+            passing: false,
+        }
+    }
+
+    /// Of a job's records, which all ranks read alike.
+    pub fn of_records(error: &libckpt::Error) -> Self {
+        Self {
+            passing: error.is_passing(),
+            ..Self::of_job(chain(error))
         }
     }
 }

@@ -23,7 +23,8 @@ const GONE_LIMIT: Duration = Duration::from_secs(20);
 
 /// Kills and deletes.
 pub fn fail(options: &cli::FailNode) -> Result<i32, Failure> {
-    let config = settings::load(&options.job.settings)?;
+    let needed = ["global_ckpt_dir", "local_ckpt_dir"];
+    let config = settings::load_for(&needed, &options.job.settings)?;
     if !config.test_mode {
         return Err(Failure::new(
             "fail-node works on simulated nodes only: the configuration has no test_mode = true",

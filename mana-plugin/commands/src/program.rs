@@ -16,6 +16,12 @@ use object::{elf, Endianness, ReadCache};
 
 use crate::message::Failure;
 
+/// Interpreters that may load an MPI library after their start.
+const LATE: &[&str] = &[
+    "python", "pypy", "julia", "R", "Rscript", "java", "octave", "perl", "ruby", "lua", "tclsh",
+    "node",
+];
+
 /// A program that can be started.
 #[derive(Clone, Debug)]
 pub struct Program {
@@ -23,6 +29,10 @@ pub struct Program {
     pub path: PathBuf,
     /// The MPI it was built for, as far as its libraries tell.
     pub mpi: Option<MpiLibrary>,
+    /// The program itself, or the interpreter of the script.
+    executable: PathBuf,
+    /// What else its libraries and its kind tell.
+    late: bool,
 }
 
 /// An MPI library a program is linked with.
@@ -41,8 +51,12 @@ impl Program {
         let executable = follow_scripts(&path)?;
         let facts = examine(&executable)?;
         let mut mpi = family_of(&facts.needed);
+        let mut late = path != executable || is_late(&executable);
         if mpi.is_none() {
-            mpi = family_of(&closure(&facts.loader, &executable));
+            let all = closure(&facts.loader, &executable);
+            mpi = family_of(&all);
+            // A list that is empty tells nothing; wrappers around several MPIs are named like one.
+            late |= all.is_empty() || all.iter().any(|name| name.starts_with("libmpi"));
         }
         if let Some(Err(soname)) = &mpi {
             return Err(Failure::of_job(format!(
@@ -53,7 +67,47 @@ impl Program {
         Ok(Self {
             path,
             mpi: mpi.and_then(Result::ok),
+            executable,
+            late,
         })
+    }
+
+    /// Whether it may come to use an MPI that its libraries do not tell of: an interpreter, a script, a program that
+    /// looks the procedures up by name.
+    pub fn may_load_mpi(&self) -> bool {
+        self.late || has_word(&self.executable, b"MPI_Init").unwrap_or(true)
+    }
+}
+
+/// Whether it is an interpreter that may load MPI late. `python3.11` is `python`.
+pub fn is_late(path: &Path) -> bool {
+    let Some(name) = path.file_name().and_then(OsStr::to_str) else {
+        return false;
+    };
+    let base = name.trim_end_matches(|c: char| c.is_ascii_digit() || matches!(c, '.' | '-'));
+    LATE.contains(&base)
+}
+
+/// Whether a file has these bytes somewhere.
+fn has_word(path: &Path, word: &[u8]) -> std::io::Result<bool> {
+    let mut file = fs::File::open(path)?;
+    let mut buffer = vec![0; 1 << 20];
+    let mut kept = 0;
+    loop {
+        let read = file.read(&mut buffer[kept..])?;
+        if read == 0 {
+            return Ok(false);
+        }
+        let filled = &buffer[..kept + read];
+        let first = |(at, byte): (usize, &u8)| (*byte == word[0]).then_some(at);
+        let mut places = filled.iter().enumerate().filter_map(first);
+        if places.any(|at| filled[at..].starts_with(word)) {
+            return Ok(true);
+        }
+        // A word may lie across two pieces.
+        let end = kept + read;
+        kept = end.min(word.len() - 1);
+        buffer.copy_within(end - kept..end, 0);
     }
 }
 
@@ -339,6 +393,22 @@ mod tests {
         );
         assert_eq!(of("libmpi_abi.so.2"), Some(Err("libmpi_abi.so.2".into())));
         assert_eq!(of("libm.so.6"), None);
+    }
+
+    #[test]
+    fn programs_that_may_load_mpi() {
+        assert!(is_late(Path::new("/usr/bin/python3.11")) && is_late(Path::new("julia")));
+        assert!(!is_late(Path::new("/usr/bin/sed")) && !is_late(Path::new("pythonic")));
+        let serial = Program::find(OsStr::new("/bin/true")).expect("a program");
+        assert!(serial.mpi.is_none() && !serial.may_load_mpi());
+        let dir = tempfile::tempdir().expect("directory");
+        let file = dir.path().join("file");
+        let mut text = vec![b'M'; (1 << 20) - 3];
+        fs::write(&file, &text).expect("written");
+        assert_eq!(has_word(&file, b"MPI_Init").ok(), Some(false));
+        text.extend_from_slice(b"PI_Init");
+        fs::write(&file, &text).expect("written");
+        assert_eq!(has_word(&file, b"MPI_Init").ok(), Some(true));
     }
 
     #[test]

@@ -5,10 +5,10 @@
 //! command is not started again.
 
 use std::mem::MaybeUninit;
-use std::os::unix::process::ExitStatusExt as _;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::{Child, Command, ExitStatus};
 
-use nix::sys::signal::{kill, SigSet, Signal};
+use nix::sys::signal::{kill, SigSet, SigmaskHow, Signal};
 use nix::unistd::Pid;
 
 use crate::cli;
@@ -33,8 +33,8 @@ const OTHERS: &[Signal] = &[Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGCONT];
 /// Runs until the program's normal end, our own failure, or the last retry's.
 pub fn run(options: &cli::Run, speaker: &Speaker) -> Result<i32, Failure> {
     let waited = wait_set();
-    waited
-        .thread_block()
+    let before = waited
+        .thread_swap_mask(SigmaskHow::SIG_BLOCK)
         .map_err(|e| Failure::new(format!("cannot block signals: {e}")))?;
     let name = options.command[0].to_string_lossy();
     let mut attempt = 0;
@@ -46,7 +46,11 @@ pub fn run(options: &cli::Run, speaker: &Speaker) -> Result<i32, Failure> {
         } else if options.restart {
             command.env(AGAIN, "1");
         }
-        // The standard library gives the child an empty signal mask.
+        // A child has the mask of its maker: a launcher or shell would never hear of what we pass on.
+        // SAFETY: sigprocmask is async-signal-safe and touches nothing of the parent.
+        unsafe {
+            command.pre_exec(move || before.thread_set_mask().map_err(std::io::Error::from));
+        }
         let mut child = command
             .spawn()
             .map_err(|e| Failure::new(format!("cannot run {name}: {e}")))?;

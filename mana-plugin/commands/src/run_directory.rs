@@ -7,14 +7,13 @@
 //!  execution.log      starts, stops, ends
 //!  coordinator.log    mana's own lines
 //!  global/, local/    checkpoints
-//!  lock               held while the run runs
+//!  lock               held while the run runs (`run_lock`; `holder-<n>` where there are no locks)
 //! ```
 
 use std::ffi::OsString;
 use std::fmt::Display;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
-use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -23,6 +22,7 @@ use mana_control::Rendezvous;
 use serde::{Deserialize, Serialize};
 
 use crate::message::{short_host, Failure};
+use crate::run_lock::{self, Attempt};
 
 /// What ends the names of these directories.
 const SUFFIX: &str = ".run";
@@ -47,10 +47,6 @@ pub struct RunDirectory {
     path: PathBuf,
     name: String,
 }
-
-/// Held while a run runs.
-#[derive(Debug)]
-pub struct Lock(#[allow(dead_code, reason = "its descriptor is the lock")] File);
 
 fn failed(operation: &str, path: &Path, e: impl Display) -> Failure {
     Failure::new(format!("cannot {operation} {}: {e}", path.display()))
@@ -221,18 +217,15 @@ impl RunDirectory {
         }
     }
 
-    /// Takes the lock. `None`: the run runs.
-    pub fn lock(&self) -> Result<Option<Lock>, Failure> {
-        let path = self.path.join("lock");
-        let opened = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path);
-        let file = opened.map_err(|e| failed("open", &path, e))?;
-        // SAFETY: a descriptor of ours.
-        let taken = unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0;
-        Ok(taken.then_some(Lock(file)))
+    /// Takes the lock.
+    pub fn lock(&self) -> Result<Attempt, Failure> {
+        run_lock::take(&self.path)
+    }
+
+    /// Deletes it: what was to be run has not begun.
+    pub fn remove(&self) {
+        // What is left is in the way of a second attempt, which then says so.
+        let _ = fs::remove_dir_all(&self.path);
     }
 }
 
@@ -260,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn made_once_and_locked_once() {
+    fn made_once() {
         let dir = tempfile::tempdir().expect("a directory");
         let run = RunDirectory {
             path: dir.path().join("a.run"),
@@ -280,9 +273,7 @@ mod tests {
         assert_eq!(table["mpi"].as_str(), Some("a \"b\""));
         let refused = run.create(&["x".into()], &[]).expect_err("exists").text;
         assert!(refused.contains("mana restart --id a"), "{refused}");
-        let lock = run.lock().expect("works").expect("free");
-        assert!(run.lock().expect("works").is_none());
-        drop(lock);
-        assert!(run.lock().expect("works").is_some());
+        run.remove();
+        run.create(&["x".into()], &[]).expect("made again");
     }
 }

@@ -17,6 +17,7 @@ use crate::launcher::Launcher;
 use crate::message::{failure_code, Failure, Speaker};
 use crate::program::Program;
 use crate::run_directory::RunDirectory;
+use crate::run_lock::{Attempt, Lock};
 use crate::status::ANSWER_LIMIT;
 use crate::supervision::{last_checkpoint, supervise, Wishes, STOPPED};
 
@@ -52,6 +53,11 @@ pub fn start(options: &cli::StartRun, speaker: &mut Speaker) -> Result<i32, Fail
     }
     let settings = settings(&run, options)?;
     let record = run.create(&command, &settings)?;
+    // Where that does not work nothing is left behind.
+    if let Err(e) = lock(&run) {
+        run.remove();
+        return Err(e);
+    }
     begin(
         &run,
         &record.command.join(" "),
@@ -93,22 +99,25 @@ pub fn restart(options: &cli::Restart, speaker: &mut Speaker) -> Result<Option<i
 pub fn stop(options: &cli::Stop) -> Result<i32, Failure> {
     let run = RunDirectory::find(options.id.as_deref())?;
     let name = run.name();
-    if run.lock()?.is_some() {
-        return Err(Failure::new(format!("run {name} does not run")));
-    }
+    let unknown = match run.lock()? {
+        Attempt::Taken(_) => return Err(Failure::new(format!("run {name} does not run"))),
+        Attempt::Held => String::new(),
+        Attempt::Elsewhere(holder) => format!(" ({holder})"),
+    };
     if options.now {
         let mut client = Client::connect(&Rendezvous::read(&run.rendezvous())?, ANSWER_LIMIT)?;
         client.kill("mana stop --now")?;
         println!("run {name}: told to end");
     } else {
-        let taken = last_checkpoint(&run.rendezvous())
-            .map_err(|e| Failure::new(format!("run {name} runs on, no checkpoint: {e}")))?;
+        let taken = last_checkpoint(&run.rendezvous()).map_err(|e| {
+            Failure::new(format!("run {name} runs on, no checkpoint: {e}{unknown}"))
+        })?;
         run.note(format_args!("mana stop: {taken}"));
         println!("run {name}: {taken}; go on with: mana restart --id {name}");
     }
     // Whoever goes on at once finds it gone.
     let deadline = Instant::now() + SETTLED;
-    while run.lock()?.is_none() {
+    while !matches!(run.lock()?, Attempt::Taken(_)) {
         if Instant::now() >= deadline {
             return Err(Failure::new(format!(
                 "run {name} was told to end, and has not within {} s",
@@ -124,13 +133,33 @@ pub fn stop(options: &cli::Stop) -> Result<i32, Failure> {
 pub fn stay(options: &cli::Supervise, speaker: &mut Speaker) -> Result<i32, Failure> {
     let run = RunDirectory::named(&options.id)?;
     speaker.job = Some(options.id.clone());
-    attended(&run, options.resume, &options.when)
+    attended(&run, options.resume, &options.when, speaker)
 }
 
-fn attended(run: &RunDirectory, resume: bool, when: &cli::When) -> Result<i32, Failure> {
-    let Some(_lock) = run.lock()? else {
-        return Err(Failure::new(format!("run {} runs already", run.name())));
-    };
+/// The run's lock, or why it is not to be had.
+fn lock(run: &RunDirectory) -> Result<Lock, Failure> {
+    let name = run.name();
+    match run.lock()? {
+        Attempt::Taken(lock) => Ok(lock),
+        Attempt::Held => Err(Failure::new(format!("run {name} runs already"))),
+        Attempt::Elsewhere(holder) => Err(Failure::new(format!("run {name}: {holder}"))),
+    }
+}
+
+fn attended(
+    run: &RunDirectory,
+    resume: bool,
+    when: &cli::When,
+    speaker: &Speaker,
+) -> Result<i32, Failure> {
+    let lock = lock(run)?;
+    if let Lock::Recorded(path) = &lock {
+        speaker.say(format_args!(
+            "{}: no locks on this file system; {} says that the run runs",
+            run.path().display(),
+            path.display()
+        ));
+    }
     supervise(run, &run.record()?, resume, wishes(when))
 }
 
@@ -147,7 +176,7 @@ fn begin(
         run.path().join("application.log").display()
     ));
     if !when.background {
-        let code = attended(run, resume, when)?;
+        let code = attended(run, resume, when, speaker)?;
         if code == failure_code() {
             // Its line is in a log.
             tell_end_of_log(run, speaker);
@@ -159,9 +188,7 @@ fn begin(
         }
         return Ok(code);
     }
-    if run.lock()?.is_none() {
-        return Err(Failure::new(format!("run {} runs already", run.name())));
-    }
+    drop(lock(run)?);
     let log = run.log("execution.log")?;
     let own = std::env::current_exe()?;
     let mut command = Command::new(own);

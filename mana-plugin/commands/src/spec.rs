@@ -150,8 +150,6 @@ pub struct LaunchSpec {
     pub restart_count: u32,
     /// Resume this generation (incarnation, number) instead of the newest.
     pub generation: Option<(u32, u64)>,
-    /// Resume without the global directory (by hand only).
-    pub without_global: bool,
     /// The real MPI; `None`: a job of one rank without MPI.
     pub adapter: Option<Adapter>,
     /// The upper half's MPI library; `None` together with `adapter`.
@@ -166,6 +164,10 @@ pub struct LaunchSpec {
     pub batch: Option<Batch>,
     /// A stand-alone coordinator to use instead of one embedded in rank 0.
     pub coordinator: Option<CoordinatorAddress>,
+    /// Before ranks know each other: this process says what all would say.
+    pub speaks: bool,
+    /// The command line that goes on with this job after its end.
+    pub resume_by: String,
     /// No lines about normal events.
     pub quiet: bool,
 }
@@ -173,12 +175,16 @@ pub struct LaunchSpec {
 /// What the batch system says about the job.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Batch {
-    /// Its name for the job.
+    /// Its number of the job.
     pub job: String,
+    /// How `scontrol requeue` is told of it.
+    pub name: String,
     /// When the job's time limit comes, in seconds since 1970; `None`: none, or not known.
     pub ends_at: Option<u64>,
     /// Seconds from its SIGTERM to its SIGKILL.
     pub grace: Option<u64>,
+    /// At a SIGTERM it may give more time than that, and can be asked.
+    pub asks: bool,
 }
 
 /// Where a stand-alone coordinator listens.
@@ -338,7 +344,6 @@ mod tests {
             identity: "job".into(),
             restart_count: 2,
             generation: Some((1, 7)),
-            without_global: false,
             adapter: None,
             stub: Some(Stub {
                 family: Family::Mpich,
@@ -350,6 +355,8 @@ mod tests {
             upper_ld_library_path: None,
             batch: None,
             coordinator: None,
+            speaks: true,
+            resume_by: "mana_restart --id job".into(),
             quiet: true,
         }
     }

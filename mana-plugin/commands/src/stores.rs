@@ -20,23 +20,23 @@ use crate::settings;
 use crate::view::size;
 
 /// One directory with generations of the job.
-struct Place {
+pub struct Place {
     /// For people: `global`, `node 2`, `this node`.
-    title: String,
-    store: Store,
+    pub title: String,
+    pub store: Store,
     global: bool,
 }
 
 /// All stores of a job that can be seen.
-struct Catalog {
-    job: String,
-    places: Vec<Place>,
-    records: Records,
+pub struct Catalog {
+    pub job: String,
+    pub places: Vec<Place>,
+    pub records: Records,
 }
 
 /// One copy of one rank's image.
-struct Image {
-    path: PathBuf,
+pub struct Image {
+    pub path: PathBuf,
     title: String,
     rank: u32,
     /// Local copies first, then partners', then the global one: the order of recovery.
@@ -44,9 +44,13 @@ struct Image {
 }
 
 impl Catalog {
-    fn open(config: &Config, job: &str) -> Result<Self, Failure> {
+    pub fn open(config: &Config, job: &str) -> Result<Self, Failure> {
         let global = Store::global(config, job);
         let mut places = Vec::new();
+        let local = config.local_ckpt_dir.display();
+        if config.local_ckpt_dir.to_string_lossy().contains("${") {
+            eprintln!("mana: local_ckpt_dir {local} names a variable that is not defined here: this node's own storage is not looked at (--set local_ckpt_dir=PATH)");
+        }
         if config.test_mode {
             let mut nodes: Vec<u32> = match fs::read_dir(&config.local_ckpt_dir) {
                 Ok(entries) => entries
@@ -81,7 +85,7 @@ impl Catalog {
     }
 
     /// All generations, ascending.
-    fn generations(&self) -> Result<Vec<GenerationId>, Failure> {
+    pub fn generations(&self) -> Result<Vec<GenerationId>, Failure> {
         let mut all = Vec::new();
         for place in &self.places {
             all.extend(place.store.generations()?);
@@ -92,7 +96,7 @@ impl Catalog {
     }
 
     /// A valid manifest, wherever there is one; the errors of those that are not.
-    fn manifest(&self, id: GenerationId) -> (Option<Manifest>, Vec<String>) {
+    pub fn manifest(&self, id: GenerationId) -> (Option<Manifest>, Vec<String>) {
         let mut found = None;
         let mut wrong = Vec::new();
         for place in &self.places {
@@ -107,7 +111,8 @@ impl Catalog {
         (found, wrong)
     }
 
-    fn images(&self, id: GenerationId) -> Result<Vec<Image>, Failure> {
+    /// Every copy of every image, by rank, the cheapest of each first.
+    pub fn images(&self, id: GenerationId) -> Result<Vec<Image>, Failure> {
         let mut all = Vec::new();
         for place in &self.places {
             for (copy, rank) in place.store.images(id)? {
@@ -139,8 +144,42 @@ impl Catalog {
             .collect()
     }
 
+    /// An intact copy of each rank's image, as far as there is one.
+    fn intact(
+        &self,
+        manifest: &Manifest,
+        mut wrong: impl FnMut(String),
+    ) -> Result<BTreeMap<u32, Image>, Failure> {
+        let generation = manifest.generation;
+        let mut chosen: BTreeMap<u32, Image> = BTreeMap::new();
+        for image in self.images(generation)? {
+            if chosen.contains_key(&image.rank) {
+                continue;
+            }
+            match check(&self.job, manifest, &image) {
+                Ok(()) => {
+                    chosen.insert(image.rank, image);
+                }
+                Err(why) => wrong(format!(
+                    "generation {generation} rank {} ({}): {why}",
+                    image.rank, image.title
+                )),
+            }
+        }
+        Ok(chosen)
+    }
+
+    /// Whether every rank has an intact copy that can be seen from here.
+    pub fn whole(&self, id: GenerationId) -> Result<bool, Failure> {
+        let (manifest, _) = self.manifest(id);
+        match manifest {
+            Some(manifest) => Ok(self.intact(&manifest, |_| {})?.len() == manifest.images.len()),
+            None => Ok(false),
+        }
+    }
+
     /// Newest first: the generations a restart would consider.
-    fn candidates(&self) -> Result<Vec<GenerationId>, Failure> {
+    pub fn candidates(&self) -> Result<Vec<GenerationId>, Failure> {
         let line: BTreeMap<u32, u64> = self
             .records
             .ancestry(self.records.newest()?)?
@@ -234,6 +273,7 @@ fn state_in_words(records: &Records) -> Result<String, Failure> {
         JobState::Unfinished { incarnation, .. } => {
             let end = match records.end() {
                 Some(End::Stopped { reason }) => format!(", ended on request ({reason})"),
+                Some(End::Paused { reason }) => format!(", ended to go on later ({reason})"),
                 Some(End::Failed { reason }) => format!(", failed ({reason})"),
                 _ => String::new(),
             };
@@ -342,21 +382,7 @@ pub fn plan(config: &Config, id: &str, asked: Option<(Option<u32>, u64)>) -> Res
             println!("generation {generation}: was not committed");
             continue;
         };
-        let mut chosen: BTreeMap<u32, Image> = BTreeMap::new();
-        for image in catalog.images(generation)? {
-            if chosen.contains_key(&image.rank) {
-                continue;
-            }
-            match check(id, &manifest, &image) {
-                Ok(()) => {
-                    chosen.insert(image.rank, image);
-                }
-                Err(why) => println!(
-                    "generation {generation} rank {} ({}): {why}",
-                    image.rank, image.title
-                ),
-            }
-        }
+        let chosen = catalog.intact(&manifest, |why| println!("{why}"))?;
         if chosen.len() == manifest.images.len() {
             println!(
                 "job {id}: would resume generation {generation} ({}, {} old)",

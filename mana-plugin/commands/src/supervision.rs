@@ -2,20 +2,20 @@
 //! and writes down what happened.
 //!
 //! The program is in a process group of its own: a terminal's Ctrl-C reaches this process only, which then
-//! has a last checkpoint taken. A second one ends the run as it is.
+//! has a last checkpoint taken. A second one ends the run as it is, but for what Slurm or a launcher sends twice.
 
 use std::fs::File;
 use std::io::IsTerminal as _;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{channel, Receiver, TryRecvError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use libckpt::records::{End, Records};
 use libckpt::store::Store;
 use libckpt::Config;
-use mana_control::{Client, ControlError, Rendezvous, Request, Status};
-use nix::sys::signal::{SigSet, Signal};
+use mana_control::{Client, ControlError, Event, EventLog, Rendezvous, Request, Status};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 
 use crate::installation::Installation;
 use crate::message::{failure_code, Failure};
@@ -32,6 +32,8 @@ const CHECKPOINT: Duration = Duration::from_secs(24 * 3600);
 /// After a last checkpoint that failed, until the next is tried: at first soon, since the program may just
 /// have been starting.
 const AGAIN: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(30)];
+/// A second SIGTERM within this time is the first one's.
+const ONE_SIGNAL: Duration = Duration::from_secs(2);
 /// How many times soon.
 const SOON: u32 = 10;
 
@@ -66,11 +68,11 @@ pub fn supervise(
     ] {
         waited.add(signal);
     }
-    waited
-        .thread_block()
+    let before = waited
+        .thread_swap_mask(SigmaskHow::SIG_BLOCK)
         .map_err(|e| Failure::new(format!("cannot block signals: {e}")))?;
     let started = Instant::now();
-    let mut child = start(run, record, resume)?;
+    let mut child = start(run, record, resume, before)?;
     run.note(format_args!(
         "{}: {} (process {}, host {})",
         if resume { "resumed" } else { "started" },
@@ -86,12 +88,15 @@ pub fn supervise(
         stopping: None,
         stopped: None,
         hurry: false,
+        signalled: None,
         failures: 0,
         complaint: String::new(),
     };
     let status = supervisor.attend(&mut child, &waited)?;
     let seconds = started.elapsed().as_secs();
-    Ok(match supervisor.stopped.or_else(|| on_request(run)) {
+    let by_signal = ended_by(run, supervisor.signalled, status);
+    let stopped = supervisor.stopped.or_else(|| on_request(run)).or(by_signal);
+    Ok(match stopped {
         Some(why) => {
             run.note(format_args!(
                 "stopped after {seconds} s, {why}; go on with: mana restart --id {}",
@@ -112,12 +117,39 @@ pub fn supervise(
 /// Why it was ended from elsewhere (`mana stop`, `mana_status --kill`), if it was.
 fn on_request(run: &RunDirectory) -> Option<String> {
     match Records::new(Store::at(run.global().join(run.name()))).end() {
-        Some(End::Stopped { reason }) => Some(reason),
+        Some(End::Stopped { reason } | End::Paused { reason }) => Some(reason),
         _ => None,
     }
 }
 
-fn start(run: &RunDirectory, record: &Record, resume: bool) -> Result<Child, Failure> {
+/// Why it ended, if a signal that came to this process also came to the program (a batch system sends it to all), which
+/// ended by it after a last checkpoint of its own.
+fn ended_by(
+    run: &RunDirectory,
+    signalled: Option<(Signal, SystemTime)>,
+    status: ExitStatus,
+) -> Option<String> {
+    let (signal, came) = signalled.filter(|(signal, _)| status.signal() == Some(*signal as i32))?;
+    let came = came.duration_since(UNIX_EPOCH).ok()?.as_secs_f64();
+    let events = EventLog::new(&run.global().join(run.name())).read().ok()?;
+    let taken = events.iter().rev().find_map(|record| match &record.event {
+        // A time of the log is to the millisecond.
+        Event::Committed { figures, .. } if record.time + 0.001 >= came => Some(figures),
+        _ => None,
+    })?;
+    Some(format!(
+        "{signal} came to the program too: checkpoint {} ({}) is complete",
+        taken.generation.number, taken.level
+    ))
+}
+
+/// Starts the program, with the signal mask this process was started with.
+fn start(
+    run: &RunDirectory,
+    record: &Record,
+    resume: bool,
+    mask: SigSet,
+) -> Result<Child, Failure> {
     let output = run.log("application.log")?;
     let errors: File = output.try_clone()?;
     let mut command = Command::new(Installation::find()?.command());
@@ -141,7 +173,9 @@ fn start(run: &RunDirectory, record: &Record, resume: bool) -> Result<Child, Fai
     if std::io::stdin().is_terminal() {
         command.stdin(Stdio::null());
     }
-    // The standard library gives the child an empty signal mask.
+    // A child has the mask of its maker: a shell would wait for children of which it never hears.
+    // SAFETY: sigprocmask is async-signal-safe and touches nothing of the parent.
+    unsafe { command.pre_exec(move || mask.thread_set_mask().map_err(std::io::Error::from)) };
     command
         .spawn()
         .map_err(|e| Failure::new(format!("cannot run mana launch: {e}")))
@@ -158,6 +192,8 @@ struct Supervisor<'a> {
     stopped: Option<String>,
     /// Told to end before.
     hurry: bool,
+    /// The signal, and when it came.
+    signalled: Option<(Signal, SystemTime)>,
     /// Last checkpoints that failed, and why the last one did.
     failures: u32,
     complaint: String,
@@ -184,6 +220,7 @@ impl Supervisor<'_> {
             }
             match next_signal(waited, self.patience()) {
                 None | Some(Signal::SIGCHLD) => {}
+                Some(signal) if self.is_the_same(signal) => {}
                 Some(signal) if self.stopping.is_some() || self.hurry => {
                     self.run
                         .note(format_args!("{signal} again: ended as it is"));
@@ -192,11 +229,20 @@ impl Supervisor<'_> {
                     unsafe { libc::killpg(group, libc::SIGKILL) };
                 }
                 Some(signal) => {
+                    self.signalled = Some((signal, SystemTime::now()));
                     self.stop(&format!("{signal} came"));
                     self.hurry = true;
                 }
             }
         }
+    }
+
+    /// Slurm sends SIGTERM at the beginning of a grace time and at its end, and a launcher passes on what came to all.
+    fn is_the_same(&self, signal: Signal) -> bool {
+        let in_slurm = std::env::var_os("SLURM_JOB_ID").is_some();
+        let just_now = |at: &SystemTime| at.elapsed().is_ok_and(|passed| passed < ONE_SIGNAL);
+        let first = self.signalled.filter(|(first, _)| *first == signal);
+        signal == Signal::SIGTERM && first.is_some_and(|(_, at)| in_slurm || just_now(&at))
     }
 
     /// How long nothing needs to be done.

@@ -18,7 +18,7 @@ use crate::cli::{Cli, Launch, Verb};
 use crate::installation::Installation;
 use crate::launcher::Launcher;
 use crate::message::{Failure, Speaker};
-use crate::program::{interpreter, Program};
+use crate::program::{interpreter, is_late, Program};
 
 /// The path of `mana`, for the library.
 const LAUNCHER: &str = "MANA_WRAPPER";
@@ -48,23 +48,10 @@ const TOOLS: &[&str] = &[
     "prlimit",
     "setarch",
 ];
-/// Interpreters that may load an MPI library after their start.
-const LATE: &[&str] = &[
-    "python", "pypy", "julia", "R", "Rscript", "java", "octave", "perl",
-];
 
 fn is_one_of(names: &[&str], path: &Path) -> bool {
     path.file_name()
         .is_some_and(|name| names.iter().any(|n| name == OsStr::new(n)))
-}
-
-/// `python3.11` is `python`.
-fn may_load_mpi(path: &Path) -> bool {
-    let Some(name) = path.file_name().and_then(OsStr::to_str) else {
-        return false;
-    };
-    let base = name.trim_end_matches(|c: char| c.is_ascii_digit() || matches!(c, '.' | '-'));
-    LATE.contains(&base)
 }
 
 fn wraps(executable: &Path) -> bool {
@@ -76,7 +63,12 @@ fn wraps(executable: &Path) -> bool {
 ///
 /// # Errors
 /// When it is one and cannot be executed.
-pub fn launch(options: &Launch, launcher: &Launcher, config: &Config) -> Result<(), Failure> {
+pub fn launch(
+    options: &Launch,
+    launcher: &Launcher,
+    config: &Config,
+    speaker: &Speaker,
+) -> Result<(), Failure> {
     if launcher.wireups.is_empty() || options.wrapped {
         return Ok(());
     }
@@ -88,6 +80,12 @@ pub fn launch(options: &Launch, launcher: &Launcher, config: &Config) -> Result<
     };
     if !wraps(&executable) {
         return Ok(());
+    }
+    if launcher.size == Some(1) && !options.start.quiet {
+        speaker.say(format_args!(
+            "{} runs as it is, and the MPI programs in it under control; without MPI nothing in it is protected: use --mpi none then",
+            name.to_string_lossy()
+        ));
     }
     let installation = Installation::find()?;
     let mut preload = installation.wrapper().into_os_string();
@@ -151,12 +149,18 @@ fn outer(options: &Launch, config: &Config) -> Vec<OsString> {
     if let Some(name) = &start.mpi {
         put("--mpi", OsStr::new(name));
     }
+    if let Some(file) = &config.lines.file {
+        put("--log-file", file.as_os_str());
+    }
+    if let Some(level) = &start.log_level {
+        put("--log-level", OsStr::new(level));
+    }
     if let (Some(host), Some(port)) = (&start.coord_host, start.coord_port) {
         put("--coord-host", OsStr::new(host));
         put("--coord-port", OsStr::new(&port.to_string()));
     }
     for (given, name) in [
-        (start.without_global, "--without-global"),
+        (start.log_json, "--log-json"),
         (start.quiet, "--quiet"),
         (options.restart, "--restart"),
         (options.fresh, "--fresh"),
@@ -217,7 +221,7 @@ fn controlled(path: &Path) -> bool {
     if wraps(&executable) {
         return false;
     }
-    may_load_mpi(&executable)
+    is_late(&executable)
         || Program::find(path.as_os_str()).is_ok_and(|program| program.mpi.is_some())
 }
 
@@ -259,10 +263,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn wrappers_interpreters_and_programs() {
+    fn options_of_lines_reach_the_program() {
+        let given = "mana launch --log-file lines --log-json --log-level debug ./wrapper.sh";
+        let cli = Cli::try_parse_from(given.split(' ')).expect("parses");
+        let Verb::Launch(launch) = cli.command else {
+            panic!("launch expected");
+        };
+        let values =
+            std::collections::BTreeMap::from([("log_file".to_owned(), "lines".to_owned())]);
+        let config = Config::load(None, &values, &|_| None).expect("a configuration");
+        let words = outer(&launch, &config);
+        let file = std::path::absolute("lines")
+            .expect("a path")
+            .into_os_string();
+        let at = words.iter().position(|word| word == "--log-file");
+        assert_eq!(at.and_then(|at| words.get(at + 1)), Some(&file));
+        for word in ["--log-json", "--log-level", "debug"] {
+            assert!(words.iter().any(|w| w == word), "{word}: {words:?}");
+        }
+    }
+
+    #[test]
+    fn wrappers_and_programs() {
         assert!(wraps(Path::new("/bin/bash")) && wraps(Path::new("/usr/bin/numactl")));
         assert!(!wraps(Path::new("/usr/bin/python3")) && !wraps(Path::new("./app")));
-        assert!(may_load_mpi(Path::new("/usr/bin/python3.11")) && may_load_mpi(Path::new("julia")));
-        assert!(!may_load_mpi(Path::new("/usr/bin/sed")) && !may_load_mpi(Path::new("pythonic")));
     }
 }

@@ -188,7 +188,7 @@ extern "C" fn delete(_c: *mut DeleteCall) -> i32 {
     0
 }
 
-extern "C" fn handler(_f: usize, _object: u64, _code: i32) -> i32 {
+extern "C" fn handler(_f: usize, _object: u64, _code: i32, _handler: u64) -> i32 {
     0
 }
 

@@ -8,8 +8,12 @@
 //!  <global>/<job>/files-<i>.<n>/<key>/origin    what the file was when generation i.n was taken
 //!                                    /aside     where it is kept if it was deleted since
 //!                                    /block-<k> what its block k was, saved before the first overwrite
+//!                                    /gone-<i>  nobody needs the file with inode i
+//!                                    /open, path  a second name of a file that was open then, and its name
+//!                             /clones/<rank>/... files written without MPI, by `files = "reflink"`
 //!  <global>/<job>/files-litter/<key>            a hidden file that the library has made
 //!                /files-lost                    the newest generation of which a record could not be made
+//!                /files-on-<volume>/...         the same for files that only one node has
 //! ```
 //! All ranks write there, from all nodes. Each of these is claimed: it is made under another name, is
 //! durable, and gets its own by link(2), which one rank alone can do. A rank goes on to write only when
@@ -17,14 +21,22 @@
 //!
 //! | module | holds |
 //! |---|---|
+//! | `place` | the job's directory, and the generation that is current |
+//! | `volume` | which files are one node's only |
 //! | `store` | the directory: claims, records, what is kept and for how long |
+//! | `open` | files that are open when a generation is taken, should they be renamed |
 //! | `watched` | one file: what is saved before it changes |
 //! | `restore` | a resume puts everything back |
+//! | `unstored` | what must reach stable storage before a generation is committed |
 
+mod open;
+mod place;
 mod restore;
 mod store;
 #[cfg(test)]
 mod tests;
+mod unstored;
+mod volume;
 mod watched;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,28 +46,20 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use mana_control::GenerationId;
-
-pub use restore::{check, restore, Error};
-pub use store::{forget_all, prune};
+use place::Place;
+pub use restore::{check, concerned, restore, Error};
+pub use store::{clones, forget_all, prune};
+pub use unstored::Batch;
+use unstored::{Identity, Unstored, Written};
+pub use volume::{all as volumes, forget as forget_volumes, Machine, Near, Records, Volume};
 use watched::Watched;
-
-/// The job's directory, and the generation whose state of the files is to be kept.
-#[derive(Clone, Debug)]
-struct Place {
-    root: PathBuf,
-    current: Option<GenerationId>,
-    /// Raised whenever `current` changes.
-    epoch: u64,
-    /// The generation being taken.
-    announced: Option<GenerationId>,
-}
 
 /// A descriptor of the library that can write.
 #[derive(Clone, Debug)]
 struct Descriptor {
     file: Arc<Watched>,
-    inode: u64,
+    identity: Identity,
+    written: Arc<Written>,
 }
 
 /// Descriptors can be watched up to this number.
@@ -72,8 +76,11 @@ pub struct Journal {
     descriptors: Mutex<BTreeMap<i32, Descriptor>>,
     /// By resolved path.
     files: Mutex<BTreeMap<PathBuf, Arc<Watched>>>,
+    /// Directories of files, and the volumes of those that only this node has.
+    directories: Mutex<BTreeMap<PathBuf, Option<String>>>,
     /// Hidden files the library has made and not removed.
     litter: Mutex<BTreeSet<PathBuf>>,
+    unstored: Mutex<Unstored>,
     /// The numbers in `descriptors`, one bit each.
     watched: [AtomicU64; MOST / 64],
 }
@@ -100,6 +107,14 @@ fn resolved(path: &Path) -> PathBuf {
         (Some(Ok(parent)), Some(name)) => parent.join(name),
         _ => path.to_path_buf(),
     }
+}
+
+/// There is no room for notes.
+fn not_noted(root: &Path, e: &std::io::Error) {
+    log::warn!(
+        "{}: {e}: what the program writes to files may not be taken back by a resume",
+        store::note(root).display()
+    );
 }
 
 /// What a path that is being opened is.
@@ -130,7 +145,9 @@ impl Journal {
             place: Mutex::new(None),
             descriptors: Mutex::new(BTreeMap::new()),
             files: Mutex::new(BTreeMap::new()),
+            directories: Mutex::new(BTreeMap::new()),
             litter: Mutex::new(BTreeSet::new()),
+            unstored: Mutex::new(Unstored::new()),
             watched: [const { AtomicU64::new(0) }; MOST / 64],
         }
     }
@@ -163,63 +180,19 @@ impl Journal {
         self.any.store(true, Ordering::Release);
         if let Some(root) = self.root().filter(|_| first) {
             if let Err(e) = store::reserve(&root) {
-                log::warn!(
-                    "{}: {e}: what the program writes to files may not be taken back by a resume",
-                    store::note(&root).display()
-                );
+                not_noted(&root, &e);
             }
         }
     }
 
-    /// Where this job keeps its records, and the generation it was resumed from. Once.
-    pub fn begin(&self, root: &Path, resumed: Option<GenerationId>) {
-        lock(&self.place).get_or_insert_with(|| Place {
-            root: root.to_path_buf(),
-            current: resumed,
-            epoch: 1,
-            announced: None,
-        });
-    }
-
-    /// A generation is about to be taken.
-    pub fn announce(&self, generation: GenerationId) {
-        if let Some(place) = lock(&self.place).as_mut() {
-            place.announced = Some(generation);
-        }
-    }
-
-    /// All ranks are drained: from here on it is the announced generation's state that must not be lost.
-    /// That this generation may be given up later does no harm: what is saved for it is put back first,
-    /// then what was saved for the ones before.
-    pub fn settled(&self) {
-        if let Some(place) = lock(&self.place).as_mut() {
-            place.current = place.announced;
-            place.epoch += 1;
-        }
-    }
-
-    /// The directory of the current generation, if there is one, and its number here.
-    fn current(&self) -> Option<(PathBuf, GenerationId, u64)> {
-        let place = lock(&self.place);
-        let place = place.as_ref()?;
-        let generation = place.current?;
-        let dir = place.root.join(store::directory(generation));
-        Some((dir, generation, place.epoch))
-    }
-
-    fn root(&self) -> Option<PathBuf> {
-        lock(&self.place).as_ref().map(|p| p.root.clone())
-    }
-
     fn file(&self, path: &Path) -> Arc<Watched> {
         let path = resolved(path);
-        let mut files = lock(&self.files);
-        if let Some(known) = files.get(&path) {
+        if let Some(known) = lock(&self.files).get(&path) {
             return Arc::clone(known);
         }
-        let new = Arc::new(Watched::new(path.clone()));
-        files.insert(path, Arc::clone(&new));
-        new
+        let new = Watched::new(path.clone(), self.volume_of(&path));
+        let mut files = lock(&self.files);
+        Arc::clone(files.entry(path).or_insert_with(|| Arc::new(new)))
     }
 
     /// The library opens a file; call [`Journal::opened`] with the descriptor.
@@ -227,7 +200,11 @@ impl Journal {
         let path = absolute(path);
         if lock(&self.names).contains(&path) {
             if flags & (libc::O_CREAT | libc::O_TRUNC) != 0 {
-                self.file(&path).before_open(self.current(), flags);
+                let file = self.file(&path);
+                file.before_open(self.current(&file), flags);
+                if !path.exists() {
+                    lock(&self.unstored).touch(file.path());
+                }
             }
             return Opening::Named(path);
         }
@@ -238,6 +215,12 @@ impl Journal {
             true => Opening::Litter(path),
             false => Opening::Beside,
         }
+    }
+
+    /// Where the litter beside a file is noted.
+    fn root_beside(&self, path: &Path) -> Option<PathBuf> {
+        let directory = path.parent().map(std::fs::canonicalize)?.ok()?;
+        self.root_for(self.volume_of(&directory.join("file")).as_deref())
     }
 
     fn beside_a_named_one(&self, path: &Path) -> bool {
@@ -257,18 +240,27 @@ impl Journal {
         match opening {
             Opening::Other | Opening::Beside => {}
             Opening::Litter(path) => {
-                if let Some(root) = self.root() {
+                if let Some(root) = self.root_beside(&path) {
                     store::note_litter(&root, &path);
                 }
                 lock(&self.litter).insert(path);
             }
             Opening::Named(_) if flags & libc::O_ACCMODE == libc::O_RDONLY => {}
             Opening::Named(path) => {
-                let Some(inode) = watched::inode(fd) else {
+                let Some(identity) = watched::identity(fd) else {
                     return; // no regular file
                 };
                 let file = self.file(&path);
-                lock(&self.descriptors).insert(fd, Descriptor { file, inode });
+                let written = lock(&self.unstored).file(identity, file.path());
+                if flags & (libc::O_CREAT | libc::O_TRUNC) != 0 {
+                    written.changes();
+                }
+                let descriptor = Descriptor {
+                    file,
+                    identity,
+                    written,
+                };
+                lock(&self.descriptors).insert(fd, descriptor);
                 if let Some((word, mask)) = self.bit(fd) {
                     word.fetch_or(mask, Ordering::Release);
                 }
@@ -291,7 +283,16 @@ impl Journal {
     /// own, in which the same number is something else.
     fn descriptor(&self, fd: i32) -> Option<Descriptor> {
         let known = lock(&self.descriptors).get(&fd).cloned()?;
-        (watched::inode(fd) == Some(known.inode)).then_some(known)
+        (watched::identity(fd) == Some(known.identity)).then_some(known)
+    }
+
+    /// A descriptor of the library that can write to a file.
+    fn writable(&self, identity: Identity) -> Option<i32> {
+        let descriptors = lock(&self.descriptors);
+        let mut of_it = descriptors.iter().filter(|(_, d)| d.identity == identity);
+        of_it
+            .find(|(fd, _)| watched::identity(**fd) == Some(identity))
+            .map(|(fd, _)| *fd)
     }
 
     /// The library is about to write `len` bytes at `offset` (`None`: at the descriptor's position).
@@ -303,14 +304,17 @@ impl Journal {
             return;
         };
         let to = from.saturating_add(len);
-        d.file.before_change(self.current(), fd, d.inode, from, to);
+        d.file
+            .before_change(self.current(&d.file), fd, d.identity.1, from, to);
+        d.written.changes();
     }
 
     /// The library is about to set the file's length.
     pub fn before_truncate(&self, fd: i32, len: i64) {
         if let (Some(d), Ok(len)) = (self.descriptor(fd), u64::try_from(len)) {
             d.file
-                .before_change(self.current(), fd, d.inode, len, u64::MAX);
+                .before_change(self.current(&d.file), fd, d.identity.1, len, u64::MAX);
+            d.written.changes();
         }
     }
 
@@ -318,9 +322,12 @@ impl Journal {
     pub fn before_unlink(&self, path: &CStr) {
         let path = absolute(path);
         if lock(&self.names).contains(&path) {
-            self.file(&path).before_unlink(self.current());
+            let file = self.file(&path);
+            file.before_unlink(self.current(&file));
+            file.note_gone(&self.recent_records(&file));
+            lock(&self.unstored).touch(file.path());
         } else if lock(&self.litter).remove(&path) {
-            if let Some(root) = self.root() {
+            if let Some(root) = self.root_beside(&path) {
                 store::forget_litter(&root, &path);
             }
         }

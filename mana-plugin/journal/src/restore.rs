@@ -1,8 +1,9 @@
 //! A resume takes back what was written since the generation it goes back to.
 //!
-//! Rank 0, before any file is opened again. The newest records first, each generation's on top: in the
-//! end every file is what it was. Interrupted at any point, the next resume does the same again.
+//! Before any file is opened again: rank 0, and for files that only one node has, a rank on that node. The
+//! newest records first, each generation's on top: in the end every file is what it was. Interrupted at any point, the next resume does the same again.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
@@ -10,7 +11,9 @@ use std::path::{Path, PathBuf};
 
 use mana_control::GenerationId;
 
+use super::open;
 use super::store::{self, Origin, BLOCK};
+use super::volume;
 
 /// Why files are not what they were.
 #[derive(Debug, thiserror::Error)]
@@ -51,49 +54,103 @@ pub enum Error {
 /// # Errors
 /// What the user is to know and can do.
 pub fn check(root: &Path, target: GenerationId) -> Result<(), Error> {
-    let note = store::note(root);
-    match store::lost(root) {
-        Err(source) => Err(Error::Note { note, source }),
-        Ok(Some(lost)) if target <= lost => Err(Error::Lost { target, lost, note }),
-        Ok(_) => Ok(()),
-    }
+    let volumes = volume::all(root).into_iter().map(|r| r.root);
+    volumes.chain([root.to_path_buf()]).try_for_each(|root| {
+        let note = store::note(&root);
+        match store::lost(&root) {
+            Err(source) => Err(Error::Note { note, source }),
+            Ok(Some(lost)) if target <= lost => Err(Error::Lost { target, lost, note }),
+            Ok(_) => Ok(()),
+        }
+    })
 }
 
-/// Puts all files back to what they were at `target`. Lines for the user.
-pub fn restore(root: &Path, target: GenerationId) -> Result<Vec<String>, Error> {
-    let mut lines = Vec::new();
-    let mut newer: Vec<_> = store::generations(root);
+/// Generations that are newer than `target`, and itself, as far as they have records; the newest first.
+fn since(root: &Path, target: GenerationId) -> Vec<GenerationId> {
+    let mut newer = store::generations(root);
     newer.retain(|g| *g >= target);
     newer.reverse();
-    for generation in &newer {
-        let dir = root.join(store::directory(*generation));
-        for key in store::names(&dir) {
-            let records = dir.join(&key);
-            let failed = |path: PathBuf| {
-                let generation = *generation;
-                move |source| Error::File {
-                    path,
-                    generation,
-                    source,
-                }
-            };
-            let origin = store::read_origin(&records).map_err(failed(records.clone()))?;
-            if let Some(origin) = origin {
-                let path = store::path(&origin.path);
-                let older = older_files(root, &newer, *generation, &key);
-                put_back(&records, &origin, &path, &older, &mut lines).map_err(failed(path))?;
-            }
+    newer
+}
+
+/// Whether anything is to be put back from the records below `root`.
+pub fn concerned(root: &Path, target: GenerationId) -> bool {
+    !since(root, target).is_empty()
+}
+
+/// Puts all files back, whose records are below `roots`, to what they were at `target`. Lines for the user.
+pub fn restore(roots: &[PathBuf], target: GenerationId) -> Result<Vec<String>, Error> {
+    let mut lines = Vec::new();
+    let mut all: Vec<_> = roots.iter().flat_map(|r| since(r, target)).collect();
+    all.sort_unstable();
+    all.dedup();
+    let mut made = BTreeMap::new();
+    for root in roots {
+        let again = open::make_again(root, target, &all);
+        made.extend(again.map_err(|(path, source)| Error::File {
+            path,
+            generation: target,
+            source,
+        })?);
+    }
+    for path in made.keys() {
+        lines.push(format!(
+            "{}: renamed or deleted since the checkpoint; it is there again as it was",
+            path.display()
+        ));
+    }
+    // A file has records below two of them if its node was started again.
+    for generation in all.into_iter().rev() {
+        for root in roots {
+            put_back_all(root, generation, target, &made, &mut lines)?;
         }
     }
-    for generation in newer.iter().filter(|g| **g > target) {
-        store::remove(root, *generation).map_err(|source| Error::File {
-            path: root.join(store::directory(*generation)),
-            generation: *generation,
-            source,
-        })?;
+    for root in roots {
+        for generation in since(root, target).into_iter().filter(|g| *g > target) {
+            store::remove(root, generation).map_err(|source| Error::File {
+                path: root.join(store::directory(generation)),
+                generation,
+                source,
+            })?;
+        }
+        store::remove_litter(root);
     }
-    store::remove_litter(root);
     Ok(lines)
+}
+
+/// What one generation's records hold.
+fn put_back_all(
+    root: &Path,
+    generation: GenerationId,
+    target: GenerationId,
+    made: &BTreeMap<PathBuf, u64>,
+    lines: &mut Vec<String>,
+) -> Result<(), Error> {
+    let newer = since(root, target);
+    let dir = root.join(store::directory(generation));
+    for key in store::names(&dir) {
+        let records = dir.join(&key);
+        let failed = |path: PathBuf| {
+            move |source| Error::File {
+                path,
+                generation,
+                source,
+            }
+        };
+        let origin = store::read_origin(&records).map_err(failed(records.clone()))?;
+        if let Some(origin) = origin {
+            let path = store::path(&origin.path);
+            let older = older_files(root, &newer, generation, &key);
+            // Of another file that had the name later.
+            let inode = made.get(&path);
+            if inode.is_some_and(|inode| origin.was.is_none_or(|w| w.1 != *inode)) {
+                continue;
+            }
+            put_back(&records, &origin, &path, inode.is_some(), &older, lines)
+                .map_err(failed(path))?;
+        }
+    }
+    Ok(())
 }
 
 /// Inodes that a file's older records name. If one of them has the name now, an interrupted resume has
@@ -117,6 +174,7 @@ fn put_back(
     records: &Path,
     origin: &Origin,
     path: &Path,
+    made_again: bool,
     older: &[Option<u64>],
     lines: &mut Vec<String>,
 ) -> io::Result<()> {
@@ -152,7 +210,7 @@ fn put_back(
         other => other?,
     };
     let found = file.metadata()?;
-    if found.ino() != inode {
+    if found.ino() != inode && !made_again {
         say(
             "this is another file than at the checkpoint; what was overwritten is put into it"
                 .into(),

@@ -11,6 +11,8 @@ use mana_control::GenerationId;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::open;
+
 /// Bytes of a block.
 pub const BLOCK: u64 = 1 << 20;
 /// Directory of hidden files that the library has made.
@@ -33,6 +35,24 @@ pub fn directory(generation: GenerationId) -> String {
     format!("{PREFIX}{}.{}", generation.incarnation, generation.number)
 }
 
+/// Where a rank keeps clones of files that its program writes in place without MPI, with the records of the
+/// generation and for as long.
+pub fn clones(root: &Path, generation: GenerationId, rank: u32) -> PathBuf {
+    let kept = root.join(directory(generation)).join("clones");
+    kept.join(rank.to_string())
+}
+
+/// Where there are notes and no records: of the time before the first checkpoint.
+pub const BEFORE_ALL: GenerationId = GenerationId {
+    incarnation: 0,
+    number: 0,
+};
+
+/// Name of the note that a file is gone: nobody needs it on stable storage.
+pub fn gone(inode: u64) -> String {
+    format!("gone-{inode}")
+}
+
 /// Name of a file's directory in it.
 pub fn key(path: &Path) -> String {
     format!("{:016x}", xxh3_64(path.as_os_str().as_bytes()))
@@ -43,14 +63,17 @@ pub fn path(bytes: &[u8]) -> PathBuf {
     PathBuf::from(std::ffi::OsString::from_vec(bytes.to_vec()))
 }
 
+/// Makes a directory of records.
+pub fn make(dir: &Path) -> io::Result<()> {
+    let mut new = fs::DirBuilder::new();
+    new.recursive(true).mode(0o700).create(dir)
+}
+
 /// Makes a record durably, unless there is one; whether it is ours.
 pub fn claim(dir: &Path, name: &str, content: &[u8]) -> io::Result<bool> {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let target = dir.join(name);
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)?;
+    make(dir)?;
     let host = hostname::get().unwrap_or_default();
     let own = dir.join(format!(
         ".new-{}-{}-{}",
@@ -219,10 +242,11 @@ pub fn generations(root: &Path) -> Vec<GenerationId> {
     all
 }
 
-/// Deletes a generation's records, and what was kept of deleted files.
+/// Deletes a generation's records, and what was kept of deleted files. Another process may do the same.
 pub fn remove(root: &Path, generation: GenerationId) -> io::Result<()> {
     let dir = root.join(directory(generation));
     for name in names(&dir) {
+        open::forget(&dir.join(&name))?;
         if let Some(aside) = read(&dir.join(name), "aside")? {
             match fs::remove_file(path(&aside)) {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
@@ -230,7 +254,10 @@ pub fn remove(root: &Path, generation: GenerationId) -> io::Result<()> {
             }
         }
     }
-    fs::remove_dir_all(&dir)
+    match fs::remove_dir_all(&dir) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
 }
 
 /// Deletes what no generation needs from which the job can be resumed: `oldest` is the first of them.

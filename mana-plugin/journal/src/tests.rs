@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use mana_control::GenerationId;
 
 use crate::store::{self, BLOCK};
-use crate::{check, restore, Journal};
+use crate::{check, restore, Journal, Machine, Near};
 
-fn generation(number: u64) -> GenerationId {
+pub(crate) fn generation(number: u64) -> GenerationId {
     GenerationId {
         incarnation: 1,
         number,
@@ -24,28 +24,35 @@ fn c(path: &Path) -> CString {
 }
 
 /// A rank: what the MPI library does in it.
-struct Process {
-    journal: Box<Journal>,
+pub(crate) struct Process {
+    pub(crate) journal: Box<Journal>,
 }
 
 /// An open file of a rank.
-struct Opened {
+pub(crate) struct Opened {
     file: File,
 }
 
 impl Process {
-    fn new(root: &Path, resumed: Option<GenerationId>) -> Self {
+    pub(crate) fn new(root: &Path, resumed: Option<GenerationId>) -> Self {
         let journal = Box::new(Journal::new());
         journal.begin(root, resumed);
         Process { journal }
     }
 
-    fn take(&self, number: u64) {
+    /// On a machine of which all local file systems are its own.
+    pub(crate) fn on(machine: &Machine, root: &Path) -> Self {
+        let journal = Box::new(Journal::new());
+        journal.begin_on(root, None, machine.clone(), 0);
+        Process { journal }
+    }
+
+    pub(crate) fn take(&self, number: u64) {
         self.journal.announce(generation(number));
         self.journal.settled();
     }
 
-    fn open(&self, path: &Path) -> Opened {
+    pub(crate) fn open(&self, path: &Path) -> Opened {
         self.journal.name(path);
         let flags = libc::O_CREAT | libc::O_RDWR;
         let opening = self.journal.opening(&c(path), flags);
@@ -62,26 +69,26 @@ impl Process {
         Opened { file }
     }
 
-    fn write(&self, opened: &Opened, at: u64, bytes: &[u8]) {
+    pub(crate) fn write(&self, opened: &Opened, at: u64, bytes: &[u8]) {
         let fd = opened.file.as_raw_fd();
         self.journal
             .before_write(fd, Some(at as i64), bytes.len() as u64);
         opened.file.write_all_at(bytes, at).unwrap();
     }
 
-    fn cut(&self, opened: &Opened, len: u64) {
+    pub(crate) fn cut(&self, opened: &Opened, len: u64) {
         self.journal
             .before_truncate(opened.file.as_raw_fd(), len as i64);
         opened.file.set_len(len).unwrap();
     }
 
-    fn delete(&self, path: &Path) {
+    pub(crate) fn delete(&self, path: &Path) {
         self.journal.name(path);
         self.journal.before_unlink(&c(path));
         fs::remove_file(path).unwrap();
     }
 
-    fn close(&self, opened: Opened) {
+    pub(crate) fn close(&self, opened: Opened) {
         let fd = opened.file.into_raw_fd();
         self.journal.closing(fd);
         assert!(!self.journal.is_watched(fd));
@@ -90,29 +97,29 @@ impl Process {
     }
 }
 
-struct Place {
+pub(crate) struct Place {
     dir: tempfile::TempDir,
 }
 
 impl Place {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Place {
             dir: tempfile::tempdir().unwrap(),
         }
     }
 
-    fn root(&self) -> PathBuf {
+    pub(crate) fn root(&self) -> PathBuf {
         self.dir.path().join("job")
     }
 
-    fn file(&self, name: &str) -> PathBuf {
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
         let dir = self.dir.path().join("out");
         fs::create_dir_all(&dir).unwrap();
         fs::canonicalize(dir).unwrap().join(name)
     }
 
     /// Everything beside the program's files too: nothing may be left over.
-    fn files(&self) -> Vec<(String, Vec<u8>)> {
+    pub(crate) fn files(&self) -> Vec<(String, Vec<u8>)> {
         let mut all: Vec<_> = fs::read_dir(self.file("x").parent().unwrap())
             .unwrap()
             .map(|e| e.unwrap())
@@ -125,13 +132,17 @@ impl Place {
         all
     }
 
-    fn restore(&self, number: u64) {
-        let lines = restore(&self.root(), generation(number)).unwrap();
+    pub(crate) fn roots(&self) -> Vec<PathBuf> {
+        vec![self.root()]
+    }
+
+    pub(crate) fn restore(&self, number: u64) {
+        let lines = restore(&self.roots(), generation(number)).unwrap();
         assert_eq!(lines, Vec::<String>::new());
     }
 
     /// Twice, the first time interrupted before any record was deleted.
-    fn restore_interrupted(&self, number: u64) {
+    pub(crate) fn restore_interrupted(&self, number: u64) {
         let saved = self.dir.path().join("saved");
         copy(&self.root(), &saved);
         self.restore(number);
@@ -157,7 +168,7 @@ fn copy(from: &Path, to: &Path) {
 }
 
 /// A content whose blocks differ.
-fn content(len: u64, seed: u64) -> Vec<u8> {
+pub(crate) fn content(len: u64, seed: u64) -> Vec<u8> {
     (0..len)
         .map(|i| (i * 7 + i / BLOCK * 31 + seed) as u8)
         .collect()
@@ -335,7 +346,7 @@ fn a_damaged_record_and_a_vanished_file_are_named() {
     p.take(1);
     p.write(&f, 0, b"changed");
     fs::remove_file(&path).unwrap();
-    let lines = restore(&place.root(), generation(1)).unwrap();
+    let lines = restore(&[place.root()], generation(1)).unwrap();
     assert!(lines[0].contains("has vanished"), "{lines:?}");
     fs::write(&path, b"short").unwrap();
     let dir = place.root().join(store::directory(generation(1)));
@@ -343,7 +354,7 @@ fn a_damaged_record_and_a_vanished_file_are_named() {
     let mut bytes = fs::read(&block).unwrap();
     bytes[100] ^= 1;
     fs::write(&block, bytes).unwrap();
-    let error = restore(&place.root(), generation(1)).unwrap_err();
+    let error = restore(&[place.root()], generation(1)).unwrap_err();
     assert!(std::error::Error::source(&error)
         .unwrap()
         .to_string()
@@ -396,4 +407,194 @@ fn a_record_that_cannot_be_made_forbids_older_generations() {
     assert!(check(&place.root(), generation(3)).is_err());
     crate::forget_all(&place.root());
     assert_eq!(fs::read_dir(place.root()).unwrap().count(), 0);
+}
+
+#[test]
+fn what_was_written_is_stored_once_whatever_became_of_its_name() {
+    let place = Place::new();
+    let p = Process::new(&place.root(), None);
+    let [open, closed, renamed, deleted] =
+        ["open", "closed", "renamed", "deleted"].map(|name| place.file(name));
+    let f = p.open(&open);
+    p.write(&f, 0, b"stays open");
+    for path in [&closed, &renamed, &deleted] {
+        let f = p.open(path);
+        p.write(&f, 0, b"closed");
+        p.close(f);
+    }
+    fs::rename(&renamed, place.file("new")).unwrap();
+    p.delete(&deleted);
+    p.take(1);
+    let batch = p.journal.unstored();
+    assert_eq!(batch.descriptors(), [f.file.as_raw_fd()]);
+    // Made anew while it is under way: in the next one.
+    let again = p.open(&closed);
+    assert!(batch.store(&p.journal).is_empty());
+    let batch = p.journal.unstored();
+    assert_eq!(batch.descriptors(), [again.file.as_raw_fd()]);
+    assert!(batch.store(&p.journal).is_empty());
+    assert!(p.journal.unstored().is_empty());
+    p.write(&f, 5, b"open");
+    p.cut(&again, 3);
+    let mut both = [f.file.as_raw_fd(), again.file.as_raw_fd()];
+    both.sort_unstable();
+    let mut found = p.journal.unstored().descriptors();
+    found.sort_unstable();
+    assert_eq!(found, both);
+    // Kept for the generation, deleted before it was stored.
+    p.close(again);
+    p.delete(&closed);
+    assert!(p.journal.unstored().store(&p.journal).is_empty());
+    assert!(p.journal.unstored().is_empty());
+}
+
+fn machine(host: &str, boot: &str) -> Machine {
+    Machine {
+        host: host.into(),
+        boot: boot.into(),
+    }
+}
+
+/// The disk of one of two nodes, which both have it at the same path.
+struct Disk<'a> {
+    place: &'a Place,
+    name: &'static str,
+}
+
+impl Disk<'_> {
+    fn out(&self) -> PathBuf {
+        self.place.dir.path().join("out")
+    }
+
+    fn with<R>(&self, run: impl FnOnce() -> R) -> R {
+        let own = self.place.dir.path().join(self.name);
+        fs::create_dir_all(&own).unwrap();
+        fs::rename(&own, self.out()).unwrap();
+        let result = run();
+        fs::rename(self.out(), own).unwrap();
+        result
+    }
+}
+
+#[test]
+fn a_path_on_disks_of_nodes_is_a_file_of_each() {
+    let place = Place::new();
+    let root = place.root();
+    let nodes = ["one", "two"].map(|name| {
+        let disk = Disk {
+            place: &place,
+            name,
+        };
+        (disk, machine(name, name))
+    });
+    let ranks = nodes
+        .each_ref()
+        .map(|(_, machine)| Process::on(machine, &root));
+    let mut files = Vec::new();
+    for (seed, ((disk, _), rank)) in nodes.iter().zip(&ranks).enumerate() {
+        files.push(disk.with(|| {
+            let f = rank.open(&place.file("scratch"));
+            rank.write(&f, 0, &content(2 * BLOCK, seed as u64));
+            f
+        }));
+    }
+    ranks.iter().for_each(|r| r.take(1));
+    for (((disk, _), rank), f) in nodes.iter().zip(&ranks).zip(&files) {
+        disk.with(|| {
+            rank.write(f, 5, b"overwritten");
+            rank.cut(f, BLOCK);
+            rank.delete(&place.file("scratch"));
+        });
+    }
+    let volumes = crate::volumes(&root);
+    assert_eq!(volumes.len(), 2);
+    for (seed, (disk, machine)) in nodes.iter().enumerate() {
+        disk.with(|| {
+            let near = |r: &&crate::Records| r.volume.near(machine) == Near::Exactly;
+            let own: Vec<_> = volumes.iter().filter(near).collect();
+            assert_eq!(own.len(), 1);
+            assert!(crate::concerned(&own[0].root, generation(1)));
+            let lines = restore(&[own[0].root.clone()], generation(1)).unwrap();
+            assert_eq!(lines, Vec::<String>::new());
+            let expected = vec![("scratch".to_owned(), content(2 * BLOCK, seed as u64))];
+            assert_eq!(place.files(), expected);
+        });
+    }
+    // Each deletes what is its own, and the rest goes with the job.
+    let ((disk, machine), rank) = (&nodes[0], &ranks[0]);
+    disk.with(|| {
+        let own = rank.journal.volumes();
+        assert_eq!(own.len(), 1);
+        assert_eq!(
+            volumes[0].volume.near(machine) == Near::Exactly,
+            volumes[0].root == own[0]
+        );
+        crate::prune(&own[0], generation(2)).unwrap();
+        assert!(!crate::concerned(&own[0], generation(1)));
+    });
+    crate::forget_volumes(&root);
+    assert_eq!(crate::volumes(&root).len(), 0);
+}
+
+#[test]
+fn a_directory_of_one_kernel_is_one_volume_for_all_names_of_its_host() {
+    let place = Place::new();
+    let path = place.file("a");
+    let names = ["container1", "container2"].map(|host| machine(host, "one start"));
+    let ranks = names.each_ref().map(|m| Process::on(m, &place.root()));
+    let files = ranks.each_ref().map(|r| r.open(&path));
+    ranks[0].write(&files[0], 0, &content(BLOCK, 0));
+    ranks.iter().for_each(|r| r.take(1));
+    let then = place.files();
+    for (rank, file) in ranks.iter().zip(&files) {
+        rank.write(file, 0, b"changed");
+    }
+    let volumes = crate::volumes(&place.root());
+    assert_eq!(volumes.len(), 1, "{volumes:?}");
+    let near = |host, boot| volumes[0].volume.near(&machine(host, boot));
+    for machine in &names {
+        assert_eq!(volumes[0].volume.near(machine), Near::Exactly);
+    }
+    assert_eq!(near("container3", "one start"), Near::Exactly);
+    // Started again, the name must do.
+    assert_eq!(near("container1", "another start"), Near::ByName);
+    assert_eq!(near("container2", "another start"), Near::No);
+    restore(&[volumes[0].root.clone()], generation(1)).unwrap();
+    assert_eq!(place.files(), then);
+}
+
+#[test]
+fn records_of_before_and_after_a_node_was_started_again_are_put_back_in_order() {
+    let place = Place::new();
+    let path = place.file("a");
+    let p = Process::on(&machine("n", "first"), &place.root());
+    let f = p.open(&path);
+    p.write(&f, 0, &content(2 * BLOCK, 0));
+    p.take(1);
+    let first = place.files();
+    p.write(&f, 0, b"one");
+    p.take(2);
+    p.write(&f, 1, b"two");
+    let p = Process::on(&machine("n", "second"), &place.root());
+    p.take(3);
+    let f = p.open(&path);
+    p.write(&f, 2, b"three");
+    p.take(4);
+    p.write(&f, BLOCK, b"four");
+    let roots: Vec<_> = crate::volumes(&place.root())
+        .into_iter()
+        .map(|r| r.root)
+        .collect();
+    assert_eq!(roots.len(), 2);
+    for roots in [roots.clone(), roots.into_iter().rev().collect()] {
+        let saved = place.dir.path().join("saved");
+        let changed = fs::read(&path).unwrap();
+        copy(&place.root(), &saved);
+        restore(&roots, generation(1)).unwrap();
+        assert_eq!(place.files(), first);
+        fs::write(&path, changed).unwrap();
+        fs::remove_dir_all(place.root()).unwrap();
+        copy(&saved, &place.root());
+        fs::remove_dir_all(&saved).unwrap();
+    }
 }

@@ -13,15 +13,15 @@ use mana_control::GenerationId;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::lock;
+use super::place::Current;
 use super::store::{self, Origin, BLOCK};
-
-/// The directory of the current generation's records, the generation, and its number in this process.
-type Current = Option<(PathBuf, GenerationId, u64)>;
+use super::unstored::Identity;
 
 /// A file, by its resolved path.
 #[derive(Debug)]
 pub struct Watched {
     path: PathBuf,
+    volume: Option<String>,
     seen: Mutex<Seen>,
 }
 
@@ -43,10 +43,11 @@ fn warn_once(text: String) {
     }
 }
 
-/// The inode of a regular file.
-pub fn inode(fd: i32) -> Option<u64> {
+/// Which regular file a descriptor is of.
+pub fn identity(fd: i32) -> Option<Identity> {
     let found = status(fd).ok()?;
-    (found.st_mode & libc::S_IFMT == libc::S_IFREG).then_some(found.st_ino)
+    let regular = found.st_mode & libc::S_IFMT == libc::S_IFREG;
+    regular.then_some((found.st_dev, found.st_ino))
 }
 
 fn status(fd: i32) -> io::Result<libc::stat> {
@@ -80,12 +81,23 @@ fn reader(fd: i32) -> io::Result<File> {
 }
 
 impl Watched {
-    /// The file at `path`.
-    pub fn new(path: PathBuf) -> Self {
+    /// The file at `path`; its volume if only this node has it.
+    pub fn new(path: PathBuf, volume: Option<String>) -> Self {
         Watched {
             path,
+            volume,
             seen: Mutex::default(),
         }
+    }
+
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its volume.
+    pub fn volume(&self) -> Option<&str> {
+        self.volume.as_deref()
     }
 
     /// Runs `with` with the directory of this file's records and what is known of them, if a generation
@@ -95,10 +107,9 @@ impl Watched {
         current: Current,
         with: impl FnOnce(&Path, GenerationId, &mut Seen) -> io::Result<()>,
     ) {
-        let Some((records, generation, epoch)) = current else {
+        let Some((dir, generation, epoch)) = current else {
             return;
         };
-        let dir = records.join(store::key(&self.path));
         let mut seen = lock(&self.seen);
         if seen.epoch != epoch {
             *seen = Seen {
@@ -109,7 +120,9 @@ impl Watched {
         let Err(e) = with(&dir, generation, &mut seen) else {
             return;
         };
-        let consequence = match records.parent().map(|root| store::lose(root, generation)) {
+        // <root>/<generation>/<key>
+        let root = dir.ancestors().nth(2);
+        let consequence = match root.map(|root| store::lose(root, generation)) {
             Some(Ok(())) => "a resume needs a newer one, or is refused".to_owned(),
             Some(Err(e)) => format!("after a resume the file may be newer than the program's memory, and this cannot be noted ({e})"),
             None => "after a resume the file may be newer than the program's memory".to_owned(),
@@ -210,6 +223,21 @@ impl Watched {
                 Err(e) => Err(e),
             }
         });
+    }
+
+    /// The only name is about to be deleted: ranks that have written to the file need not look for it.
+    /// `records`: of this file, the newest last.
+    pub fn note_gone(&self, records: &[PathBuf]) {
+        let (Ok(found), Some(records)) = (fs::metadata(&self.path), records.last()) else {
+            return;
+        };
+        if found.nlink() == 1 {
+            let noted = store::make(records)
+                .and_then(|()| File::create(records.join(store::gone(found.ino()))));
+            if let Err(e) = noted {
+                log::debug!("{}: {e}", records.display());
+            }
+        }
     }
 }
 

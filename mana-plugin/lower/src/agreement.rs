@@ -41,7 +41,7 @@ impl View {
         };
         if self.identity != other.identity {
             return Some(format!(
-                "belongs to job {}, rank 0 to job {}: start all ranks with one command line",
+                "belongs to job {}, rank 0 to job {}: start all ranks with one command line, or name their job with --id, the same for all",
                 other.identity, self.identity
             ));
         }

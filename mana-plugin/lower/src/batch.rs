@@ -1,18 +1,36 @@
 //! The batch system's part in a job's end. What is known of it was asked by `mana_launch`.
 
-use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::job;
+use libckpt::identity;
+use libckpt::refusal::{self, Refusal};
+use mana::slurm::{self, Question, Queued, Requeue, PATIENCE};
+
+use crate::{job, messages};
 
 /// From SIGTERM to the kill where nobody says.
 const GRACE: Duration = Duration::from_secs(30);
-/// For the controller to answer.
+/// No time limit.
+const NEVER: u64 = u64::MAX;
+/// Between two questions, where the first has no answer.
+const PAUSE: Duration = Duration::from_secs(1);
+/// For the controller to take the job back, at least.
 const LIMIT: Duration = Duration::from_secs(20);
+/// What of the time until the limit is left to the end itself.
+const RESERVE: Duration = Duration::from_secs(10);
+
+/// When the time limit comes, as Slurm last said after the start; 0: it was not asked.
+static ENDS_AT: AtomicU64 = AtomicU64::new(0);
 
 /// What is left until the time limit, on the rank that knows.
 pub fn time_left() -> Option<Duration> {
-    let ends_at = job().spec.batch.as_ref()?.ends_at?;
+    let told = job().spec.batch.as_ref()?.ends_at;
+    let ends_at = match ENDS_AT.load(Ordering::Relaxed) {
+        0 => told?,
+        NEVER => return None,
+        later => later,
+    };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
     Some(Duration::from_secs(ends_at).saturating_sub(now))
 }
@@ -29,37 +47,92 @@ pub fn grace() -> Duration {
     })
 }
 
+/// Whether [`ask_time_left`] could say more than [`grace`].
+pub fn can_be_asked() -> bool {
+    job().spec.batch.as_ref().is_some_and(|batch| batch.asks)
+}
+
+/// After a SIGTERM: how long until the kill, if Slurm is not about to end the job at once. One that is preempted with a
+/// grace time runs on, with the end of that time as its own; what else follows a SIGTERM comes only then. Waits for the
+/// controller, with a bound.
+pub fn ask_time_left() -> Option<Duration> {
+    let name = &job().spec.batch.as_ref()?.job;
+    let deadline = Instant::now() + grace();
+    let queued = loop {
+        let answer = Queued::ask(name).and_then(Question::answer);
+        match answer.and_then(|text| Queued::read(name, &text)) {
+            Ok(queued) => break queued,
+            // A busy controller.
+            Err(why) => log::debug!("time left: {why}"),
+        }
+        if Instant::now() + PAUSE >= deadline {
+            return None;
+        }
+        std::thread::sleep(PAUSE);
+    };
+    log::debug!("time left: Slurm says {queued:?}");
+    if !queued.is_running() {
+        return None;
+    }
+    let ends_at = match (queued.ends_at, queued.preempted_at) {
+        (Some(end), _) => end,
+        (None, Some(since)) => since + slurm::grace_time(&queued.partition).ok()?,
+        // No kill is announced.
+        (None, None) => return None,
+    };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
+    Some(Duration::from_secs(ends_at).saturating_sub(now) + grace())
+}
+
+/// How long until the time limit now, [`Duration::MAX`] if there is none any more. A job that Slurm is ending, or has suspended, has
+/// none to tell. Waits for the controller, with a bound.
+pub fn ask_limit() -> Option<Duration> {
+    let name = &job().spec.batch.as_ref()?.job;
+    let answer = Queued::ask(name).and_then(Question::answer);
+    let queued = answer.and_then(|text| Queued::read(name, &text));
+    let queued = queued
+        .map_err(|why| log::debug!("time limit: {why}"))
+        .ok()?;
+    if !queued.is_running() {
+        return None;
+    }
+    ENDS_AT.store(queued.ends_at.unwrap_or(NEVER), Ordering::Relaxed);
+    match queued.ends_at {
+        None => Some(Duration::MAX),
+        Some(_) => time_left(),
+    }
+}
+
+/// In a batch job: leaves word that mana itself has failed, for whoever would start it again. The exit code says so
+/// too, but may be hidden by that of a rank that the launcher has killed.
+pub fn note_failure(why: &dyn std::fmt::Display, passing: bool) {
+    let spec = &job().spec;
+    let batch_job = identity::batch_job(&|name: &str| std::env::var(name).ok());
+    if let Some(name) = batch_job {
+        let refusal = Refusal {
+            restart_count: spec.restart_count,
+            reason: why.to_string(),
+            passing,
+        };
+        let _ = refusal::note(&spec.config.global_ckpt_dir, &name, &refusal);
+    }
+}
+
 /// Puts the job back into the queue; Slurm then ends this start of it.
 ///
 /// # Errors
 /// Why it could not be done, with the next step.
 pub fn requeue() -> Result<(), String> {
-    let Some(batch) = &job().spec.batch else {
+    let spec = &job().spec;
+    let Some(batch) = &spec.batch else {
         return Err("not in a Slurm job".into());
     };
-    let mut child = Command::new("scontrol")
-        .args(["requeue", &batch.job])
-        .env_remove("LD_PRELOAD")
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .spawn()
-        .map_err(|e| format!("cannot run scontrol: {e}"))?;
-    let deadline = Instant::now() + LIMIT;
-    loop {
-        match child.try_wait() {
-            Ok(Some(status)) if status.success() => return Ok(()),
-            Ok(Some(status)) => {
-                return Err(format!("scontrol requeue {} failed ({status})", batch.job))
-            }
-            Ok(None) if Instant::now() < deadline => {
-                std::thread::sleep(Duration::from_millis(10));
-            }
-            Ok(None) => {
-                let _ = child.kill();
-                let _ = child.wait();
-                return Err(format!("scontrol did not answer in {} s", LIMIT.as_secs()));
-            }
-            Err(e) => return Err(format!("waiting for scontrol: {e}")),
-        }
-    }
+    let left = time_left().map_or(PATIENCE, |left| left.saturating_sub(RESERVE));
+    let requeue = Requeue {
+        name: &batch.name,
+        job: &batch.job,
+        restarts: spec.restart_count,
+        limit: left.clamp(LIMIT, PATIENCE),
+    };
+    requeue.order(&|why| messages::line(format_args!("the job is not requeued yet: {why}")))
 }

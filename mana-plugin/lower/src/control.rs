@@ -1,11 +1,11 @@
 //! The control thread: opens the storage session, brings up coordinator and agent, then serves what
-//! the program's threads want of them and watches for a newer start of the job.
+//! the program's threads want of them.
 //!
 //! It and all threads it starts have a descriptor table of their own. The program's threads reach it
 //! through channels only.
 
 use std::collections::BTreeMap;
-use std::sync::mpsc::{channel, Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{channel, Receiver, Sender};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -18,14 +18,15 @@ use mana_plugin::WorldCollective;
 
 use crate::meeting::{self, Asker};
 use crate::outcome::agree;
-use crate::{agreement, coordinator, interface, job, messages, outcome, rank, tree, Failure};
+use crate::{
+    agreement, coordinator, farewell, fence, interface, job, messages, outcome, rank, tree,
+    written, Failure,
+};
 
-/// How often the job's records are looked at for a newer start.
-const FENCE: Duration = Duration::from_secs(5);
+/// The wait for the other ranks' ends is made of pieces of this length.
+const PIECE: Duration = Duration::from_secs(5);
 /// For all ranks to reach the coordinator.
 const CONNECT: Duration = Duration::from_secs(60);
-/// For the other ranks to end after this one has.
-const END: Duration = Duration::from_secs(3600);
 /// For telling the others of an abort.
 const ABORT: Duration = Duration::from_secs(2);
 
@@ -37,7 +38,9 @@ enum Command {
     Work(Work),
     Exit {
         code: i32,
-        limit: Duration,
+        /// For the other ranks to end; `None`: as long as there is a coordinator that knows of them. A
+        /// launcher may end all when one process is gone.
+        limit: Option<Duration>,
         reply: Sender<Outcome>,
     },
 }
@@ -69,7 +72,7 @@ pub fn begin_job(world: Option<WorldCollective>, thread_level: i32) -> Result<()
         // A resume that found nothing has begun it.
         return go();
     }
-    let (asker, server) = meeting::pair::<Result<(), Failure>>(world);
+    let (asker, server) = meeting::pair::<Result<(), Failure>>(world, "the start", consequence());
     start_thread(move |commands| {
         let begun = open(&asker).and_then(|(session, secret)| {
             let place = begin(session, secret, None, thread_level, &asker)?;
@@ -106,7 +109,7 @@ pub fn recover(
     world: Option<WorldCollective>,
     thread_level: i32,
 ) -> Result<Option<Resume>, Failure> {
-    let (asker, server) = meeting::pair::<Result<Option<Resume>, Failure>>(world);
+    let (asker, server) = meeting::pair::<Result<Option<Resume>, Failure>>(world, "the resume", "");
     start_thread(move |commands| {
         let found = open(&asker).and_then(|(session, secret)| {
             let generation = job()
@@ -184,7 +187,13 @@ fn files_are_there<T>(
     all: &Asker<T>,
 ) -> Result<(), Failure> {
     let told = match all.rank() {
-        0 => mana_journal::check(session.global().root(), generation).err(),
+        0 => {
+            let place = session.global().root().display();
+            all.doing(&format!(
+                "looking in {place} for what the program's files were"
+            ));
+            mana_journal::check(session.global().root(), generation).err()
+        }
         _ => None,
     };
     let words = told.map(|e| e.to_string()).unwrap_or_default();
@@ -262,6 +271,7 @@ fn start_thread(body: impl FnOnce(Receiver<Command>) + Send + 'static) -> Result
     if CONTROL.set(Control { commands }).is_err() {
         return Err("the control thread runs already".into());
     }
+    farewell::prepare();
     split_process::with_signals_blocked(|| {
         std::thread::Builder::new()
             .name("mana-control".into())
@@ -302,6 +312,7 @@ pub fn own_descriptors() {
 
 /// A secret all ranks know, and the storage session.
 fn open<T>(all: &Asker<T>) -> Result<(Arc<Session>, Secret), Failure> {
+    all.doing("comparing how it was started");
     agreement::check(&job().spec, all)?;
     let mine = if all.rank() == 0 {
         Secret::generate()?.as_bytes().to_vec()
@@ -334,14 +345,18 @@ fn begin<T>(
         restart_count: spec.restart_count,
     };
     let begun = session.begin(&beginning, all)?;
-    if parent.is_none() && all.rank() == 0 {
-        mana_journal::forget_all(session.global().root());
+    if parent.is_none() {
+        written::forget_earlier(&session);
     }
     let found = (all.rank() == 0).then(|| {
+        all.doing("starting the coordinator");
         coordinator::bring_up(&session, &secret, begun.incarnation, all.size())
             .map_err(|e| e.to_string())
     });
     let told = libckpt::collective::gather(all, "the coordinator's address", &found)?;
+    if parent.is_none() {
+        written::forget_rest(&session);
+    }
     let contact = match told.into_iter().next().flatten() {
         Some(Ok(contact)) => contact,
         Some(Err(complaint)) => return Err(format!("no coordinator: {complaint}").into()),
@@ -396,30 +411,59 @@ pub fn announce(signal: i32) -> bool {
     agent.is_some()
 }
 
+/// How long until the job is killed, for the coordinator that has asked.
+pub fn time_left(left: Option<Duration>) {
+    if let Some(agent) = AGENT.get() {
+        agent.time_left(left);
+    }
+}
+
+/// How long until the time limit, for the coordinator that has asked.
+pub fn limit(left: Option<Duration>) {
+    if let Some(agent) = AGENT.get() {
+        agent.limit(left);
+    }
+}
+
 /// Serves the program's threads until the process ends.
 fn serve(place: &Place, commands: &Receiver<Command>) {
+    fence::begin(place);
     interface::begun(place);
-    loop {
-        match commands.recv_timeout(FENCE) {
-            Ok(Command::Go(reply)) => drop(reply),
-            Ok(Command::Finalizing(reply)) => {
+    while let Ok(command) = commands.recv() {
+        match command {
+            Command::Go(reply) => drop(reply),
+            Command::Finalizing(reply) => {
                 if let Some(agent) = AGENT.get() {
                     agent.finalizing();
                 }
                 let _ = reply.send(());
             }
-            Ok(Command::Work(work)) => work(place),
-            Ok(Command::Exit { code, limit, reply }) => {
-                let outcome = AGENT
-                    .get()
-                    .map_or(Outcome::Undecided, |a| a.exit(code, limit));
+            Command::Work(work) => work(place),
+            Command::Exit { code, limit, reply } => {
+                let outcome = end_of_job(code, limit);
                 if outcome == Outcome::Undecided {
                     note_end(place, code);
                 }
                 let _ = reply.send(outcome);
             }
-            Err(RecvTimeoutError::Timeout) => fence(place),
-            Err(RecvTimeoutError::Disconnected) => return,
+        }
+    }
+}
+
+/// This rank ends with `code`: how the job ends.
+fn end_of_job(code: i32, limit: Option<Duration>) -> Outcome {
+    let Some(agent) = AGENT.get() else {
+        return Outcome::Undecided;
+    };
+    let mut left = limit;
+    loop {
+        let patience = left.map_or(PIECE, |left| left.min(PIECE));
+        if let Some(outcome) = agent.exit(code, patience) {
+            return outcome;
+        }
+        left = left.map(|left| left - patience);
+        if left.is_some_and(|left| left.is_zero()) {
+            return Outcome::Undecided;
         }
     }
 }
@@ -459,18 +503,6 @@ fn note_end(place: &Place, code: i32) {
     }
 }
 
-/// Ends this process if a newer start of the job has taken over: it would write the program's files.
-fn fence(place: &Place) {
-    if let Ok(Some(newest)) = place.session.records().superseded(place.incarnation) {
-        messages::error(format_args!(
-            "incarnation {newest} of this job has taken over from {}: this one ends",
-            place.incarnation
-        ));
-        // SAFETY: ends this process.
-        unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
-    }
-}
-
 /// `MPI_Finalize`: may it go on? Asked again and again.
 pub fn may_finalize() -> bool {
     static ANNOUNCED: OnceLock<()> = OnceLock::new();
@@ -486,7 +518,7 @@ pub fn may_finalize() -> bool {
     agent.finalizing()
 }
 
-fn exit(code: i32, limit: Duration) {
+fn exit(code: i32, limit: Option<Duration>) {
     let (Some(control), Some(_)) = (CONTROL.get(), AGENT.get()) else {
         return;
     };
@@ -496,7 +528,11 @@ fn exit(code: i32, limit: Duration) {
         .send(Command::Exit { code, limit, reply })
         .is_ok()
     {
-        let _ = replied.recv_timeout(limit);
+        // An error: the control thread is gone, or late.
+        let _ = match limit {
+            Some(limit) => replied.recv_timeout(limit).ok(),
+            None => replied.recv().ok(),
+        };
     }
 }
 
@@ -506,7 +542,7 @@ pub fn exiting(code: i32) {
         table.set_ended();
     }
     interface::ending();
-    exit(code, END);
+    exit(code, None);
     if mana_plugin::finalised() {
         // Some MPIs take leave of their launcher in a handler of exit: it takes a process that ends
         // without for a failed one, and ends the others.
@@ -530,7 +566,7 @@ pub fn replacing(
 
 /// The program aborts the job.
 pub fn aborting(code: i32) {
-    exit(if code == 0 { 1 } else { code }, ABORT);
+    exit(if code == 0 { 1 } else { code }, Some(ABORT));
 }
 
 /// Checkpointing as such has failed: run on unprotected, or stop, as configured.

@@ -125,6 +125,7 @@ pub fn settings(session: &Session) -> Settings {
         time_left: batch::time_left(),
         end_margin: config.end_margin.map(Duration::from_secs_f64),
         grace: batch::grace(),
+        asks: batch::can_be_asked(),
         at_end: config.at_end,
         ..Settings::default()
     }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use mana::spec::LaunchSpec;
 use split_process::{Hooks, Launch};
 
-use crate::{control, job, mpi, tree, Failure};
+use crate::{awaited, control, job, mpi, tree, Failure};
 
 /// The glue's part in the split process.
 pub fn hooks() -> Hooks {
@@ -46,6 +46,7 @@ pub fn enter() -> Result<Infallible, Failure> {
         env: spec.upper_environment(),
         upper_preload: libraries(spec),
         upper_library_path: spec.stub.iter().map(|s| s.directory.clone()).collect(),
+        mask: None,
     };
     let resolved = launch.resolve()?;
     if spec.adapter.is_none() {
@@ -56,6 +57,8 @@ pub fn enter() -> Result<Infallible, Failure> {
         }
         // No MPI_Init will come: the job has one rank, and begins here.
         control::begin_job(None, -1)?;
+    } else {
+        awaited::begin();
     }
     split_process::start(resolved, hooks())?;
     Err("the program could not be entered".into())

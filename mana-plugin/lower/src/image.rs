@@ -1,15 +1,18 @@
 //! What goes into an image beside memory, and how it comes out again.
 
 use std::hash::{Hash as _, Hasher as _};
+use std::path::{Path, PathBuf};
 
 use mana_image::{RegionRecord, RegionTable, RunRecord, SectionKind, Sections};
 use process_state::several::{self, Held, Own, SharedFiles};
 use process_state::{
-    CaptureContext, FilePolicy, FileSync, LostPolicy, MemoryBlobs, ObjectId, ProcessState, Warning,
+    CaptureContext, FilePolicy, FileSync, Further, LostPolicy, MemoryBlobs, ObjectId, ProcessState,
+    Warning,
 };
 use serde::{Deserialize, Serialize};
 use split_process::{Parked, Region, RegionKind};
 
+use crate::calls::JOURNAL;
 use crate::tree::record::Tree;
 use crate::{job, mpi, tree, Failure};
 
@@ -64,15 +67,20 @@ fn lower_descriptor(fd: i32) -> bool {
     fd >= split_process::LOWER_FD_BASE
 }
 
-/// Takes stock of the parked process. `mpi`: the MPI layer's state, if it is active.
-pub fn take(parked: &Parked, mpi_state: Option<Vec<u8>>) -> Result<Taken, Failure> {
+/// Takes stock of the parked process. `mpi_state`: the MPI layer's, if it is active. `clones`: where those of files
+/// written in place go.
+pub fn take(
+    parked: &Parked,
+    mpi_state: Option<Vec<u8>>,
+    clones: PathBuf,
+) -> Result<Taken, Failure> {
     if mpi_state.is_none() && !tree::root::is_alone() {
-        return take_tree(parked);
+        return take_tree(parked, &clones);
     }
     // On a thread of the program: its descriptors are in the table that thread uses.
     let (sender, receiver) = std::sync::mpsc::channel();
     let closure = Box::new(move || {
-        let _ = sender.send(process_part());
+        let _ = sender.send(process_part(&clones));
     });
     match mpi::thread() {
         Some(thread) => parked.run_on(thread, closure)?,
@@ -113,8 +121,8 @@ fn sections(
     Ok(sections)
 }
 
-fn take_tree(parked: &Parked) -> Result<Taken, Failure> {
-    let taken = tree::root::take(parked)?;
+fn take_tree(parked: &Parked, clones: &Path) -> Result<Taken, Failure> {
+    let taken = tree::root::take(parked, clones)?;
     let own = taken.own;
     let mut sections = sections(own.split, &own.state, &own.blobs, &own.regions)?;
     sections.push(TREE, postcard::to_stdvec(&taken.tree)?);
@@ -129,14 +137,24 @@ fn take_tree(parked: &Parked) -> Result<Taken, Failure> {
 
 type Part = Result<(ProcessState, MemoryBlobs, FileSync), Failure>;
 
-fn process_part() -> Part {
+fn process_part(clones: &Path) -> Part {
     let ranges = split_process::upper_ranges();
-    let context = context(&ranges);
+    let mut context = context(&ranges);
+    context.clones = Some(clones);
     let mut blobs = MemoryBlobs::new();
     let captured = process_state::capture(&context, &mut blobs)?;
     warn(&captured.warnings);
-    let files = FileSync::start(&lower_descriptor)?;
+    let files = FileSync::start(&lower_descriptor, written_through_mpi())?;
     Ok((captured.state, blobs, files))
+}
+
+/// What the MPI library has written, through descriptors that are not the program's.
+fn written_through_mpi() -> Option<Further> {
+    let batch = JOURNAL.unstored();
+    (!batch.is_empty()).then(|| Further {
+        descriptors: batch.descriptors(),
+        store: Box::new(|| batch.store(&JOURNAL)),
+    })
 }
 
 fn warn(warnings: &[Warning]) {
@@ -189,10 +207,12 @@ pub fn process_apart(blobs: &mut MemoryBlobs) -> Result<ProcessState, Failure> {
 pub fn shared_files(
     held: &[Held],
     processes: usize,
+    clones: &Path,
     blobs: &mut MemoryBlobs,
 ) -> Result<SharedFiles, Failure> {
     let mut context = context(&[]);
     context.saves = &claims;
+    context.clones = Some(clones);
     context.lower_descriptor = &|_| false;
     let mut warnings = Vec::new();
     let files = several::capture(&context, held, processes, blobs, &mut warnings)?;

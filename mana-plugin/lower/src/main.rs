@@ -6,17 +6,22 @@
 //! | `adapter` | opening the site's MPI adapter |
 //! | `fresh`, `resume` | the two ways to begin |
 //! | `control` | the control thread: storage session, agent, end |
+//! | `awaited` | says that the program has not called `MPI_Init` yet |
+//! | `fence` | ends a rank whose job was started anew elsewhere |
 //! | `coordinator` | embedded in rank 0, or one that stands alone |
 //! | `agreement` | what every rank decided before MPI was there is the same everywhere |
 //! | `outcome` | a failure of one rank is a failure of all, said once |
 //! | `meeting` | collectives of the control thread, done by the MPI thread |
+//! | `waits` | no wait without a name, before there is a coordinator |
 //! | `mpi` | what the MPI layer asks of its surroundings |
 //! | `interface` | what the program asks of us by `mana.h`, and what it is told |
 //! | `calls` | what the MPI library writes to the program's files, so that a resume can take it back |
+//! | `written` | files written through MPI: put back at a resume, their records deleted when it is time |
 //! | `raised` | high numbers for descriptors the MPI library opens |
 //! | `addresses` | keeps mappings of the MPI library out of the program's addresses |
 //! | `notices` | signals that announce the end: a last checkpoint before they take effect |
 //! | `batch` | the time limit; putting the job back into the queue |
+//! | `farewell` | what a stale process says to its launcher before it kills itself |
 //! | `rank` | this rank's steps of a checkpoint |
 //! | `snapshot` | who writes the image: a forked child, or this process |
 //! | `tree` | the processes a program without MPI makes |
@@ -31,10 +36,13 @@
 mod adapter;
 mod addresses;
 mod agreement;
+mod awaited;
 mod batch;
 mod calls;
 mod control;
 mod coordinator;
+mod farewell;
+mod fence;
 mod fresh;
 mod image;
 mod interface;
@@ -48,6 +56,8 @@ mod rank;
 mod resume;
 mod snapshot;
 mod tree;
+mod waits;
+mod written;
 
 use std::sync::OnceLock;
 

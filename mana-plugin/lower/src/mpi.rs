@@ -1,10 +1,13 @@
 //! What the MPI layer asks of its surroundings.
 
+use std::os::unix::ffi::OsStrExt as _;
 use std::sync::atomic::{AtomicI32, Ordering};
+use std::time::Duration;
 
+use libckpt::config::OnError;
 use mana_plugin::{Go, Initialized, MpiHooks};
 
-use crate::{control, job, messages};
+use crate::{awaited, control, job, messages, waits};
 
 /// The one object of that kind.
 pub static SURROUNDINGS: Surroundings = Surroundings;
@@ -36,11 +39,20 @@ pub fn install() -> Result<(), crate::Failure> {
 
 impl MpiHooks for Surroundings {
     fn starting(&self, start: &mut dyn FnMut()) {
-        split_process::with_reserved_descriptors(start);
+        awaited::has_come();
+        let what = || "MPI_Init of the MPI library (it waits for the other ranks)".to_owned();
+        let config = &job().spec.config;
+        // A program that has just begun waits as it does without mana.
+        let ends = crate::resume::in_progress() || config.on_error == OnError::Stop;
+        let limit = ends.then(|| Duration::from_secs(config.checkpoint_timeout));
+        waits::bounded(waits::speaks_before_mpi(), limit, what, || {
+            split_process::with_reserved_descriptors(start);
+        });
     }
 
     fn initialized(&self, facts: Initialized) {
         MPI_THREAD.store(facts.mpi_thread, Ordering::Release);
+        awaited::has_come();
         if let (Ok(rank), Ok(size)) = (u32::try_from(facts.rank), u32::try_from(facts.size)) {
             messages::set_rank(rank);
             if size == 1 {
@@ -69,8 +81,24 @@ impl MpiHooks for Surroundings {
         control::aborting(code);
     }
 
+    fn command(&self) -> (Vec<u8>, Vec<u8>) {
+        let spec = &crate::job().spec;
+        let name = spec.program.file_name().unwrap_or_default();
+        let arguments: Vec<&[u8]> = spec
+            .args
+            .iter()
+            .flatten()
+            .map(|a| a.0.as_os_str().as_bytes())
+            .collect();
+        (name.as_bytes().to_vec(), arguments.join(&b' '))
+    }
+
     fn file_named(&self, path: &std::path::Path) {
         crate::calls::JOURNAL.name(path);
+    }
+
+    fn file_stays_open(&self, path: &std::path::Path, first: bool) {
+        crate::calls::JOURNAL.stays_open(path, first);
     }
 
     fn files_settled(&self) {

@@ -4,7 +4,7 @@
 use libckpt::collective::gather;
 use libckpt::Collective;
 
-use crate::{messages, Failure};
+use crate::{batch, messages, Failure};
 
 /// A failure that has been told: nobody says it again.
 #[derive(Debug, thiserror::Error)]
@@ -13,6 +13,23 @@ pub struct Told {
     text: String,
     /// No rank goes on after it.
     all_end: bool,
+    /// This rank is the first of those that failed.
+    first: bool,
+    /// What failed here may pass.
+    passing: bool,
+}
+
+impl Told {
+    /// What every rank was told by rank 0, without having met: they do not leave MPI together. Nobody notes it: the
+    /// directory for that may be what does not answer.
+    pub fn alone(text: String) -> Self {
+        Self {
+            text,
+            all_end: false,
+            first: false,
+            passing: false,
+        }
+    }
 }
 
 /// Every rank's outcome becomes one. `tail` is put behind what is said; `ends` tells whether a failure ends this rank.
@@ -47,7 +64,16 @@ pub fn agree<R>(
     Err(Box::new(Told {
         text: format!("rank {first}: {text}"),
         all_end,
+        first: first == all.rank() as usize,
+        passing: outcome.as_ref().is_err_and(|e| passes(&**e)),
     }))
+}
+
+/// Whether another start may not meet it.
+fn passes(error: &(dyn std::error::Error + 'static)) -> bool {
+    error
+        .downcast_ref::<libckpt::Error>()
+        .is_some_and(libckpt::Error::is_passing)
 }
 
 /// The end of a process that cannot go on; says why unless that was said. What was told has failed on all
@@ -55,10 +81,14 @@ pub fn agree<R>(
 /// own exit code. MPICH's launcher would kill those that are slower than the first, and may report its own signal (9).
 pub fn fail(error: &(dyn std::error::Error + 'static)) -> ! {
     if let Some(told) = error.downcast_ref::<Told>() {
+        if told.first {
+            batch::note_failure(error, told.passing);
+        }
         if let Some(world) = mana_plugin::world_collective().filter(|_| told.all_end) {
             world.leave();
         }
         messages::end()
     }
+    batch::note_failure(error, passes(error));
     messages::fail(format_args!("{error}"))
 }

@@ -17,11 +17,13 @@ use mana_control::{
 };
 use mana_plugin::checkpoint;
 use process_state::FileSync;
-use split_process::Parked;
+use split_process::{ParkError, Parked};
 
 use crate::calls::JOURNAL;
 use crate::snapshot::{Camera, Image};
-use crate::{batch, coordinator, image, interface, job, messages, mpi, notices, tree};
+use crate::{
+    batch, control, coordinator, image, interface, job, messages, mpi, notices, tree, written,
+};
 
 /// For all threads to leave the lower half once every rank is at its safe point.
 const PARK: Duration = Duration::from_secs(20);
@@ -32,7 +34,12 @@ const FILES: Duration = Duration::from_secs(600);
 const STOPPED: i32 = 85;
 
 /// For rank 0 to put the job back into the queue, before other ranks end.
-const REQUEUE: Duration = Duration::from_secs(25);
+const REQUEUE: Duration = Duration::from_secs(mana::slurm::PATIENCE.as_secs() + 5);
+/// Between two looks whether it has.
+const LONGEST_PAUSE: Duration = Duration::from_millis(250);
+
+/// For rank 0 to record an end that was asked for: it may be at a step of a checkpoint, or its file system slow.
+const RECORDED: Duration = Duration::from_secs(30);
 
 /// For rank 0 to see what this rank has seen, and to say it.
 const RANK_0_SPEAKS: Duration = Duration::from_secs(2);
@@ -51,6 +58,7 @@ pub fn warn_once(text: &str) {
 
 /// A generation being taken.
 struct Taking {
+    generation: GenerationId,
     image: Image,
     files: FileSync,
     since: Instant,
@@ -156,16 +164,16 @@ fn entry(report: &ImageReport) -> Written {
     }
 }
 
-/// Deletes what was saved of files for generations that are gone (rank 0).
+/// Deletes what was saved of files for generations that are gone.
 fn prune_journal(session: &Session, protect: &[GenerationId]) -> Result<(), crate::Failure> {
-    if session.rank() != 0 {
+    if !session.is_leader() {
         return Ok(());
     }
     let mut kept = session.local().generations()?;
     kept.extend(session.global().generations()?);
     kept.extend(protect);
     if let Some(oldest) = kept.iter().min() {
-        mana_journal::prune(session.global().root(), *oldest)?;
+        written::prune(session, *oldest)?;
     }
     Ok(())
 }
@@ -195,20 +203,24 @@ fn sequence(c: &checkpoint::CommSeq) -> CommSeq {
 impl Rank {
     /// Leaves a record that this was no failure (`mana run` does not start the job again). The launcher
     /// kills all ranks when the first ends: none does before rank 0 has written it.
-    fn record_stop(&self, reason: &str, patience: Duration) {
+    fn record_stop(&self, how: EndHow, reason: &str, patience: Duration) {
         let records = self.session.records();
         if self.session.rank() == 0 {
-            let end = End::Stopped {
-                reason: reason.to_owned(),
+            let reason = reason.to_owned();
+            let end = match how {
+                EndHow::Kill => End::Stopped { reason },
+                EndHow::Stop | EndHow::Requeue => End::Paused { reason },
             };
-            if let Err(e) = records.write_end(&end) {
+            if let Err(e) = records.write_end(self.incarnation, &end) {
                 log::warn!("the end of the job is not recorded: {e}");
             }
             return;
         }
         let deadline = Instant::now() + patience;
-        while records.end().is_none() && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(2));
+        let mut pause = Duration::from_millis(2);
+        while records.end_of(self.incarnation).is_none() && Instant::now() < deadline {
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 }
@@ -302,7 +314,12 @@ impl RankHooks for Rank {
         if self.has_mpi {
             checkpoint::stop();
         }
-        self.parked = Some(split_process::park_all(PARK).map_err(StepError::new)?);
+        let parked = split_process::park_all(PARK).map_err(|e| match e {
+            // Its end tells more.
+            ParkError::NotRunning => StepError::secondary(e),
+            other => StepError::new(other),
+        })?;
+        self.parked = Some(parked);
         tree::root::stop(PARK).map_err(StepError::new)?;
         self.attend()
     }
@@ -354,7 +371,9 @@ impl RankHooks for Rank {
             .parked
             .as_ref()
             .ok_or_else(|| StepError::new("capture before stop"))?;
-        let mut taken = image::take(parked, state).map_err(StepError::new)?;
+        let global = self.session.global().root();
+        let clones = mana_journal::clones(global, checkpoint.generation, self.session.rank());
+        let mut taken = image::take(parked, state, clones).map_err(StepError::new)?;
         log::debug!("stock taken after {:?}", since.elapsed());
         let sections = std::mem::take(&mut taken.sections);
         let (regions, memory) = taken.content(parked);
@@ -370,6 +389,7 @@ impl RankHooks for Rank {
             .map_err(StepError::new)?;
         let background = matches!(image, Image::Background { .. });
         self.taking = Some(Taking {
+            generation: checkpoint.generation,
             image,
             files: taken.files,
             since,
@@ -402,6 +422,9 @@ impl RankHooks for Rank {
             None => return Poll::Pending,
             Some(warnings) => warnings.iter().for_each(|w| warn_once(&w.to_string())),
         }
+        self.session
+            .announce(taking.generation)
+            .map_err(StepError::new)?;
         Poll::Ready(Ok(ImageReport {
             rank: self.session.rank(),
             bytes: len,
@@ -576,41 +599,53 @@ impl RankHooks for Rank {
         }
     }
 
+    fn record_end(&mut self) -> Result<(), StepError> {
+        self.session
+            .record_end(self.incarnation, &End::Finished)
+            .map_err(StepError::new)
+    }
+
     fn finish(&mut self, outcome: &Outcome) {
         coordinator::leave(&self.session);
         if let Some(pruning) = self.pruning.take() {
             let _ = pruning.join();
         }
-        let end = match outcome {
-            Outcome::Finished => End::Finished,
-            Outcome::Failed { rank, code } => End::Failed {
-                reason: format!("rank {rank} ended with code {code}"),
-            },
-            Outcome::Lost { .. } | Outcome::Killed | Outcome::Undecided => return,
-        };
-        if end == End::Finished && self.session.rank() == 0 && !job().spec.config.keep_after_end {
-            mana_journal::forget_all(self.session.global().root());
-        }
-        if let Err(e) = self.session.finish(self.incarnation, &end) {
-            log::warn!("the end of the job is not recorded: {e}");
+        match outcome {
+            Outcome::Finished => {
+                if !job().spec.config.keep_after_end {
+                    written::forget(&self.session);
+                }
+                if let Err(e) = self.session.clean_up(self.incarnation) {
+                    log::warn!("checkpoints of the finished job are left: {e}");
+                }
+            }
+            Outcome::Failed { rank, code } if self.session.rank() == 0 => {
+                let reason = format!("rank {rank} ended with code {code}");
+                let end = End::Failed { reason };
+                if let Err(e) = self.session.record_end(self.incarnation, &end) {
+                    log::warn!("the end of the job is not recorded: {e}");
+                }
+            }
+            _ => {}
         }
     }
 
     fn end_job(&mut self, how: EndHow, reason: &str) {
+        let way = &job().spec.resume_by;
         if self.session.rank() == 0 {
             match how {
                 // An embedded coordinator has told.
                 EndHow::Kill if job().spec.coordinator.is_none() => {}
                 EndHow::Kill => messages::line(format_args!("the job ends on request: {reason}")),
                 EndHow::Stop => messages::line(format_args!(
-                    "{reason}: the job ends with code {STOPPED}, start it again to go on (at_end = \"stop\")"
+                    "{reason}: the job ends with code {STOPPED}, start it again to go on (at_end = \"stop\"); in another Slurm job, or by hand: {way}"
                 )),
                 EndHow::Requeue => match batch::requeue() {
                     Ok(()) => messages::line(format_args!(
                         "{reason}: the job is requeued and goes on by itself"
                     )),
                     Err(e) => messages::error(format_args!(
-                        "{reason}, but the job is not requeued: {e}; it ends with code {STOPPED}: start it again to go on"
+                        "{reason}, but the job is not requeued: {e}; it ends with code {STOPPED}: start it again to go on; in another Slurm job, or by hand: {way}"
                     )),
                 },
             }
@@ -618,9 +653,9 @@ impl RankHooks for Rank {
         coordinator::leave(&self.session);
         let patience = match how {
             EndHow::Requeue => REQUEUE,
-            EndHow::Kill | EndHow::Stop => RANK_0_SPEAKS,
+            EndHow::Kill | EndHow::Stop => RECORDED,
         };
-        self.record_stop(reason, patience);
+        self.record_stop(how, reason, patience);
         match how {
             EndHow::Kill => messages::end(),
             EndHow::Stop | EndHow::Requeue => messages::end_with(STOPPED),
@@ -629,5 +664,27 @@ impl RankHooks for Rank {
 
     fn signal_over(&mut self, signal: i32) {
         notices::over(signal);
+    }
+
+    fn signal_held(&mut self, signal: i32, limit: Duration) {
+        notices::hold(signal, limit);
+    }
+
+    fn ask_time_left(&mut self) {
+        let asked = std::thread::Builder::new()
+            .name("mana-asks".into())
+            .spawn(|| control::time_left(batch::ask_time_left()));
+        if let Err(e) = asked {
+            log::warn!("no thread to ask for the time left: {e}");
+        }
+    }
+
+    fn ask_limit(&mut self) {
+        let asked = std::thread::Builder::new()
+            .name("mana-asks".into())
+            .spawn(|| control::limit(batch::ask_limit()));
+        if let Err(e) = asked {
+            log::warn!("no thread to ask for the time limit: {e}");
+        }
     }
 }

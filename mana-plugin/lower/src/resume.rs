@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | the MPI library starts | MPI thread | all ranks must talk to agree; its descriptors lie above the program's |
 //! | recovery | control thread | every rank has a verified image of one generation, or nobody goes on |
-//! | files written through MPI | rank 0, main thread | what was written since is taken back before anybody looks at them |
+//! | files written through MPI | main thread of rank 0, and of one on each node for its own | what was written since is taken back before anybody looks at them |
 //! | descriptors | main thread | while their numbers are free |
 //! | memory | main thread and a helper | straight from the image into place |
 //! | MPI objects | main thread | receives are posted into the restored memory |
@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use libckpt::fault;
 use libckpt::image_file::ImageFile;
 use libckpt::records::{JobState, Records};
 use libckpt::store::Store;
@@ -24,7 +25,7 @@ use mana_image::RegionRecord;
 use process_state::RestoreContext;
 use split_process::{Restorer, RunBuffer};
 
-use crate::{calls, control, fresh, image, interface, job, messages, mpi, tree, Failure};
+use crate::{control, fresh, image, interface, job, messages, mpi, tree, waits, written, Failure};
 
 /// First number for descriptors that are needed only during the restore.
 pub const TEMPORARY_FD: i32 = 900;
@@ -53,7 +54,12 @@ pub fn run() -> Result<Infallible, Failure> {
     IN_PROGRESS.store(true, Ordering::Release);
     let spec = &job().spec;
     mpi::install()?;
-    let thread_level = recorded_thread_level()?;
+    let global = spec.config.global_ckpt_dir.display();
+    let thread_level = waits::watched(
+        waits::speaks_before_mpi(),
+        || format!("reading the job's records in {global}"),
+        recorded_thread_level,
+    )?;
     if spec.adapter.is_some() {
         split_process::with_signals_blocked(|| mana_plugin::checkpoint::start(thread_level))?;
     }
@@ -72,8 +78,11 @@ pub fn run() -> Result<Infallible, Failure> {
         .images
         .get(resume.session.rank() as usize)
         .copied();
-    let image =
-        split_process::with_reserved_descriptors(|| ImageFile::open(&recovered.image, report))?;
+    let leader = resume.session.is_leader();
+    let reading = || format!("reading the image {}", recovered.image.display());
+    let image = waits::watched(leader, reading, || {
+        split_process::with_reserved_descriptors(|| ImageFile::open(&recovered.image, report))
+    })?;
     let loaded = image::load(image.sections())?;
     if loaded.launch.version != spec.version {
         return Err(format!(
@@ -83,22 +92,16 @@ pub fn run() -> Result<Infallible, Failure> {
         .into());
     }
 
-    let root = resume.session.global().root();
-    if resume.session.rank() == 0 {
-        for line in mana_journal::restore(root, recovered.generation)? {
-            log::warn!("{line}");
-        }
-    }
-    calls::JOURNAL.begin(root, Some(recovered.generation));
+    written::put_back(&resume.session, recovered.generation, world.as_ref())?;
     if let Some(world) = &world {
-        world
-            .barrier()
-            .map_err(|class| format!("waiting for the files: MPI error class {class}"))?;
+        waits::together(world, written::TITLE)?;
     }
 
     let rendezvous = rendezvous(resume.incarnation)?;
+    let global = resume.session.global().root();
+    let clones = mana_journal::clones(global, recovered.generation, resume.session.rank());
     if let Some(tree) = &loaded.tree {
-        return tree::restart::run(&loaded, tree, image, &rendezvous, || {
+        return tree::restart::run(&loaded, tree, image, (&rendezvous, &clones), || {
             interface::restarted();
             go();
         });
@@ -111,25 +114,30 @@ pub fn run() -> Result<Infallible, Failure> {
     }
     let mut context = RestoreContext::new(TEMPORARY_FD, &loaded.blobs, &rendezvous);
     context.real_tid = &split_process::real_tid;
+    context.clones = Some(&clones);
     for fd in process_state::conflicts(&loaded.state) {
         // SAFETY: left open by whoever started this process; nothing here uses it.
         unsafe { libc::close(fd) };
     }
     let mut restored = process_state::restore_descriptors(&loaded.state, &context)?;
     let buffers = restorer.map(&loaded.regions)?;
-    fill(&image, 0, buffers)?;
+    waits::watched(leader, reading, || {
+        fault::point("resume.memory");
+        fill(&image, 0, buffers)
+    })?;
     restorer.protect()?;
     process_state::restore_mappings(&loaded.state, &context, &mut restored)?;
     if let Some(world) = &world {
         // What one rank of a node still holds open, another may be looking for.
-        world
-            .barrier()
-            .map_err(|class| format!("waiting for all ranks to map: MPI error class {class}"))?;
+        waits::together(world, "the resume (memory)")?;
     }
     for warning in process_state::restore_rest(&loaded.state, &context, restored)? {
         log::warn!("{warning}");
     }
     drop(image);
+    if let Some(world) = &world {
+        waits::together(world, "the resume (open files)")?;
+    }
     if let Some(state) = &loaded.mpi {
         mana_plugin::checkpoint::rebuild(state)?;
     }

@@ -20,8 +20,9 @@ use crate::comms;
 use crate::drained::Drained;
 use crate::errors::check;
 use crate::files::rebuild as files;
+use crate::mail;
 use crate::requests::{self, test_index};
-use crate::state::{core, Outcome, Phase, Request, Work};
+use crate::state::{core, Outcome, Phase, Request, Work, PRIVATE};
 use crate::synchronous;
 use crate::windows;
 use crate::world::{world_collective, WorldCollective};
@@ -50,14 +51,16 @@ pub fn run(budget: u64) -> Result<DrainReport, DrainError> {
     let received = receive(budget, &expected, &mut report);
     let some = agree(&world, received, synchronous.len())?;
     // No operation on a file is under way on any rank.
-    let noted =
-        complete_sends().and_then(|()| files::note().map_err(failed("asking for pointers")));
+    let noted = complete_sends().and_then(|()| files::note());
     agree(&world, noted, 0)?;
     core().hooks.files_settled();
     if some {
         synchronous::settle(&world, &synchronous)?;
     }
-    super::sabotage::apply(core().state.comms.iter_mut().map(|(_, c)| &mut c.drained));
+    let of_the_program = |index: &u32| *index != PRIVATE;
+    let queues = core().state.comms.iter_mut();
+    let queues = queues.filter(|(i, _)| of_the_program(i));
+    super::sabotage::apply(queues.map(|(_, c)| &mut c.drained));
     requests::reap();
     forget_freed(&world).map_err(failed("MPI_Allgather"))?;
     report.bytes = held();
@@ -254,6 +257,9 @@ fn take_one(index: u32, real: u64, budget: u64, held: u64) -> Result<Option<u64>
     let data = receive_message(message, bytes).map_err(failed("MPI_Mrecv"))?;
     let c = core();
     c.count_received(index, status.source);
+    if index == PRIVATE {
+        mail::drained_one(status.tag);
+    }
     if let Some(comm) = c.state.comms.get_mut(index) {
         comm.drained.push(Drained {
             source: status.source,
@@ -265,7 +271,8 @@ fn take_one(index: u32, real: u64, budget: u64, held: u64) -> Result<Option<u64>
     Ok(Some(bytes))
 }
 
-fn receive_message(message: u64, bytes: u64) -> Outcome<Vec<u8>> {
+/// Receives a matched message of so many bytes.
+pub fn receive_message(message: u64, bytes: u64) -> Outcome<Vec<u8>> {
     let mut data = vec![0u8; bytes as usize];
     let mut message = message;
     let mut status = Status::EMPTY;

@@ -19,7 +19,7 @@ mod rebuild;
 mod sabotage;
 
 pub use crate::whereabouts::Place;
-pub(crate) use drain::with_bytes;
+pub(crate) use drain::{receive_message, with_bytes};
 
 use crate::state::{self, core};
 use crate::{entry, gate, whereabouts, windows};
@@ -112,6 +112,9 @@ pub enum DrainError {
     /// The program is connected to processes outside the job.
     #[error("{0}")]
     Connected(&'static str),
+    /// A resume could not open it again.
+    #[error("{0} was deleted while it is open through MPI: no checkpoint until the program has closed it")]
+    Deleted(String),
     /// MPI is not initialised (nothing to drain) or is finalised.
     #[error("MPI is not active on this rank")]
     NotActive,

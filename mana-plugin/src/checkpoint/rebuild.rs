@@ -12,6 +12,7 @@
 
 use super::RebuildError;
 use crate::comms;
+use crate::deliveries;
 use crate::errors::check;
 use crate::p2p::{self, pattern, Envelope};
 use crate::state::{
@@ -28,7 +29,7 @@ pub fn start(thread_level: i32) -> Result<(), RebuildError> {
     if core().active {
         return Ok(());
     }
-    life::begin(thread_level).map_err(failed("MPI_Init_thread", "MPI"))
+    life::begin(Some(thread_level)).map_err(failed("MPI_Init_thread", "MPI"))
 }
 
 fn failed(operation: &'static str, object: &str) -> impl Fn(i32) -> RebuildError {
@@ -83,8 +84,9 @@ pub fn run(bytes: &[u8]) -> Result<(), RebuildError> {
         class: f.class,
     })?;
     let gates = std::mem::take(&mut core().state.group_gates);
-    for (id, size, seq) in gates {
-        core().group_gates.insert(id, gate::create(id, size, seq));
+    for (key, size, seq) in gates {
+        let gate = gate::create(key.1, size, seq);
+        core().group_gates.insert(key, gate);
     }
     core().orphans = core()
         .state
@@ -139,14 +141,15 @@ fn rebuild_datatypes() -> Result<(), RebuildError> {
 }
 
 fn rebuild_ops() -> Result<(), RebuildError> {
-    let all: Vec<(u32, bool, u32)> = core()
+    let all: Vec<(u32, u64, bool)> = core()
         .state
         .ops
         .iter()
-        .map(|(i, o)| (i, o.commute, o.slot))
+        .map(|(i, o)| (i, o.function, o.commute))
         .collect();
-    for (index, commute, slot) in all {
-        let real = ops::make(commute, slot).map_err(failed("MPI_Op_create", "an operation"))?;
+    for (index, function, commute) in all {
+        let real =
+            ops::make(index, function, commute).map_err(failed("MPI_Op_create", "an operation"))?;
         if let Some(o) = core().state.ops.get_mut(index) {
             o.real = real;
         }
@@ -190,6 +193,7 @@ fn rebuild_comms() -> Result<(), RebuildError> {
                 .map_err(failed("MPI_Comm_free", &object))?;
             real = MPI_COMM_NULL;
         }
+        core().ids.insert(id, index);
         if let Some(c) = core().state.comms.get_mut(index) {
             c.real = real;
             c.gate = Some(gate::create(id, processes as u32, seq));
@@ -301,7 +305,7 @@ fn repost() -> Result<(), RebuildError> {
         .state
         .requests
         .iter()
-        .filter(|(_, r)| r.phase == Phase::Active && r.work == Work::Recv)
+        .filter(|(_, r)| r.phase == Phase::Active && r.work == Work::Recv && !r.unposted())
         .map(|(i, r)| (r.order, i))
         .collect();
     order.sort_unstable();
@@ -325,7 +329,7 @@ fn repost() -> Result<(), RebuildError> {
         let real_comm = info.real;
         if let Some(m) = info.drained.take(pattern(e.peer, e.tag)) {
             // SAFETY: the program's buffer, mapped again.
-            let (status, error) = unsafe { p2p::deliver(&m, e.buf, e.count, e.datatype) };
+            let (status, error) = unsafe { deliveries::deliver(&m, e.buf, e.count, e.datatype) };
             synchronous::acknowledge(m.sender);
             if let Some(r) = core().state.requests.get_mut(index) {
                 r.phase = Phase::Done;

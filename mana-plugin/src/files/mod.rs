@@ -18,13 +18,13 @@ pub mod open;
 pub mod properties;
 pub mod rebuild;
 
-use crate::errors::{self, check};
+use crate::errors;
 use crate::info::Pairs;
+pub use crate::info::{pairs_of, text, Hints};
 use crate::state::{core, Core, Outcome};
 use mana_raw::layout::AGAIN;
 use mpi_std::*;
 use serde::{Deserialize, Serialize};
-use std::ffi::c_char;
 
 /// A file.
 #[derive(Debug, Serialize, Deserialize)]
@@ -50,6 +50,10 @@ pub struct File {
     pub shared: bool,
     /// Filled by a drain.
     pub noted: Noted,
+    /// The name in `name` led to something when it was opened: not so for kinds of file systems that only the
+    /// library knows.
+    #[serde(skip)]
+    pub visible: bool,
 }
 
 /// What a file's offsets count.
@@ -147,86 +151,6 @@ pub fn raise(fh: u64, code: i32, name: &'static str) -> i32 {
         ),
     };
     errors::handle_error(handler, word, code, || format!("{name} on {on}"))
-}
-
-/// An info object of the library, for one call.
-pub struct Hints(u64);
-
-impl Hints {
-    /// One with these pairs; `word`: the program's object, of which the null one stays null.
-    pub fn new(word: u64, pairs: &Pairs) -> Outcome<Hints> {
-        if word == MPI_INFO_NULL {
-            return Ok(Hints(MPI_INFO_NULL));
-        }
-        let procs = core().procs();
-        let mut hints = Hints(MPI_INFO_NULL);
-        // SAFETY: an output argument of ours.
-        check(unsafe { (procs.MPI_Info_create)(&mut hints.0) })?;
-        for (key, value) in pairs {
-            let (key, value) = (text(key), text(value));
-            let (key, value) = (key.as_ptr().cast(), value.as_ptr().cast());
-            // SAFETY: strings of ours.
-            check(unsafe { (procs.MPI_Info_set)(hints.0, key, value) })?;
-        }
-        Ok(hints)
-    }
-
-    /// Its handle.
-    pub fn real(&self) -> u64 {
-        self.0
-    }
-}
-
-impl Drop for Hints {
-    fn drop(&mut self) {
-        if self.0 != MPI_INFO_NULL {
-            // SAFETY: an object of ours.
-            unsafe { (core().procs().MPI_Info_free)(&mut self.0) };
-        }
-    }
-}
-
-/// With a NUL at the end.
-pub fn text(bytes: &[u8]) -> Vec<u8> {
-    let mut out = bytes.to_vec();
-    out.push(0);
-    out
-}
-
-/// The pairs of an info object of the library.
-pub fn pairs_of(real: u64) -> Outcome<Pairs> {
-    let procs = core().procs();
-    let mut n = 0;
-    // SAFETY: output arguments of ours, in this and the following calls.
-    check(unsafe { (procs.MPI_Info_get_nkeys)(real, &mut n) })?;
-    let mut out = Pairs::new();
-    for i in 0..n {
-        let mut key = [0 as c_char; MPI_MAX_INFO_KEY as usize + 1];
-        // SAFETY: as above.
-        check(unsafe { (procs.MPI_Info_get_nthkey)(real, i, key.as_mut_ptr()) })?;
-        let mut value = [0 as c_char; MPI_MAX_INFO_VAL as usize + 1];
-        let mut flag = 0;
-        // SAFETY: as above; the buffer has one byte more than is said.
-        check(unsafe {
-            (procs.MPI_Info_get)(
-                real,
-                key.as_ptr(),
-                MPI_MAX_INFO_VAL,
-                value.as_mut_ptr(),
-                &mut flag,
-            )
-        })?;
-        if flag != 0 {
-            // SAFETY: strings that the library has ended.
-            out.push(unsafe {
-                (
-                    errors::bytes_of(key.as_ptr()),
-                    errors::bytes_of(value.as_ptr()),
-                )
-            });
-        }
-    }
-    Ok(out)
 }
 
 /// Adds hints to those that are there.

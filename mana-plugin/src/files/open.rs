@@ -94,6 +94,7 @@ unsafe fn open(
     }
     let errhandler = core().state.file_errhandler;
     errors::hold(errhandler);
+    let visible = path_in(&full).exists();
     let file = File {
         real,
         comm,
@@ -106,6 +107,7 @@ unsafe fn open(
         // At the end of the file, where a restart must put it again.
         shared: amode & MPI_MODE_APPEND != 0,
         noted: Noted::default(),
+        visible,
     };
     let index = core().state.files.insert(file).ok_or(MPI_ERR_OTHER)?;
     Ok(handle(kind::FILE, index))
@@ -150,12 +152,7 @@ fn close(word: u64, name: &'static &'static str) -> Outcome {
             }
         }
     }
-    if let Some(c) = core().state.comms.get_mut(comm) {
-        c.freed = true;
-        if c.pending == 0 {
-            comms::bury(comm);
-        }
-    }
+    comms::let_go(comm);
     Ok(())
 }
 

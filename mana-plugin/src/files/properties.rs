@@ -264,11 +264,13 @@ fn handler(fh: u64) -> Outcome<&'static mut u64> {
 
 pub unsafe extern "C" fn MPI_File_set_errhandler(file: u64, errhandler: u64) -> i32 {
     let _guard = entry::enter();
-    let outcome = handler(file).map(|h| {
-        let old = std::mem::replace(h, errhandler);
-        errors::hold(errhandler);
+    let outcome = (|| {
+        let new = errors::handler(errhandler)?;
+        let old = std::mem::replace(handler(file)?, new);
+        errors::hold(new);
         errors::release(old);
-    });
+        Ok(())
+    })();
     finish(outcome, file, "MPI_File_set_errhandler")
 }
 

@@ -2,9 +2,11 @@
 //!
 //! Lower half, the MPI thread of every rank, while no code of the program runs.
 
+use super::open::path_in;
 use super::{text, File, Hints, Noted};
+use crate::checkpoint::DrainError;
 use crate::errors::check;
-use crate::state::{core, Outcome};
+use crate::state::core;
 use mpi_std::*;
 
 /// What a file is opened with again; it exists, and is not to be made.
@@ -14,11 +16,26 @@ const AGAIN_WITH: i32 = MPI_MODE_RDONLY
     | MPI_MODE_DELETE_ON_CLOSE
     | MPI_MODE_UNIQUE_OPEN;
 
-/// Drain: asks the library for pointers and mode. No operation is under way on any rank.
-pub fn note() -> Outcome {
+/// Drain: asks the library for pointers and mode. No operation is under way on any rank. A file whose name is gone
+/// could not be opened again.
+pub fn note() -> Result<(), DrainError> {
     let c = core();
     let procs = c.procs();
+    let check = |rc| {
+        check(rc).map_err(|class| DrainError::Mpi {
+            operation: "asking for pointers",
+            class,
+        })
+    };
     for (_, f) in c.state.files.iter_mut() {
+        let path = path_in(&f.name);
+        if f.visible && !path.exists() {
+            return Err(DrainError::Deleted(path.display().to_string()));
+        }
+        if f.visible && f.amode & (MPI_MODE_WRONLY | MPI_MODE_RDWR) != 0 {
+            let rank = c.state.comms.get(f.comm).map_or(0, |c| c.rank);
+            c.hooks.file_stays_open(path, rank == 0);
+        }
         let mut noted = Noted {
             shared: -1,
             ..Noted::default()
@@ -70,6 +87,7 @@ pub fn run() -> Result<(), Failure> {
         })?;
         if let Some(f) = core().state.files.get_mut(index) {
             f.real = real;
+            f.visible = path_in(&f.name).exists();
         }
     }
     Ok(())
@@ -86,7 +104,7 @@ fn open(f: &File) -> Result<u64, (&'static str, i32)> {
     };
     let hints = Hints::new(given, &f.info).map_err(failed("MPI_Info_set"))?;
     let name = text(&f.name);
-    c.hooks.file_named(super::open::path_in(&f.name));
+    c.hooks.file_named(path_in(&f.name));
     let mut real = MPI_FILE_NULL;
     let mode = f.amode & AGAIN_WITH;
     // SAFETY: a string of ours, and output arguments of ours, here and below.

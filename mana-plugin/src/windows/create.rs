@@ -240,12 +240,7 @@ fn free(word: u64, name: &'static &'static str) -> Outcome {
     if let Some(gone) = c.state.windows.remove(index_of(word)) {
         errors::release(gone.errhandler);
     }
-    if let Some(c) = c.state.comms.get_mut(comm) {
-        c.freed = true;
-        if c.pending == 0 {
-            comms::bury(comm);
-        }
-    }
+    comms::let_go(comm);
     Ok(())
 }
 

@@ -157,7 +157,18 @@ unsafe extern "C" fn delete(call: *mut DeleteCall) -> i32 {
 type UserErrhandler = unsafe extern "C" fn(*mut t::Handle, *mut i32, ...);
 type FortranErrhandler = unsafe extern "C" fn(*mut i32, *mut i32);
 
-unsafe extern "C" fn errhandler(function: usize, object: u64, code: i32) -> i32 {
+/// What an error was found on, as the language libraries number it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum ErrorOn {
+    /// A communicator.
+    Comm = 0,
+    /// A file.
+    File = 1,
+    /// A window.
+    Win = 2,
+}
+
+unsafe extern "C" fn errhandler(function: usize, object: u64, code: i32, handler: u64) -> i32 {
     let mut code = t::error_back(code);
     let is_file = object == mpi_std::MPI_FILE_NULL
         || object >= mpi_std::PREDEFINED_END && mpi_std::kind_of(object) == mpi_std::kind::FILE;
@@ -165,6 +176,19 @@ unsafe extern "C" fn errhandler(function: usize, object: u64, code: i32) -> i32 
         true => (t::comm_back(mpi_std::MPI_COMM_NULL), t::file_back(object)),
         false => (object_back(object), t::file_back(mpi_std::MPI_FILE_NULL)),
     };
+    let kind = match (is_file, mpi_std::kind_of(object)) {
+        (true, _) => ErrorOn::File,
+        (_, mpi_std::kind::WIN) if object >= mpi_std::PREDEFINED_END => ErrorOn::Win,
+        _ => ErrorOn::Comm,
+    };
+    let at: *mut c_void = match is_file {
+        true => (&raw mut file).cast(),
+        false => (&raw mut handle).cast(),
+    };
+    // SAFETY: the handler's, and the object's handle.
+    if unsafe { abi::foreign_errhandler(handler, function, kind, at, &mut code) } {
+        return 0;
+    }
     // SAFETY: `function` is what the program gave for this handler.
     unsafe {
         if let Some(fortran) = abi::fortran_function(function) {
@@ -173,11 +197,7 @@ unsafe extern "C" fn errhandler(function: usize, object: u64, code: i32) -> i32 
             call(&mut integer, &mut code);
         } else {
             let call: UserErrhandler = core::mem::transmute(function);
-            let at = match is_file {
-                true => (&raw mut file).cast(),
-                false => &raw mut handle,
-            };
-            call(at, &mut code);
+            call(at.cast(), &mut code);
         }
     }
     0

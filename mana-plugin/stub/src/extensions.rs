@@ -10,18 +10,25 @@ use mana_raw::cross;
 use mpi_std::slot;
 
 use crate::grequests;
+use crate::table::{Table, Zeroed};
 use crate::translate as t;
 
 /// The functions of a request: query, free, cancel, poll, wait.
 type Functions = [*mut c_void; 5];
 
-/// The most classes; a program makes one for each kind of work.
-const CLASSES: usize = 256;
+/// A class: a program makes one for each kind of work.
+struct Class([AtomicUsize; 5]);
+
+// SAFETY: numbers.
+unsafe impl Zeroed for Class {}
+
+const CLASSES: usize = 64;
 /// What a handle of a class has beside its number, as in MPICH.
 const KIND: i32 = 0xb400_0000_u32 as i32;
 
 static MADE: AtomicU32 = AtomicU32::new(0);
-static ALL: [[AtomicUsize; 5]; CLASSES] = [const { [const { AtomicUsize::new(0) }; 5] }; CLASSES];
+static ALL: Table<Class, CLASSES> =
+    Table::new([const { Class([const { AtomicUsize::new(0) }; 5]) }; CLASSES]);
 
 /// Raises an error of no object; the program's code for it.
 fn fail(class: i32) -> i32 {
@@ -71,10 +78,10 @@ unsafe extern "C" fn mana_MPIX_Grequest_class_create(
         return fail(mpi_std::MPI_ERR_ARG);
     }
     let number = MADE.fetch_add(1, Ordering::Relaxed);
-    let Some(row) = ALL.get(number as usize) else {
+    let Some(row) = ALL.get(number) else {
         return fail(mpi_std::MPI_ERR_NO_MEM);
     };
-    for (cell, function) in row.iter().zip(functions) {
+    for (cell, function) in row.0.iter().zip(functions) {
         cell.store(function as usize, Ordering::Release);
     }
     // SAFETY: the program's output.
@@ -90,12 +97,12 @@ unsafe extern "C" fn mana_MPIX_Grequest_class_allocate(
     request: *mut t::Handle,
 ) -> i32 {
     let row = match class & KIND == KIND {
-        true => ALL.get((class & !KIND) as usize),
+        true => ALL.get((class & !KIND) as u32),
         false => None,
     };
     let functions = row.map(|row| {
         let mut out: Functions = [core::ptr::null_mut(); 5];
-        for (function, cell) in out.iter_mut().zip(row) {
+        for (function, cell) in out.iter_mut().zip(&row.0) {
             *function = cell.load(Ordering::Acquire) as *mut c_void;
         }
         out

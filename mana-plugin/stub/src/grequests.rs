@@ -6,14 +6,14 @@
 //! `OFFSET`.
 
 use core::ffi::c_void;
-use core::sync::atomic::{AtomicU64, AtomicU8, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, AtomicU8, Ordering};
 
 use mana_raw::cross;
 use mpi_std::slot;
 
+use crate::table::{Table, Zeroed};
 use crate::translate as t;
 
-const SLOTS: usize = 512;
 /// Offset of `greq_funcs_are_c` in Open MPI's structure.
 const OFFSET: usize = 0xc0;
 
@@ -22,60 +22,91 @@ const OFFSET: usize = 0xc0;
 pub struct Slot {
     content: AtomicU64,
     extra: AtomicU64,
-    used: AtomicU64,
+    used: AtomicU32,
+    /// Its place in the table.
+    index: AtomicU32,
     fill: [AtomicU64; OFFSET / 8 - 3],
     is_c: AtomicU8,
 }
 
 const _: () = assert!(core::mem::offset_of!(Slot, is_c) == OFFSET);
 
-static ALL: [Slot; SLOTS] = [const {
-    Slot {
-        content: AtomicU64::new(0),
-        extra: AtomicU64::new(0),
-        used: AtomicU64::new(0),
-        fill: [const { AtomicU64::new(0) }; OFFSET / 8 - 3],
-        is_c: AtomicU8::new(1),
-    }
-}; SLOTS];
+// SAFETY: numbers.
+unsafe impl Zeroed for Slot {}
+
+const SLOTS: usize = 512;
+static ALL: Table<Slot, SLOTS> = Table::new(
+    [const {
+        Slot {
+            content: AtomicU64::new(0),
+            extra: AtomicU64::new(0),
+            used: AtomicU32::new(0),
+            index: AtomicU32::new(0),
+            fill: [const { AtomicU64::new(0) }; OFFSET / 8 - 3],
+            is_c: AtomicU8::new(1),
+        }
+    }; SLOTS],
+);
+
+/// No place below this is free.
+static LOWEST: AtomicU32 = AtomicU32::new(0);
+/// The place that was taken last.
+static NEWEST: AtomicU32 = AtomicU32::new(0);
 
 fn take() -> Option<&'static Slot> {
-    ALL.iter().find(|s| s.used.swap(1, Ordering::Acquire) == 0)
+    let lowest = LOWEST.load(Ordering::Acquire);
+    let mut index = lowest;
+    loop {
+        let slot = ALL.get(index)?;
+        if slot.used.swap(1, Ordering::Acquire) == 0 {
+            // Not if another thread has given one back meanwhile.
+            let _ = LOWEST.compare_exchange(lowest, index + 1, Ordering::AcqRel, Ordering::Relaxed);
+            NEWEST.store(index, Ordering::Relaxed);
+            slot.index.store(index, Ordering::Relaxed);
+            return Some(slot);
+        }
+        index += 1;
+    }
 }
 
 /// The slot behind an extra state.
-fn of(extra: usize) -> Option<&'static Slot> {
-    let offset = extra.wrapping_sub(ALL.as_ptr() as usize);
-    ALL.get(offset / size_of::<Slot>())
+fn of(extra: usize) -> &'static Slot {
+    // SAFETY: the lower half hands back what `start` has given it, the address of a slot.
+    unsafe { &*(extra as *const Slot) }
 }
 
 /// The program's extra state, and whether its functions are Fortran.
 pub fn program(extra: usize) -> (usize, bool) {
-    match of(extra) {
-        Some(s) => (
-            s.extra.load(Ordering::Relaxed) as usize,
-            s.is_c.load(Ordering::Relaxed) == 0,
-        ),
-        None => (extra, false),
-    }
+    let s = of(extra);
+    (
+        s.extra.load(Ordering::Relaxed) as usize,
+        s.is_c.load(Ordering::Relaxed) == 0,
+    )
 }
 
 /// The request is gone.
 pub fn release(extra: usize) {
-    if let Some(s) = of(extra) {
-        s.content.store(0, Ordering::Relaxed);
-        s.used.store(0, Ordering::Release);
-    }
+    let s = of(extra);
+    s.content.store(0, Ordering::Relaxed);
+    give_back(s);
 }
 
-/// Says that the functions of a request are Fortran.
+fn give_back(slot: &Slot) {
+    slot.used.store(0, Ordering::Release);
+    LOWEST.fetch_min(slot.index.load(Ordering::Relaxed), Ordering::AcqRel);
+}
+
+/// Says that the functions of a request, the one started last, are Fortran.
 #[allow(dead_code, reason = "Open MPI's library clears the byte by itself")]
 pub fn set_fortran(word: u64) {
-    for s in &ALL {
+    let newest = NEWEST.load(Ordering::Relaxed);
+    for index in (0..=newest).rev() {
+        let Some(s) = ALL.get(index) else { return };
         if s.used.load(Ordering::Relaxed) != 0
             && s.content.load(Ordering::Relaxed) & 0xffff_ffff == word
         {
             s.is_c.store(0, Ordering::Relaxed);
+            return;
         }
     }
 }
@@ -90,6 +121,8 @@ pub unsafe fn start(
     call: impl FnOnce(*const c_void, *mut u64) -> i32,
 ) -> i32 {
     let Some(s) = take() else {
+        cross!(slot::MPI_Comm_call_errhandler, fn(u64, i32) -> i32;
+            mpi_std::MPI_COMM_WORLD, mpi_std::MPI_ERR_NO_MEM);
         return t::error_back(mpi_std::MPI_ERR_NO_MEM);
     };
     let _ = &s.fill;
@@ -104,7 +137,7 @@ pub unsafe fn start(
         // SAFETY: the caller's promise.
         unsafe { *request = t::grequest_back(word, state as usize) };
     } else {
-        s.used.store(0, Ordering::Release);
+        give_back(s);
     }
     t::error_back(rc)
 }

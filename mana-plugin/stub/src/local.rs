@@ -217,17 +217,6 @@ unsafe extern "C" fn mana_MPI_Status_set_elements(
     unsafe { mana_MPI_Status_set_elements_x(status, datatype, i64::from(count)) }
 }
 
-/// `MPI_Get_version`
-#[no_mangle]
-unsafe extern "C" fn mana_MPI_Get_version(version: *mut i32, subversion: *mut i32) -> i32 {
-    // SAFETY: the program's outputs.
-    unsafe {
-        *version = 3;
-        *subversion = 1;
-    }
-    0
-}
-
 /// `MPI_Pcontrol`
 #[no_mangle]
 unsafe extern "C" fn mana_MPI_Pcontrol(_level: i32) -> i32 {

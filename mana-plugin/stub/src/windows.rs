@@ -10,6 +10,7 @@ use core::sync::atomic::{AtomicI32, AtomicI64, AtomicU32, AtomicU64, Ordering::R
 use mana_raw::cross;
 use mpi_std::{slot, SharedMemory, SharedPart};
 
+use crate::table::{Table, Zeroed};
 use crate::translate as t;
 
 extern "C" {
@@ -54,26 +55,30 @@ struct Window {
     length: AtomicU64,
 }
 
-/// Windows that can have predefined attributes at once.
+// SAFETY: numbers.
+unsafe impl Zeroed for Window {}
+
 const WINDOWS: usize = 4096;
-static ALL: [Window; WINDOWS] = [const {
-    Window {
-        used: AtomicU32::new(0),
-        flavor: AtomicI32::new(0),
-        model: AtomicI32::new(0),
-        disp_unit: AtomicI32::new(0),
-        base: AtomicU64::new(0),
-        size: AtomicI64::new(0),
-        shared: AtomicU64::new(0),
-        length: AtomicU64::new(0),
-    }
-}; WINDOWS];
+static ALL: Table<Window, WINDOWS> = Table::new(
+    [const {
+        Window {
+            used: AtomicU32::new(0),
+            flavor: AtomicI32::new(0),
+            model: AtomicI32::new(0),
+            disp_unit: AtomicI32::new(0),
+            base: AtomicU64::new(0),
+            size: AtomicI64::new(0),
+            shared: AtomicU64::new(0),
+            length: AtomicU64::new(0),
+        }
+    }; WINDOWS],
+);
 
 fn window(word: u64) -> Option<&'static Window> {
     if mpi_std::kind_of(word) != mpi_std::kind::WIN {
         return None;
     }
-    ALL.get(mpi_std::index_of(word) as usize)
+    ALL.get(mpi_std::index_of(word))
 }
 
 /// Notes what a new window is over.

@@ -14,6 +14,7 @@ const BY_HAND: &[&str] = &[
     "MPI_Init",
     "MPI_Init_thread",
     "MPI_Comm_get_attr",
+    "MPI_Comm_idup",
     "MPI_Error_class",
     "MPI_Error_string",
     "MPI_Status_set_elements",

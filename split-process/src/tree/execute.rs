@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 
 use crate::calls::{is_process, kernel_pid};
 use crate::threads::Thread;
-use crate::{park, signals};
+use crate::{notice, park, signals};
 
 /// What to execute in place of what a process of the tree asked for.
 pub struct Execute {
@@ -55,6 +55,7 @@ pub fn execute(frame: &Frame, thread: &'static Thread) -> Option<isize> {
                 path,
                 frame.rsi as *const *const libc::c_char,
                 frame.rdx as *const *const libc::c_char,
+                frame.mask,
             )
         })
         .flatten();
@@ -79,7 +80,11 @@ pub fn execute(frame: &Frame, thread: &'static Thread) -> Option<isize> {
     thread
         .words
         .store(Box::into_raw(words) as usize, Ordering::Release);
-    let result = leave(frame, thread, sys::EXECVE, call);
+    // What announces the end stays pending until the lower half can hold it back there. The root begins
+    // anew, with everything.
+    let root = is_process() && !super::is_member();
+    let blocked = if root { 0 } else { notice::mask() };
+    let result = leave(frame, thread, sys::EXECVE, call, blocked);
     forget_words(thread);
     Some(result)
 }
@@ -101,7 +106,7 @@ fn plainly(frame: &Frame, thread: &'static Thread, call: [usize; 6]) -> isize {
     if let Some(place) = place {
         place.set_plain(true);
     }
-    let result = leave(frame, thread, frame.rax, call);
+    let result = leave(frame, thread, frame.rax, call, 0);
     if let Some(place) = place {
         place.set_plain(false);
         if made {
@@ -111,23 +116,33 @@ fn plainly(frame: &Frame, thread: &'static Thread, call: [usize; 6]) -> isize {
     result
 }
 
-/// The call itself, as if from the program: its mask, and not inside the lower half (whose depth
-/// outlives a child that borrows it).
-fn leave(frame: &Frame, thread: &'static Thread, number: usize, call: [usize; 6]) -> isize {
+/// The call itself, as if from the program: its mask (and `blocked`), and not inside the lower half (whose depth
+/// outlives a child that borrows it). A park signal that comes meanwhile is ignored: what is executed has
+/// no handler for it yet, and would end.
+pub fn leave(
+    frame: &Frame,
+    thread: &'static Thread,
+    number: usize,
+    call: [usize; 6],
+    blocked: u64,
+) -> isize {
     // A child that borrows memory has no control thread that could park it, and shares this thread's record.
     let parkable = is_process();
     if parkable {
         signals::ignore_park();
     }
+    if parkable && blocked != 0 {
+        notice::carry(thread);
+    }
     thread.with_block(|block| block.in_lower -= 1);
-    signals::set_mask(frame.mask);
+    signals::set_mask(frame.mask | blocked);
     // SAFETY: the program's call, or one whose words live in `thread.words`.
     let result = unsafe { sys::syscall(number, call) };
     signals::set_mask(!0);
     thread.with_block(|block| block.in_lower += 1);
     if parkable {
         signals::install_park();
-        park::missed(thread);
+        park::missed();
     }
     result
 }

@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 use super::table::Place;
 use crate::book::book;
 use crate::threads::{self, Thread};
-use crate::{arena, calls, children, control, excluded, park, patch, signals, start};
+use crate::{arena, calls, children, control, excluded, notice, park, patch, signals, start};
 
 const CLONE_PARENT_SETTID: usize = 0x10_0000;
 const CLONE_CHILD_CLEARTID: usize = 0x20_0000;
@@ -83,11 +83,13 @@ pub fn fork(frame: &Frame, thread: &'static Thread) -> Option<isize> {
 /// The first steps of a child: who it is.
 fn child(place: &'static Place) -> i32 {
     calls::remember_pid();
+    calls::forget_ending();
     let real = std::process::id() as i32;
     let id = super::table().map_or(real, |t| t.settle(place, real, None));
     super::take(place);
     // SAFETY: this thread is the only one.
     unsafe { book() }.pid.store(id, Ordering::Relaxed);
     park::forget();
+    notice::forget();
     id
 }

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 
 use super::table::Place;
 use crate::calls::{is_process, Then};
+use crate::notice;
 use crate::threads::Thread;
 
 /// Calls that are trapped while there is a tree.
@@ -47,6 +48,27 @@ pub fn real_target(id: i32) -> i32 {
         2.. => real(id),
         ..-1 => -real(-id),
         _ => id,
+    }
+}
+
+/// The program sends `signal` to `target` (the kernel's number, or that of a group below 0): if that ends a
+/// process of the tree, the program has wanted it.
+pub fn sends(target: i32, signal: i32) {
+    let Some(table) = super::table().filter(|_| notice::may_hold(signal)) else {
+        return;
+    };
+    // SAFETY: getpgid takes and returns numbers; 0 is this process.
+    let group = |real: i32| unsafe { libc::getpgid(real) };
+    for place in table.places() {
+        let meant = place.real().is_some_and(|real| match target {
+            1.. => real == target,
+            0 => group(real) == group(0),
+            -1 => true,
+            _ => group(real) == -target,
+        });
+        if meant {
+            place.set_ended_by_tree(signal);
+        }
     }
 }
 
@@ -97,11 +119,23 @@ fn wait_in_shim(thread: &'static Thread, kind: usize, number: i32, options: usiz
     Then::Wait
 }
 
+/// What became of a child that was found.
+enum Became {
+    /// It has stopped, goes on, or was only looked at.
+    Other,
+    /// It has ended, by this signal if not by itself (0).
+    Gone(i32),
+}
+
 /// A child was found: its number, and an end to its place if it is gone now.
-fn found(real: i32, gone: bool) -> i32 {
+fn found(real: i32, became: Became) -> i32 {
     let known = id(real);
-    if gone {
-        if let Some(place) = super::table().and_then(|t| t.by_real(real)) {
+    if let (Became::Gone(signal), Some(table)) = (became, super::table()) {
+        let place = table.by_real(real);
+        if notice::may_hold(signal) && place.is_none_or(|p| p.ended_by_tree() != signal) {
+            table.note_loss(known, signal);
+        }
+        if let Some(place) = place {
             place.free();
         }
     }
@@ -140,8 +174,12 @@ fn wait4(frame: &Frame, thread: &'static Thread) -> Then {
     if got > 0 {
         // SAFETY: the kernel has just written there.
         let status = unsafe { (status as *const i32).read_unaligned() };
-        let gone = libc::WIFEXITED(status) || libc::WIFSIGNALED(status);
-        return Then::Result(found(got as i32, gone) as isize);
+        let became = match (libc::WIFEXITED(status), libc::WIFSIGNALED(status)) {
+            (true, _) => Became::Gone(0),
+            (_, true) => Became::Gone(libc::WTERMSIG(status)),
+            _ => Became::Other,
+        };
+        return Then::Result(found(got as i32, became) as isize);
     }
     if got == 0 && frame.rdx & libc::WNOHANG as usize == 0 {
         let options = frame.rdx | libc::WEXITED as usize;
@@ -155,6 +193,7 @@ fn wait4(frame: &Frame, thread: &'static Thread) -> Then {
 type Told = [i32; 32];
 const CODE: usize = 2;
 const PID: usize = 4;
+const STATUS: usize = 6;
 
 fn waitid(frame: &Frame, thread: &'static Thread) -> Then {
     let kind = frame.rdi;
@@ -188,11 +227,13 @@ fn waitid(frame: &Frame, thread: &'static Thread) -> Then {
         return wait_in_shim(thread, kind, number, frame.r10);
     }
     if told[PID] != 0 {
-        let ended = matches!(
-            told[CODE],
-            libc::CLD_EXITED | libc::CLD_KILLED | libc::CLD_DUMPED
-        );
-        told[PID] = found(told[PID], ended && frame.r10 & WNOWAIT == 0);
+        let became = match told[CODE] {
+            _ if frame.r10 & WNOWAIT != 0 => Became::Other,
+            libc::CLD_EXITED => Became::Gone(0),
+            libc::CLD_KILLED | libc::CLD_DUMPED => Became::Gone(told[STATUS]),
+            _ => Became::Other,
+        };
+        told[PID] = found(told[PID], became);
     }
     if frame.rdx != 0 {
         // Number, error, code; then process, user, status. The word between is padding.

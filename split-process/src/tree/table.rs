@@ -13,6 +13,10 @@ pub const PLACES: usize = 1024;
 const CLAIMS: usize = 8192;
 /// Bytes of a member's words.
 const TEXT: usize = 224;
+/// Signals that may be held back are below.
+const SIGNALS: usize = 64;
+/// A signal that is sent to many processes at once comes to all of them within this.
+pub const AT_ONCE: Duration = Duration::from_secs(2);
 /// Numbers made up for processes lie above every number of the kernel's.
 const MADE_UP: i32 = 0x1000_0000;
 /// "mana-tre" in memory order.
@@ -32,6 +36,8 @@ pub struct Place {
     parent: AtomicI32,
     /// 1: it has executed something that is not under control.
     plain: AtomicU32,
+    /// The signal by which another process of the tree ends it; 0: none.
+    ended_by_tree: AtomicI32,
     /// What the root asks of it.
     request: AtomicU32,
     /// What it has done of that.
@@ -56,10 +62,38 @@ pub struct Table {
     next: AtomicI32,
     /// How many have arrived at each meeting of a resume.
     arrived: [AtomicU32; 4],
+    /// Signals that the root holds back (bit n is signal n).
+    announced: AtomicU64,
+    /// When it began to, and when it was last over; in ticks of [`clock`].
+    announced_at: [AtomicU64; SIGNALS],
+    withdrawn_at: [AtomicU64; SIGNALS],
+    /// The last process that a signal from outside has ended: its number and the signal above it, and when.
+    lost: AtomicU64,
+    lost_at: AtomicU64,
     /// Where the root listens during a checkpoint.
     address: [AtomicU64; 2],
     claims: [AtomicU64; CLAIMS],
     places: [Place; PLACES],
+}
+
+/// Nanoseconds of a clock that all processes of the machine share. Touches no thread-local storage.
+pub fn clock() -> u64 {
+    let mut time = [0i64; 2];
+    // SAFETY: CLOCK_MONOTONIC into two words of this frame.
+    unsafe {
+        mana_raw::sys::syscall(
+            libc::SYS_clock_gettime as usize,
+            [
+                libc::CLOCK_MONOTONIC as usize,
+                time.as_mut_ptr() as usize,
+                0,
+                0,
+                0,
+                0,
+            ],
+        )
+    };
+    time[0] as u64 * 1_000_000_000 + time[1] as u64
 }
 
 /// Waits for a change of `word`, which processes share, at most `limit`.
@@ -135,6 +169,21 @@ impl Place {
         self.plain.store(plain.into(), Ordering::Release);
     }
 
+    /// The signal by which another process of the tree has ended it, if one has.
+    pub fn ended_by_tree(&self) -> i32 {
+        self.ended_by_tree.load(Ordering::Acquire)
+    }
+
+    /// Notes which.
+    pub fn set_ended_by_tree(&self, signal: i32) {
+        self.ended_by_tree.store(signal, Ordering::Release);
+    }
+
+    /// Has its control thread look around.
+    pub fn wake(&self) {
+        futex_wake(&self.request);
+    }
+
     /// What the root asks.
     pub fn request(&self) -> u32 {
         self.request.load(Ordering::Acquire)
@@ -191,6 +240,7 @@ impl Place {
         self.id.store(0, Ordering::Relaxed);
         self.parent.store(0, Ordering::Relaxed);
         self.plain.store(0, Ordering::Relaxed);
+        self.ended_by_tree.store(0, Ordering::Relaxed);
         self.request.store(0, Ordering::Relaxed);
         self.answer.store(0, Ordering::Relaxed);
         self.text_len.store(0, Ordering::Relaxed);
@@ -320,6 +370,51 @@ impl Table {
             .for_each(|c| c.store(0, Ordering::Relaxed));
     }
 
+    /// The root holds `signal` back: a last checkpoint is wanted before it takes effect.
+    pub fn announce(&self, signal: i32) {
+        let number = signal as usize % SIGNALS;
+        self.announced_at[number].store(clock(), Ordering::SeqCst);
+        self.announced.fetch_or(1 << number, Ordering::SeqCst);
+    }
+
+    /// That is over: members may have it.
+    pub fn withdraw(&self, signal: i32) {
+        let number = signal as usize % SIGNALS;
+        self.withdrawn_at[number].store(clock(), Ordering::SeqCst);
+        self.announced.fetch_and(!(1 << number), Ordering::SeqCst);
+        self.places().for_each(Place::wake);
+    }
+
+    /// Whether the root holds `signal` back now.
+    pub fn is_announced(&self, signal: i32) -> bool {
+        self.announced.load(Ordering::SeqCst) >> (signal as usize % SIGNALS) & 1 != 0
+    }
+
+    /// Whether it has, and that was over at `since` (of [`clock`]) or later, or just before.
+    pub fn is_over(&self, signal: i32, since: u64) -> bool {
+        let over = self.withdrawn_at[signal as usize % SIGNALS].load(Ordering::SeqCst);
+        over != 0 && over + AT_ONCE.as_nanos() as u64 >= since
+    }
+
+    /// A signal from outside has ended process `id` of the program.
+    pub fn note_loss(&self, id: i32, signal: i32) {
+        let both = (signal as u64) << 32 | u64::from(id as u32);
+        self.lost.store(both, Ordering::SeqCst);
+        self.lost_at.store(clock(), Ordering::SeqCst);
+    }
+
+    /// The process that was lost so just now, or since its signal was announced to the root, and the signal.
+    pub fn loss(&self) -> Option<(i32, i32)> {
+        let both = self.lost.load(Ordering::SeqCst);
+        let (id, signal) = (both as u32 as i32, (both >> 32) as i32);
+        let from = match self.is_announced(signal) {
+            true => self.announced_at[signal as usize % SIGNALS].load(Ordering::SeqCst),
+            false => clock(),
+        };
+        let at = self.lost_at.load(Ordering::SeqCst);
+        (at != 0 && at + AT_ONCE.as_nanos() as u64 >= from).then_some((id, signal))
+    }
+
     /// Says where the root listens: a number nobody guesses.
     pub fn set_address(&self, number: u128) {
         self.address[0].store(number as u64, Ordering::Release);
@@ -398,6 +493,30 @@ mod tests {
         assert!(table.claim(7) && table.claim(7 + CLAIMS as u64) && !table.claim(7));
         table.forget_claims();
         assert!(table.claim(7));
+    }
+
+    #[test]
+    fn a_loss_counts_for_as_long_as_its_signal_is_announced() {
+        let table = table();
+        let near = AT_ONCE.as_nanos() as u64;
+        assert_eq!(table.loss(), None);
+        table.note_loss(70, 15);
+        assert_eq!(table.loss(), Some((70, 15)), "just now");
+        // Long ago, and the end was announced right after it.
+        let then = clock() - 5 * near;
+        table.lost_at.store(then, Ordering::SeqCst);
+        assert_eq!(table.loss(), None);
+        table.announce(15);
+        assert_eq!(table.loss(), None, "the announcement is newer");
+        table.announced_at[15].store(then + near / 2, Ordering::SeqCst);
+        assert_eq!(table.loss(), Some((70, 15)));
+        assert!(table.is_announced(15) && !table.is_announced(10));
+        table.withdraw(15);
+        assert!(!table.is_announced(15));
+        assert_eq!(table.loss(), None);
+        let now = clock();
+        assert!(table.is_over(15, now - near) && table.is_over(15, now));
+        assert!(!table.is_over(15, now + 2 * near) && !table.is_over(10, now));
     }
 
     #[test]

@@ -172,7 +172,8 @@ impl Content {
         })
     }
 
-    /// Writes the content into `file`, which becomes exactly `length` bytes long.
+    /// Writes the content into `file`, which becomes exactly `length` bytes long. Several processes may do the same at
+    /// once: it is at no instant shorter than it will be.
     pub(crate) fn write_to(
         &self,
         file: &std::fs::File,
@@ -185,10 +186,10 @@ impl Content {
             source,
         };
         let wrote = |source| StateError::io("write the saved content of", label, source);
-        file.set_len(0).map_err(wrote)?;
         file.set_len(self.length).map_err(wrote)?;
         let mut content = blobs.open(self.blob).map_err(failed)?;
         let mut buffer = vec![0u8; 1 << 20];
+        let mut written = 0;
         for extent in &self.extents {
             if extent
                 .offset
@@ -199,6 +200,8 @@ impl Content {
                     what: format!("an extent of {label} lies beyond its end"),
                 });
             }
+            clear(file, written, extent.offset).map_err(wrote)?;
+            written = extent.offset + extent.length;
             let mut done = 0;
             while done < extent.length {
                 let part = (extent.length - done).min(buffer.len() as u64) as usize;
@@ -208,8 +211,30 @@ impl Content {
                 done += part as u64;
             }
         }
-        Ok(())
+        clear(file, written, self.length).map_err(wrote)
     }
+}
+
+/// Makes the bytes of a file from `from` to `to` zeros: a hole where the file system can (fallocate(2)).
+fn clear(file: &std::fs::File, from: u64, to: u64) -> io::Result<()> {
+    if from >= to {
+        return Ok(());
+    }
+    let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+    // SAFETY: fallocate takes numbers, and changes nothing but the file.
+    let punched =
+        unsafe { libc::fallocate(file.as_raw_fd(), mode, from as i64, (to - from) as i64) };
+    if punched == 0 {
+        return Ok(());
+    }
+    let zeros = vec![0u8; (to - from).min(1 << 20) as usize];
+    let mut at = from;
+    while at < to {
+        let part = (to - at).min(zeros.len() as u64) as usize;
+        file.write_all_at(&zeros[..part], at)?;
+        at += part as u64;
+    }
+    Ok(())
 }
 
 /// Yields the bytes of some extents one after the other.

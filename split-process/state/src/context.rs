@@ -66,7 +66,8 @@ pub struct CaptureContext<'a> {
     pub virtual_tid: &'a dyn Fn(i32) -> i32,
     /// Files written in place.
     pub files: FilePolicy,
-    /// Directory (existing, on the program's file system if possible) for [`FilePolicy::Reflink`].
+    /// Directory for [`FilePolicy::Reflink`], made when it is needed. Files on other file systems than its own
+    /// are saved as by [`FilePolicy::Copy`].
     pub clones: Option<&'a Path>,
     /// Descriptors that cannot survive.
     pub lost: LostPolicy,
@@ -111,6 +112,8 @@ pub struct RestoreContext<'a> {
     /// same for all ranks of the job on the node and new for each restart. In it ranks find the
     /// objects they share. The caller removes it once every rank of the node has restored.
     pub rendezvous: &'a Path,
+    /// The directory that was [`CaptureContext::clones`]; it may have been moved since.
+    pub clones: Option<&'a Path>,
     /// The thread identifier the program knows -> the real one of the kernel.
     pub real_tid: &'a dyn Fn(i32) -> i32,
     /// Bound on waiting for other ranks of the node.
@@ -128,6 +131,7 @@ impl<'a> RestoreContext<'a> {
             descriptor_base,
             blobs,
             rendezvous,
+            clones: None,
             real_tid: &|tid| tid,
             timeout: Duration::from_secs(60),
         }

@@ -46,7 +46,7 @@ pub use error::{StateError, Warning};
 pub use mappings::objects::{OpenObjects, SharedObject};
 pub use mappings::{shared_objects, Mappings};
 pub use path::FilePath;
-pub use sync::FileSync;
+pub use sync::{FileSync, Further};
 pub use timers::TimerTable;
 
 /// The captured state of one process. Goes into the image as one serialised section; the content

@@ -26,14 +26,25 @@ pub struct FileSync {
     done: Receiver<Vec<Warning>>,
 }
 
+/// Files of the program that none of its own descriptors leads to.
+pub struct Further {
+    /// Numbers that stay open in the thread until `store` has run.
+    pub descriptors: Vec<RawFd>,
+    /// Brings the files to stable storage, on the thread; the names of those it cannot, and why.
+    pub store: Box<dyn FnOnce() -> Vec<(String, io::Error)> + Send>,
+}
+
 impl FileSync {
     /// Starts it, while the program is parked. Descriptors for which `lower_descriptor` answers
     /// true are left out.
-    pub fn start(lower_descriptor: &dyn Fn(RawFd) -> bool) -> Result<FileSync, StateError> {
+    pub fn start(
+        lower_descriptor: &dyn Fn(RawFd) -> bool,
+        further: Option<Further>,
+    ) -> Result<FileSync, StateError> {
         let files = writable_files(lower_descriptor)?;
         let mapped = mapped_files()?;
         let (finished, done) = channel();
-        if files.is_empty() && mapped.is_empty() {
+        if files.is_empty() && mapped.is_empty() && further.is_none() {
             let _ = finished.send(Vec::new());
             return Ok(FileSync { done });
         }
@@ -48,7 +59,9 @@ impl FileSync {
                     return;
                 }
                 // The program's pipes and sockets must not stay open through our copy of the table.
-                close_all_but(&files);
+                let numbers = files.iter().map(|f| f.0);
+                let also = further.iter().flat_map(|f| f.descriptors.iter().copied());
+                close_all_but(numbers.chain(also).collect());
                 let mapped: Vec<(File, String)> = mapped
                     .into_iter()
                     .filter_map(|path| Some((File::open(path.as_path()).ok()?, path.to_string())))
@@ -60,6 +73,10 @@ impl FileSync {
                     open.chain(mapped.iter().map(|(file, name)| (file.as_raw_fd(), name)))
                 {
                     warnings.extend(synchronise(fd, name));
+                }
+                if let Some(further) = further {
+                    let failed = (further.store)();
+                    warnings.extend(failed.into_iter().map(|(name, e)| unstored(&name, e)));
                 }
                 let _ = finished.send(warnings);
             });
@@ -92,10 +109,14 @@ fn synchronise(fd: RawFd, name: &str) -> Option<Warning> {
         return None;
     }
     let error = io::Error::last_os_error();
-    // EINVAL, EROFS: a kind of file that has no storage.
-    let message = format!("could not be written to stable storage ({error})");
+    // A kind of file that has no storage.
     let without = matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EROFS));
-    (!without).then(|| Warning::new(name, message))
+    (!without).then(|| unstored(name, error))
+}
+
+fn unstored(name: &str, error: io::Error) -> Warning {
+    let message = format!("could not be written to stable storage ({error})");
+    Warning::new(name, message)
 }
 
 /// Regular files mapped shared and writable; they need not be open.
@@ -138,12 +159,12 @@ fn writable_files(
     Ok(files)
 }
 
-/// Closes everything in this thread's own table but the numbers of `files`.
-fn close_all_but(files: &[(RawFd, String)]) {
-    let mut kept: Vec<u32> = files.iter().map(|f| f.0 as u32).collect();
+/// Closes everything in this thread's own table but these numbers.
+fn close_all_but(mut kept: Vec<RawFd>) {
     kept.sort_unstable();
+    kept.dedup();
     let mut first = 0u32;
-    for next in kept {
+    for next in kept.into_iter().map(|fd| fd as u32) {
         if next > first {
             close_range(first, next - 1);
         }

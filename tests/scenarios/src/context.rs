@@ -175,9 +175,9 @@ impl Workplace {
             .map_or(Path::new("/nonexistent"), TempDir::path)
     }
 
-    /// The scenario passed: the directory may go even under `--keep`.
+    /// The scenario passed: the directory goes even under `--keep`, with this; what lives in it may still end.
     pub fn done(&mut self) {
-        self.directory = None;
+        self.keep = false;
     }
 }
 

@@ -135,6 +135,13 @@ impl Job {
             .collect()
     }
 
+    /// What Ctrl-C on its terminal does.
+    pub fn interrupt(&self) {
+        if let Ok(pid) = i32::try_from(self.child.id()) {
+            let _ = nix::sys::signal::killpg(Pid::from_raw(pid), Signal::SIGINT);
+        }
+    }
+
     /// SIGKILL to every rank at once; how many there were.
     pub fn kill_ranks(&self) -> usize {
         let ranks = self.ranks();

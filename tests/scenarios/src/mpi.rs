@@ -156,6 +156,8 @@ impl Mpi {
                 // Packages that may be anywhere are told where they are.
                 if fetched.open_mpi {
                     command.env("OPAL_PREFIX", &directory);
+                    // Otherwise the launcher of 5.0.11 crashes when a program under mana spawns another.
+                    command.env("PMIX_MCA_gds", "hash");
                 } else {
                     command.env("I_MPI_ROOT", &directory);
                 }

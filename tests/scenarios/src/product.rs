@@ -10,6 +10,9 @@ use crate::generations::Stores;
 use crate::job::{Ended, Job};
 use crate::mpi::Mpi;
 
+/// Names the file that a program waits for before its end.
+pub const HOLD: &str = "MANA_TEST_GO";
+
 /// An installed tree.
 #[derive(Debug, Clone)]
 pub struct Product {
@@ -43,6 +46,8 @@ pub struct Setup {
     pub id: String,
     /// Further environment of the launcher.
     pub environment: Vec<(String, String)>,
+    /// What each rank executes before `mana_launch`, which are its last words.
+    pub before: Vec<String>,
 }
 
 impl Product {
@@ -56,6 +61,11 @@ impl Product {
             bail!("{} holds no bin/mana_launch", product.directory.display());
         }
         Ok(product)
+    }
+
+    /// The tree.
+    pub fn directory(&self) -> &Path {
+        &self.directory
     }
 
     /// The build directory the tree lies in.
@@ -101,6 +111,7 @@ impl Product {
             ranks,
             id: "scenario".to_owned(),
             environment: Vec::new(),
+            before: Vec::new(),
         };
         for store in [setup.stores().local, setup.stores().global] {
             std::fs::create_dir_all(&store)
@@ -149,9 +160,25 @@ impl Setup {
         std::fs::write(&path, text).with_context(|| format!("writing {}", path.display()))
     }
 
+    /// From here on the programs that share `common.h` do not end before [`Setup::release`]: however slow the machine is,
+    /// they can be killed before their end.
+    pub fn hold(&mut self) {
+        let go = self.directory.join("go");
+        let _ = std::fs::remove_file(&go);
+        let variable = (HOLD.to_owned(), go.display().to_string());
+        self.environment.retain(|(name, _)| name != HOLD);
+        self.environment.push(variable);
+    }
+
+    /// They may end.
+    pub fn release(&self) -> Result<()> {
+        std::fs::write(self.directory.join("go"), "").context("letting the program end")
+    }
+
     /// `mpirun -n RANKS mana_launch --config F --id NAME OPTIONS... PROGRAM...`
     pub fn launch(&self, options: &[&str], program: &[String]) -> Result<Job> {
         let mut command = self.mpi.launcher(self.ranks, false);
+        command.args(&self.before);
         command.arg(self.product.command("mana_launch"));
         command
             .arg("--config")

@@ -48,6 +48,8 @@ pub struct Program {
     pub slow: &'static [&'static str],
     /// What the messages of a run with checkpoints must contain.
     pub says: &'static str,
+    /// What they must not contain, if anything.
+    pub silent: &'static str,
     /// The MPIs it exists for.
     pub mpis: &'static [Mpi],
     /// A file without which it cannot be built, and the package that has it.
@@ -68,6 +70,7 @@ impl Program {
         fast: &["--pause", "0"],
         slow: &[],
         says: "",
+        silent: "",
         mpis: &Mpi::ALL,
         needs: None,
     };
@@ -83,6 +86,15 @@ pub const COMPUTE: Program = Program {
     ..C
 };
 
+/// Files of each process in a directory that every node has of its own.
+pub const SCRATCH: Program = Program {
+    name: "scratch",
+    source: "scratch.c",
+    fast: &["--apart", "1", "--rounds", "12"],
+    slow: &["--rounds", "12", "--pause", "600"],
+    ..C
+};
+
 /// Ranks that wait for one that computes.
 pub const STALL: Program = Program {
     name: "stall",
@@ -90,6 +102,16 @@ pub const STALL: Program = Program {
     ranks: 4,
     fast: &[],
     slow: &["--hold", "9"],
+    ..C
+};
+
+/// The largest tag of an MPI.
+pub const TAGS: Program = Program {
+    name: "tags",
+    source: "tags.c",
+    ranks: 2,
+    fast: &[],
+    slow: &[],
     ..C
 };
 
@@ -140,6 +162,41 @@ pub const PROGRAMS: &[Program] = &[
     Program {
         name: "objects",
         source: "objects.c",
+        ..C
+    },
+    Program {
+        name: "idup",
+        source: "idup.c",
+        ..C
+    },
+    Program {
+        name: "splits_openmpi",
+        source: "splits.c",
+        ranks: 2,
+        mpis: &[Mpi::OpenMpi],
+        ..C
+    },
+    Program {
+        name: "splits_mpich",
+        source: "splits.c",
+        ranks: 2,
+        mpis: &[Mpi::Mpich],
+        ..C
+    },
+    Program {
+        name: "answers_openmpi",
+        source: "answers.c",
+        ranks: 2,
+        slow: &["--pause", "1200"],
+        mpis: &[Mpi::OpenMpi],
+        ..C
+    },
+    Program {
+        name: "answers_mpich",
+        source: "answers.c",
+        ranks: 2,
+        slow: &["--pause", "1200"],
+        mpis: &[Mpi::Mpich],
         ..C
     },
     Program {
@@ -218,7 +275,7 @@ pub const PROGRAMS: &[Program] = &[
     Program {
         name: "dynamic",
         source: "dynamic.c",
-        ranks: 2,
+        ranks: 3,
         fast: &["--pause", "0", "--connected", "0"],
         says: "the program is connected to processes outside the job",
         mpis: &[Mpi::OpenMpi],
@@ -234,6 +291,34 @@ pub const PROGRAMS: &[Program] = &[
     Program {
         name: "errors_mpich",
         source: "errors.c",
+        ranks: 2,
+        mpis: &[Mpi::Mpich],
+        ..C
+    },
+    Program {
+        name: "completions_openmpi",
+        source: "completions.c",
+        ranks: 2,
+        mpis: &[Mpi::OpenMpi],
+        ..C
+    },
+    Program {
+        name: "completions_mpich",
+        source: "completions.c",
+        ranks: 2,
+        mpis: &[Mpi::Mpich],
+        ..C
+    },
+    Program {
+        name: "failures_openmpi",
+        source: "failures.c",
+        ranks: 2,
+        mpis: &[Mpi::OpenMpi],
+        ..C
+    },
+    Program {
+        name: "failures_mpich",
+        source: "failures.c",
         ranks: 2,
         mpis: &[Mpi::Mpich],
         ..C
@@ -328,12 +413,49 @@ pub const PROGRAMS: &[Program] = &[
         ..C
     },
     Program {
+        name: "files_threads",
+        source: "files_threads.c",
+        flags: &["-pthread"],
+        ranks: 2,
+        fast: &["--pause", "0"],
+        slow: &["--pause", "500"],
+        ..C
+    },
+    Program {
+        name: "creation",
+        source: "creation.c",
+        flags: &["-pthread"],
+        ranks: 2,
+        fast: &["--pause", "0"],
+        slow: &["--pause", "400"],
+        ..C
+    },
+    Program {
+        name: "churn",
+        source: "churn.c",
+        fast: &["--pause", "0"],
+        // A checkpoint takes memory, the first one most.
+        slow: &["--pause", "60", "--most", "30000"],
+        // An inter-communicator is made by a rank alone with others that are held.
+        silent: "did not stop",
+        ..C
+    },
+    Program {
         name: "threads",
         source: "threads.c",
         flags: &["-fopenmp"],
         ranks: 2,
         fast: &["--pause", "0"],
         slow: &["--pause", "40"],
+        ..C
+    },
+    Program {
+        name: "serialized",
+        source: "serialized.c",
+        flags: &["-pthread"],
+        ranks: 2,
+        fast: &["--pause", "0"],
+        slow: &["--pause", "70"],
         ..C
     },
     Program {
@@ -371,6 +493,17 @@ pub const PROGRAMS: &[Program] = &[
         ranks: 2,
         fast: &["100", "0"],
         slow: &["100", "40"],
+        ..C
+    },
+    // Not on MPICH: it has no more than 2048 communicators.
+    Program {
+        name: "plenty",
+        source: "plenty.f90",
+        language: Language::Fortran,
+        ranks: 2,
+        fast: &["8", "0"],
+        slow: &["8", "400"],
+        mpis: &[Mpi::OpenMpi],
         ..C
     },
     Program {

@@ -19,6 +19,7 @@ type Test = fn(&Place) -> Result<Option<&'static str>>;
 
 /// The parts.
 const TESTS: &[(&str, Test)] = &[
+    ("packages/install", install),
     ("packages/archive", archive),
     ("packages/debian", debian),
     ("packages/environment-modules", environment_modules),
@@ -145,6 +146,17 @@ fn programs_run(place: &Place, installed: &Path) -> Result<()> {
             .with_context(|| format!("{mpi} with {}", installed.display()))?;
     }
     Ok(())
+}
+
+/// `cargo xtask install`, twice to the same place.
+fn install(place: &Place) -> Result<Option<&'static str>> {
+    let prefix = place.scratch.join("prefix");
+    let built = target_dir()?.join("mana");
+    for _ in 0..2 {
+        crate::install::copy(&built, &prefix)?;
+    }
+    programs_run(place, &prefix)?;
+    Ok(None)
 }
 
 fn archive(place: &Place) -> Result<Option<&'static str>> {

@@ -2,7 +2,7 @@
 //! (`tests/roots/root` makes the trees, below the target directory).
 //!
 //! The Rust part is built in the tree of the oldest C library and runs in all of them: the rule for
-//! every installation (docs/guide/getting-started.md). The full run builds it in each tree. The
+//! every installation (docs/guide/install.md). The full run builds it in each tree. The
 //! programs it starts are always compiled by the tree's own compiler.
 
 use std::path::{Path, PathBuf};

@@ -27,8 +27,10 @@ const DEMO: &[&str] = &["lammps", "procps"];
 /// left out: the tests that need them are skipped then, and say so.
 const TEST: &[&str] = &[
     "chromium",
+    ENVIRONMENT_MODULES,
     "fish",
     "hpcc",
+    "numactl",
     "python3",
     "python3-dev",
     "python3-mpi4py",
@@ -45,8 +47,12 @@ const TEST: &[&str] = &[
     "libpetsc-real-dev",
     "libpetsc3.18-dev-examples",
     "python3-venv",
+    "xfsprogs",
     "zsh",
 ];
+
+/// Debian has it or Lmod, never both: a machine with Lmod keeps that.
+const ENVIRONMENT_MODULES: &str = "environment-modules";
 
 /// For the cluster of the tests, which only root can start.
 const CLUSTER: &[&str] = &[
@@ -159,13 +165,16 @@ fn missing(purpose: Purpose) -> Result<Vec<&'static str>> {
     let output = Command::new("dpkg-query")
         .args(["-W", "-f", "${Package} ${db:Status-Status}\\n"])
         .args(&wanted)
+        .arg("lmod")
         .stderr(Stdio::null())
         .output()
         .context("cannot run dpkg-query")?;
     let text = String::from_utf8_lossy(&output.stdout);
+    let installed = |name: &str| text.lines().any(|line| line == format!("{name} installed"));
     Ok(wanted
         .into_iter()
-        .filter(|name| !text.lines().any(|line| line == format!("{name} installed")))
+        .filter(|name| !installed(name))
+        .filter(|name| *name != ENVIRONMENT_MODULES || !installed("lmod"))
         .collect())
 }
 

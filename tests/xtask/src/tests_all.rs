@@ -30,11 +30,14 @@ const LINKED_BY_THE_BUILD: &[&str] = &[
     "mana-interface-upper",
 ];
 
+/// Characters of a failure's line that are shown again at the end.
+const LONGEST_AGAIN: usize = 300;
+
 /// Longest time for the crates' tests.
 const CRATES_LIMIT: Duration = Duration::from_secs(20 * 60);
 
 /// Longest time for the scenarios of the short run.
-const SHORT_LIMIT: Duration = Duration::from_secs(60 * 60);
+const SHORT_LIMIT: Duration = Duration::from_secs(3 * 3600);
 
 /// Longest time for those of the full one.
 const FULL_LIMIT: Duration = Duration::from_secs(12 * 3600);
@@ -111,7 +114,7 @@ pub fn run(choice: &Choice) -> Result<bool> {
         if only.is_none() {
             sum.part("formatting", fmt);
             sum.part("lints", lint);
-            sum.part("crates", crates);
+            sum.failed_in("crates", crates);
         }
         if jobs && ready && only.is_none_or(packages::chosen) {
             sum.part("packages", || packages::run(only));
@@ -123,7 +126,7 @@ pub fn run(choice: &Choice) -> Result<bool> {
         drop(runner.map(std::thread::ScopedJoinHandle::join));
     });
     if jobs && ready {
-        sum.part("scenarios", || scenarios(choice));
+        sum.failed_in("scenarios", |failed| scenarios(choice, failed));
     } else if jobs {
         println!("== scenarios: not run, there is no build to test");
     }
@@ -163,6 +166,8 @@ impl Part {
 struct Sum {
     total: Outcome,
     parts: Vec<(&'static str, Outcome, Duration)>,
+    /// The lines that name a failed test.
+    failed: Lines,
 }
 
 impl Sum {
@@ -177,6 +182,13 @@ impl Sum {
         self.total.add(outcome);
         self.parts.push((name, outcome, begun.elapsed()));
         outcome.good()
+    }
+
+    /// Runs one part of many tests, which names those that failed.
+    fn failed_in(&mut self, name: &'static str, body: impl FnOnce(&mut Lines) -> Result<Outcome>) {
+        let mut failed = Lines::new();
+        self.part(name, || body(&mut failed));
+        self.failed.append(&mut failed);
     }
 
     /// Counts a part that ran beside the others.
@@ -197,6 +209,11 @@ impl Sum {
         println!("== summary");
         for (name, outcome, time) in &self.parts {
             println!("{name:<12} {:>7.1} s   {outcome}", time.as_secs_f64());
+        }
+        // Again, as the end of a long output is what is looked at first.
+        for line in &self.failed {
+            let shown: String = line.chars().take(LONGEST_AGAIN).collect();
+            println!("{shown}");
         }
         println!("{}", self.total);
     }
@@ -247,7 +264,7 @@ fn component(name: &str, command: &mut Command) -> Result<Outcome> {
 }
 
 /// The tests within the crates.
-fn crates() -> Result<Outcome> {
+fn crates(failed: &mut Lines) -> Result<Outcome> {
     let mut command = cargo();
     command
         .current_dir(workspace()?)
@@ -256,7 +273,12 @@ fn crates() -> Result<Outcome> {
         command.args(["--exclude", package]);
     }
     let mut show = Showing::default();
-    let finished = bounded(&mut command, CRATES_LIMIT, |line| show.line(line))?;
+    let finished = bounded(&mut command, CRATES_LIMIT, |line| {
+        show.line(line);
+        if line.ends_with("... FAILED") {
+            failed.push(line.to_owned());
+        }
+    })?;
     let mut outcome = sum_of_cargo(&finished.output);
     println!("{outcome}");
     if !finished.success() && outcome.good() {
@@ -311,8 +333,8 @@ pub fn sum_of_cargo(output: &str) -> Outcome {
 }
 
 /// The scenario runner.
-fn scenarios(choice: &Choice) -> Result<Outcome> {
-    scenarios_with(choice, &[])
+fn scenarios(choice: &Choice, failed: &mut Lines) -> Result<Outcome> {
+    scenarios_with(choice, &[], failed)
 }
 
 /// Every program in every mode, with a recorder of what it calls.
@@ -323,7 +345,11 @@ pub fn coverage() -> Result<Outcome> {
         only: None,
         seed: None,
     };
-    scenarios_with(&choice, &["--coverage", "docs/coverage.md"])
+    scenarios_with(
+        &choice,
+        &["--coverage", "docs/coverage.md"],
+        &mut Lines::new(),
+    )
 }
 
 fn build_runner() -> Result<()> {
@@ -331,7 +357,7 @@ fn build_runner() -> Result<()> {
     run_command(cargo().current_dir(workspace()?).args(words))
 }
 
-fn scenarios_with(choice: &Choice, further: &[&str]) -> Result<Outcome> {
+fn scenarios_with(choice: &Choice, further: &[&str], failed: &mut Lines) -> Result<Outcome> {
     let top = workspace()?;
     build_runner()?;
     let target = target_dir()?;
@@ -356,6 +382,9 @@ fn scenarios_with(choice: &Choice, further: &[&str]) -> Result<Outcome> {
         // Its closing line is not ours.
         if !last.is_empty() {
             println!("{last}");
+        }
+        if line.starts_with("FAILED ") {
+            failed.push(line.to_owned());
         }
         line.clone_into(&mut last);
     })?;

@@ -263,9 +263,11 @@ fn documents(top: &Path, share: &Path, mana: &Path) -> Result<()> {
     }
     let doc = share.join("doc/mana");
     copy_all(&top.join("docs"), &doc)?;
-    for name in ["README.md", "CHANGELOG.md"] {
-        place(&top.join(name), &doc.join(name))?;
-    }
+    place(&top.join("CHANGELOG.md"), &doc.join("CHANGELOG.md"))?;
+    // It lies beside the pages there.
+    let readme = fs::read_to_string(top.join("README.md")).context("cannot read README.md")?;
+    fs::write(doc.join("README.md"), readme.replace("docs/", ""))
+        .context("cannot write the installed README.md")?;
     for part in ["c", "fortran", "python", "rust", "examples", "plugins"] {
         copy_all(
             &top.join("mana-plugin/interface").join(part),

@@ -6,11 +6,13 @@
 //!   checkpoint be abandoned; an image being written is waited for.
 //! * The job is *finished* when every rank has ended with 0, *failed* with the first that ended
 //!   otherwise, *lost* when a rank went away without a word, *killed* when somebody asked for it.
+//! * That it is finished, rank 0 records before any rank hears of it: the ranks delete their images then,
+//!   and a job that is neither on record as finished nor has its images could not be started again.
 
 use std::time::Duration;
 
 use crate::protocol::{Registration, ToRank};
-use crate::{EndHow, Event, Outcome, Started};
+use crate::{EndHow, Event, Outcome, Started, StepError};
 
 use super::ranks::Life;
 use super::{Core, To};
@@ -69,6 +71,8 @@ impl Core {
             return;
         };
         found.connected = false;
+        // Whoever comes back was not asked.
+        self.end_asked &= rank != 0;
         let expected = matches!(found.life, Life::Ended(_));
         if !expected {
             found.life = Life::Lost;
@@ -196,6 +200,17 @@ impl Core {
             self.end_after_loss = None;
             self.end_job(now, "a rank was lost");
         }
+        if self.end_recorded_by.is_some_and(|time| now >= time) && self.outcome.is_none() {
+            let (limit, name) = (self.settings.commit_limit.as_secs(), self.ranks.name(0));
+            let late = match self.end_asked {
+                true => format!(
+                    "{name} does not answer for {limit} s (is the global directory reachable?)"
+                ),
+                false => format!("{name}, which would do it, is gone for {limit} s"),
+            };
+            self.conclude(now, Err(StepError::new(late)));
+        }
+        self.end_recorded_by.take_if(|_| self.outcome.is_some());
     }
 
     /// Decides how the job ended, if that can be said, and tells the ranks that wait for it.
@@ -234,7 +249,7 @@ impl Core {
                 // The level work of what was committed is worth the wait: it may be needed soon.
                 self.jobs.is_empty().then_some(failed)
             } else if finished {
-                Some(Outcome::Finished)
+                return self.have_end_recorded(now);
             } else {
                 lost
             };
@@ -262,6 +277,41 @@ impl Core {
         for rank in tell.into_iter().rev() {
             self.send(To::Rank(rank), ToRank::Finish(outcome.clone()));
         }
+    }
+
+    /// Every rank has ended with 0. Without rank 0 nobody can record it: one that has lost its connection may
+    /// come back.
+    fn have_end_recorded(&mut self, now: Duration) {
+        let until = now.saturating_add(self.settings.commit_limit);
+        self.end_recorded_by.get_or_insert(until);
+        let there = self.ranks.get(0).is_some_and(|found| found.connected);
+        if there && !std::mem::replace(&mut self.end_asked, true) {
+            self.send(To::Rank(0), ToRank::RecordEnd);
+        }
+    }
+
+    pub(super) fn on_end_recorded(
+        &mut self,
+        now: Duration,
+        rank: u32,
+        result: Result<(), StepError>,
+    ) {
+        if rank == 0 && self.end_recorded_by.is_some() && self.outcome.is_none() {
+            self.conclude(now, result);
+        }
+    }
+
+    fn conclude(&mut self, now: Duration, result: Result<(), StepError>) {
+        self.outcome = Some(match result {
+            Ok(()) => Outcome::Finished,
+            Err(e) => {
+                self.warn(format!(
+                    "the end of the job is not recorded, the checkpoints are kept: {e}"
+                ));
+                Outcome::Undecided
+            }
+        });
+        self.settle_end(now);
     }
 
     /// How the job ended, once every rank knows or is gone.

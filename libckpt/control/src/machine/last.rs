@@ -4,18 +4,23 @@
 //! |---|---|---|
 //! | SIGTERM | until the kill that follows it (`Settings::grace`) | the program gets the signal |
 //! | another signal of the user's choice | until the time limit | `Settings::at_end` |
-//! | the time limit itself, some time before | until it comes | `Settings::at_end` |
+//! | the time limit itself, some time before (`limit`) | until it comes | `Settings::at_end` |
 //!
 //! A SIGTERM that comes with the time limit counts as the latter. The level is the highest whose
 //! measured cost fits into the time left; since every checkpoint reaches the lower levels first, one
 //! that was never measured is tried. Nothing is waited for beyond that time.
+//!
+//! A batch system may give a grace time before the kill, which only it knows. While the checkpoint is
+//! being taken rank 0 asks; if there is more time than was planned for, the checkpoint rises to a
+//! higher level, or another one follows it where that is too late.
 
 use std::time::Duration;
 
 use crate::protocol::ToRank;
-use crate::{AtEnd, EndHow, GenerationId, Level};
+use crate::{AtEnd, Checkpoint, EndHow, GenerationId, Level};
 
 use super::report::seconds;
+use super::taking::Step;
 use super::{Core, To, Wanted};
 
 /// The signal that asks a program to end.
@@ -24,12 +29,10 @@ pub(super) const TERM: i32 = 15;
 const BEFORE_LIMIT: Duration = Duration::from_secs(2);
 /// A SIGTERM this close to the time limit is the time limit's.
 const AT_LIMIT: Duration = Duration::from_secs(3);
+/// For the batch system's answer after a SIGTERM; nothing but the end waits for it.
+const ANSWER: Duration = Duration::from_secs(20);
 /// For a checkpoint a signal has asked for, where no time limit is known.
 const NO_LIMIT: Duration = Duration::from_secs(3600);
-/// Begin this long before the time limit, as long as nothing has been measured ...
-const UNMEASURED: Duration = Duration::from_secs(60);
-/// ... and this much earlier than twice the measured cost.
-const SLACK: Duration = Duration::from_secs(10);
 
 /// What checkpoints have cost, as far as they were measured.
 #[derive(Clone, Copy, Debug, Default)]
@@ -54,7 +57,7 @@ impl Costs {
     }
 
     /// From the intent to completeness on `level`, if all of it was measured.
-    fn of(&self, level: Level, enabled: impl Fn(Level) -> bool) -> Option<Duration> {
+    pub fn of(&self, level: Level, enabled: impl Fn(Level) -> bool) -> Option<Duration> {
         let steps = Level::ALL
             .into_iter()
             .filter(|l| *l > Level::Local && *l <= level && enabled(*l));
@@ -73,8 +76,16 @@ pub(super) struct Last {
     deadline: Duration,
     /// `at_end` decides what follows; else the signal does.
     decides: bool,
+    /// The batch system was asked how much time there is, after a SIGTERM.
+    asked: bool,
+    /// Until then the batch system's answer is waited for.
+    answer_by: Option<Duration>,
+    /// The batch system gives more time than the signal alone.
+    extended: bool,
     /// Once it has begun.
     generation: Option<GenerationId>,
+    /// The level it was begun for.
+    level: Level,
     /// Its checkpoint is over: committed, or why not.
     result: Option<Result<(), String>>,
 }
@@ -94,12 +105,6 @@ fn name(signal: i32) -> String {
 }
 
 impl Core {
-    /// The time limit is `left` from now, or unknown.
-    pub(super) fn note_limit(&mut self, now: Duration, left: Option<Duration>) {
-        self.begun_at = now;
-        self.ends_at = left.and_then(|left| now.checked_add(left));
-    }
-
     /// A signal that announces the end has come to a rank.
     pub(super) fn on_signal(&mut self, now: Duration, rank: u32, signal: i32) {
         let over = |core: &mut Self| core.send(To::Rank(rank), ToRank::SignalOver { signal });
@@ -107,7 +112,7 @@ impl Core {
             self.warn(format!("{}: no last checkpoint, {why}", name(signal)));
             return over(self);
         }
-        let at_limit = self.ends_at.is_some_and(|end| end <= now + AT_LIMIT);
+        let at_limit = self.limit.ends_at.is_some_and(|end| end <= now + AT_LIMIT);
         let decides = signal != TERM || at_limit;
         let limit = if signal == TERM {
             self.settings.grace
@@ -115,11 +120,15 @@ impl Core {
             NO_LIMIT
         };
         let mut deadline = now.saturating_add(limit);
-        if let (Some(end), false) = (self.ends_at, signal == TERM) {
+        if let (Some(end), false) = (self.limit.ends_at, signal == TERM) {
             deadline = deadline.min(end.saturating_sub(BEFORE_LIMIT).max(now));
         }
         self.noticed.push((rank, signal));
         match &mut self.last {
+            Some(last) if last.extended => {
+                let limit = last.deadline.saturating_sub(now);
+                self.send(To::Rank(rank), ToRank::SignalHeld { signal, limit });
+            }
             Some(last) => {
                 // Somebody wants the job to end, whatever was to follow.
                 last.deadline = last.deadline.min(deadline);
@@ -127,6 +136,92 @@ impl Core {
             }
             None => self.begin_last(now, name(signal), deadline, decides),
         }
+        if signal == TERM && !at_limit {
+            self.ask_time_left(now);
+        }
+    }
+
+    /// How much time there is before the kill, only the batch system knows.
+    fn ask_time_left(&mut self, now: Duration) {
+        // The other ranks tell of the same SIGTERM.
+        let first = |last: &&mut Last| !last.asked;
+        if let (true, Some(last)) = (self.asks, self.last.as_mut().filter(first)) {
+            last.asked = true;
+            last.answer_by = Some(now.saturating_add(ANSWER));
+            self.send(To::Rank(0), ToRank::AskTimeLeft);
+        }
+    }
+
+    /// It has answered.
+    pub(super) fn on_time_left(&mut self, now: Duration, left: Option<Duration>) {
+        let Some(last) = &mut self.last else { return };
+        last.answer_by = None;
+        let told = left.map(|left| now.saturating_add(left.min(NO_LIMIT)));
+        last.extended = told.is_some_and(|told| told > last.deadline);
+        if let (true, Some(told)) = (last.extended, told) {
+            last.deadline = told;
+            let limit = last.deadline.saturating_sub(now);
+            let line = format!(
+                "{}: the batch system leaves {}",
+                last.cause,
+                seconds(limit.as_secs_f64())
+            );
+            self.info(line);
+            let held = self.noticed.iter().filter(|(_, signal)| *signal == TERM);
+            for rank in held.map(|(rank, _)| *rank).collect::<Vec<_>>() {
+                let signal = TERM;
+                self.send(To::Rank(rank), ToRank::SignalHeld { signal, limit });
+            }
+            self.raise_last(now);
+        }
+        self.settle_last(now);
+    }
+
+    /// There is time for a higher level than the last checkpoint was begun for: as long as it is not
+    /// committed, it is taken for that one.
+    fn raise_last(&mut self, now: Duration) {
+        let level = self.last_level(now);
+        let free = self.is_available(level);
+        let (Some(last), Some(taking)) = (&mut self.last, &mut self.taking) else {
+            return;
+        };
+        let rises = free
+            && last.generation == Some(taking.checkpoint.generation)
+            && taking.step < Step::Commit
+            && taking.checkpoint.level < level;
+        if rises {
+            taking.checkpoint.level = level;
+            last.level = level;
+            let line = format!("{}: it goes on to level {level}", last.cause);
+            self.info(line);
+        }
+    }
+
+    /// It is complete, but not over: there is time for another one on a higher level, or may be.
+    fn goes_higher(&mut self, now: Duration) -> bool {
+        let Some(last) = &mut self.last else {
+            return false;
+        };
+        last.answer_by.take_if(|by| now >= *by);
+        let complete = last.result == Some(Ok(())) && self.jobs.is_empty();
+        if !complete || self.closed.is_some() || now >= last.deadline {
+            return false;
+        }
+        let (taken, extended) = (last.level, last.extended);
+        if last.answer_by.is_some() {
+            let mut higher = Level::ALL.into_iter().filter(|level| *level > taken);
+            return higher.any(|level| self.settings.is_enabled(level));
+        }
+        let level = self.last_level(now);
+        let Some(last) = self.last.as_mut().filter(|_| extended && level > taken) else {
+            return false;
+        };
+        last.generation = None;
+        last.result = None;
+        let line = format!("{}: another one ({level}) is taken", last.cause);
+        self.info(line);
+        self.want_last(now, level);
+        true
     }
 
     /// Why no last checkpoint can be taken.
@@ -142,12 +237,17 @@ impl Core {
             cause,
             deadline,
             decides,
+            asked: false,
+            answer_by: None,
+            extended: false,
             generation: None,
+            level: Level::Local,
             result: None,
         });
         let level = self.last_level(now);
         let left = deadline.saturating_sub(now);
-        if let Some(last) = &self.last {
+        if let Some(last) = &mut self.last {
+            last.level = level;
             let bound = match left < NO_LIMIT {
                 true => format!(", in {} at most", seconds(left.as_secs_f64())),
                 false => String::new(),
@@ -158,6 +258,10 @@ impl Core {
             );
             self.info(line);
         }
+        self.want_last(now, level);
+    }
+
+    fn want_last(&mut self, now: Duration, level: Level) {
         self.wanted.push(Wanted {
             level,
             kill: false,
@@ -176,7 +280,10 @@ impl Core {
         let enabled = |level| self.settings.is_enabled(level);
         let fits = |level: Level| match self.costs.of(level, enabled) {
             // A level that is still busy with an older generation is worth waiting for.
-            Some(cost) => (self.is_available(level) || last.decides) && cost * 5 / 4 <= left,
+            Some(cost) => {
+                let free = self.is_available(level) || last.decides || last.extended;
+                free && cost * 5 / 4 <= left
+            }
             None => self.is_available(level),
         };
         Level::ALL
@@ -198,9 +305,10 @@ impl Core {
     }
 
     /// The checkpoint that begins is the last one.
-    pub(super) fn last_has_begun(&mut self, generation: GenerationId) {
+    pub(super) fn last_has_begun(&mut self, checkpoint: Checkpoint) {
         if let Some(last) = &mut self.last {
-            last.generation = Some(generation);
+            last.generation = Some(checkpoint.generation);
+            last.level = checkpoint.level;
         }
     }
 
@@ -221,6 +329,9 @@ impl Core {
 
     /// Time has passed, or something has ended.
     pub(super) fn settle_last(&mut self, now: Duration) {
+        if self.goes_higher(now) {
+            return;
+        }
         let Some(last) = &self.last else { return };
         let result = match (&last.result, &self.closed) {
             (_, Some(reason)) if self.taking.is_none() => Err(reason.clone()),
@@ -260,45 +371,26 @@ impl Core {
         }
     }
 
-    /// When the last checkpoint before the time limit has to begin.
-    fn margin_at(&self) -> Option<Duration> {
-        let end = self.ends_at.filter(|_| !self.margin_done)?;
-        let enabled = |level| self.settings.is_enabled(level);
-        let highest = Level::ALL.into_iter().rev().find(|l| enabled(*l));
-        let margin = match self.settings.end_margin {
-            Some(given) if given.is_zero() => return None,
-            Some(given) => given,
-            None => {
-                let cost = highest.and_then(|level| self.costs.of(level, enabled));
-                let wanted = cost.map_or(UNMEASURED, |cost| cost * 2 + SLACK);
-                // A short time slice is for computing, too.
-                wanted.min(end.saturating_sub(self.begun_at) / 3)
-            }
-        };
-        Some(end.saturating_sub(margin))
-    }
-
     pub(super) fn tick_last(&mut self, now: Duration) {
         self.settle_last(now);
         if self.last.is_some() || self.no_last().is_some() {
             return;
         }
-        if let (Some(at), Some(end)) = (self.margin_at(), self.ends_at) {
-            if now >= at {
-                self.margin_done = true;
-                let left = end.saturating_sub(now).as_secs_f64();
-                let deadline = end.saturating_sub(BEFORE_LIMIT).max(now);
-                let cause = format!("the time limit comes in {}", seconds(left));
-                self.begin_last(now, cause, deadline, true);
-            }
+        if let Some(left) = self.tick_limit(now) {
+            let deadline = now + left.saturating_sub(BEFORE_LIMIT);
+            let cause = format!("the time limit comes in {}", seconds(left.as_secs_f64()));
+            self.begin_last(now, cause, deadline, true);
         }
     }
 
     pub(super) fn wake_last(&self) -> Option<Duration> {
         match &self.last {
-            Some(last) => Some(last.deadline),
+            Some(last) => Some(
+                last.answer_by
+                    .map_or(last.deadline, |by| by.min(last.deadline)),
+            ),
             None if self.no_last().is_some() => None,
-            None => self.margin_at(),
+            None => self.wake_limit(),
         }
     }
 }

@@ -13,6 +13,7 @@ mod ending;
 mod gate;
 mod last;
 mod levels;
+mod limit;
 mod ranks;
 mod report;
 mod stall;
@@ -28,8 +29,11 @@ use crate::{
     Event, GenerationId, GenerationStatus, Level, Outcome, Request, Settings, Stall, Started,
 };
 
+pub use stall::ranges;
+
 use last::{Costs, Last};
 use levels::LevelJob;
+use limit::TimeLimit;
 use ranks::{Life, Ranks};
 use starting::Starting;
 use taking::Taking;
@@ -87,6 +91,7 @@ struct Wanted {
 #[derive(Clone, Debug, Default)]
 struct Figures {
     due: u64,
+    covered: u64,
     committed: u64,
     abandoned: u64,
     last: Option<GenerationStatus>,
@@ -141,13 +146,15 @@ pub(crate) struct Core {
     /// Signals that announce an end, and the ranks that hold them back.
     noticed: Vec<(u32, i32)>,
     /// The batch system's time limit.
-    ends_at: Option<Duration>,
-    /// When this start's time began to count.
-    begun_at: Duration,
-    /// The checkpoint before the time limit has been begun.
-    margin_done: bool,
+    limit: TimeLimit,
+    /// Rank 0 can ask the batch system how much time is left.
+    asks: bool,
     costs: Costs,
     outcome: Option<Outcome>,
+    /// Rank 0 is to record a normal end, and has time until then.
+    end_recorded_by: Option<Duration>,
+    /// It has been told, on the connection it has now.
+    end_asked: bool,
     /// The end is in the event log.
     end_told: bool,
     next_ping: Duration,
@@ -182,11 +189,12 @@ impl Core {
             starting: None,
             last: None,
             noticed: Vec::new(),
-            ends_at: None,
-            begun_at: Duration::ZERO,
-            margin_done: false,
+            limit: TimeLimit::default(),
+            asks: false,
             costs: Costs::default(),
             outcome: None,
+            end_recorded_by: None,
+            end_asked: false,
             end_told: false,
             next_ping: PING_EVERY,
             figures: Figures::default(),
@@ -246,6 +254,7 @@ impl Core {
         self.next_number = self.next_number.max(found.next_number);
         if rank == 0 {
             self.note_limit(now, found.settings.time_left);
+            self.asks = found.settings.asks;
             if self.own_settings.is_none() {
                 self.settings = found.settings.clone();
             }
@@ -350,6 +359,7 @@ impl Core {
             }
             FromRank::Finalizing => self.on_finalizing(now, rank),
             FromRank::Exit { code } => self.on_exit(now, rank, code),
+            FromRank::EndRecorded { result } => self.on_end_recorded(now, rank, result),
             FromRank::Request(request) => {
                 if let Err(reason) = self.want(now, request, None) {
                     let name = self.ranks.name(rank);
@@ -359,6 +369,10 @@ impl Core {
                 }
             }
             FromRank::Signal { number } => self.on_signal(now, rank, number),
+            // Only the rank that was asked.
+            FromRank::TimeLeft { left } if rank == 0 => self.on_time_left(now, left),
+            FromRank::Limit { left } if rank == 0 => self.on_limit(now, left),
+            FromRank::TimeLeft { .. } | FromRank::Limit { .. } => {}
             FromRank::Pong { doing, places } => {
                 if let Some(found) = self.ranks.get_mut(rank) {
                     found.doing = bounded(&doing);
@@ -497,6 +511,7 @@ impl Core {
         consider(self.wake_taking());
         consider(self.wake_levels());
         consider(self.end_after_loss);
+        consider(self.end_recorded_by);
         consider(self.wake_last());
         if self.taking.is_none() && self.closed.is_none() && self.ranks.complete() {
             consider(self.scheduler.next_due(|level| self.is_available(level)));

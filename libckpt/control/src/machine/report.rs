@@ -122,6 +122,7 @@ impl Core {
                 })
                 .collect(),
             due: self.figures.due,
+            covered: self.figures.covered,
             committed: self.figures.committed,
             abandoned: self.figures.abandoned,
             last: self.figures.last.clone(),

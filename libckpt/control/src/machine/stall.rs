@@ -124,7 +124,7 @@ pub(super) fn awaited(all: &[Standing]) -> Option<Awaited> {
 }
 
 /// "0-3, 7".
-pub(super) fn ranges(ranks: &[u32]) -> String {
+pub fn ranges(ranks: &[u32]) -> String {
     let mut parts: Vec<(u32, u32)> = Vec::new();
     for &rank in ranks {
         match parts.last_mut() {

@@ -131,7 +131,7 @@ impl Core {
             .partition(|w| w.level <= level);
         self.wanted = later;
         if wanted.iter().any(|w: &Wanted| w.last) {
-            self.last_has_begun(generation);
+            self.last_has_begun(checkpoint);
         }
         let ranks = self.ranks.len();
         let report_every =
@@ -473,7 +473,7 @@ impl Core {
             figures: figures.clone(),
         });
         if taking.scheduled {
-            self.scheduler.taken(level, now);
+            self.figures.covered += self.scheduler.taken(level, now);
         }
         let job = LevelJob::new(
             taking.checkpoint,
@@ -542,7 +542,7 @@ impl Core {
             "{line}; the program runs on, older checkpoints are kept"
         ));
         if taking.scheduled {
-            self.scheduler.taken(level, now);
+            self.figures.covered += self.scheduler.taken(level, now);
         }
         self.last_is_over(now, generation, Err(given_up));
         self.after_checkpoint(now);

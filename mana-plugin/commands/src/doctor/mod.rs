@@ -83,6 +83,12 @@ impl Findings {
         });
     }
 
+    /// Whether that part was found as it should be.
+    fn is_ok(&self, name: &str) -> bool {
+        let is = |finding: &Finding| finding.name == name && finding.verdict == Verdict::Ok;
+        self.list.iter().any(is)
+    }
+
     fn ok(&mut self, name: impl Into<String>, found: impl Into<String>) {
         self.add(name, Verdict::Ok, found, None);
     }
@@ -121,35 +127,49 @@ pub fn doctor(options: &cli::Doctor) -> Result<i32, Failure> {
             "install with 'cargo xtask install --prefix DIR' and use DIR/bin",
         ),
     }
-    let config = settings::load(&options.settings);
+    // In the job every variable has to be there; outside only what is common to all jobs.
+    let in_job = std::env::var_os("SLURM_JOB_ID").is_some();
+    let needed = ["global_ckpt_dir", "local_ckpt_dir"];
+    let needed = if in_job { &needed[..] } else { &needed[..1] };
+    let config = settings::load_for(needed, &options.settings);
+    let templates = match &installation {
+        Ok(found) => found.templates().display().to_string(),
+        Err(_) => "share/mana/templates".to_owned(),
+    };
     match &config {
         Ok(config) => match &config.file {
             Some(file) => findings.ok("configuration", file.display().to_string()),
             None => findings.warning(
                 "configuration",
                 "no mana.conf: checkpoints by hand only",
-                "copy one of share/mana/templates to ./mana.conf and edit it",
+                format!("copy one of {templates} to ./mana.conf and edit it"),
             ),
         },
         Err(e) => findings.no(
             "configuration",
             e.text.clone(),
-            "correct that line; share/mana/templates has commented examples",
+            format!("correct that line; {templates} has commented examples"),
         ),
     }
     take(findings);
     if let Ok(installation) = &installation {
         take(mpi::look(installation));
     }
-    take(slurm::look(
-        config.as_ref().ok().map(|c| c.local_ckpt_dir.as_path()),
-    ));
+    let slurm = slurm::look(config.as_ref().ok().map(|c| c.local_ckpt_dir.as_path()));
+    let login = !in_job && slurm.is_ok("controller");
+    take(slurm);
     if let Ok(config) = &config {
-        take(storage::look(config));
+        take(storage::look(config, login));
         if let Ok(installation) = &installation {
             take(trial::program(installation));
             if options.self_test {
-                take(trial::jobs(installation, config));
+                // What is the node's own in a job is not there outside: any place will do for simulated nodes.
+                let mut config = config.clone();
+                if login || storage::undefined(&config.local_ckpt_dir).is_some() {
+                    let name = format!("mana-doctor-{}", std::process::id());
+                    config.local_ckpt_dir = std::env::temp_dir().join(name);
+                }
+                take(trial::jobs(installation, &config));
             }
         }
     }

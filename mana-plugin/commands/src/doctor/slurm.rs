@@ -61,20 +61,69 @@ fn settings(found: &mut Findings, config: &str, local: Option<&Path>) {
     if let Some(wait) = value(config, "KillWait") {
         found.ok("kill wait", format!("{wait} between SIGTERM and SIGKILL"));
     }
-    let container = value(config, "JobContainerType").unwrap_or("(null)");
-    if container.contains("tmpfs") {
-        let where_ = local.map_or(String::new(), |path| format!(" ({})", path.display()));
+    local_storage(found, config, local, &|name| std::env::var(name).ok());
+}
+
+/// Whether the node's own storage is still there when the job is requeued. Slurm tells of what it does itself; what a site's
+/// own scripts do, nobody here knows.
+fn local_storage(
+    found: &mut Findings,
+    config: &str,
+    local: Option<&Path>,
+    environment: &dyn Fn(&str) -> Option<String>,
+) {
+    const NAME: &str = "local storage";
+    const MEND: &str = "rely on global checkpoints for requeues; local and partner ones then serve a relaunch inside the allocation only";
+    let where_ = local.map_or(String::new(), |path| format!(" ({})", path.display()));
+    let set = |key: &str| value(config, key).filter(|text| !text.is_empty() && *text != "(null)");
+    let container = set("JobContainerType").filter(|text| text.contains("tmpfs"));
+    // A path with the job's number, or in what the site calls this job's temporary directory.
+    let number = environment("SLURM_JOB_ID").filter(|number| !number.is_empty());
+    let of_job = |path: &&Path| {
+        let text = path.to_string_lossy();
+        // Outside the job its variables are still in it.
+        if ["${SLURM_JOB_ID}", "${SLURM_JOBID}", "${TMPDIR}"]
+            .iter()
+            .any(|name| text.contains(name))
+        {
+            return true;
+        }
+        let mut numbers = text.split(|c: char| !c.is_ascii_digit());
+        let named = number.is_some() && numbers.any(|word| Some(word) == number.as_deref());
+        let given =
+            environment("TMPDIR").filter(|text| !["", "/tmp", "/var/tmp"].contains(&text.as_str()));
+        named || given.is_some_and(|given| path.starts_with(given))
+    };
+    let scripts: Vec<String> = ["Epilog", "PlugStackConfig"]
+        .iter()
+        .filter_map(|key| Some(format!("{key} = {}", set(key)?)))
+        .filter(|text| !text.ends_with("/clean-local"))
+        .collect();
+    if let Some(container) = container {
         found.warning(
-            "local storage",
+            NAME,
             format!("{container}: a job's /tmp is wiped when it is requeued"),
-            format!(
-                "put local_ckpt_dir{where_} elsewhere, or rely on global checkpoints for requeues; local and partner ones then serve a relaunch inside the allocation only"
-            ),
+            format!("put local_ckpt_dir{where_} elsewhere, or {MEND}"),
+        );
+    } else if local.as_ref().is_some_and(of_job) {
+        found.warning(
+            NAME,
+            format!("local_ckpt_dir{where_} belongs to this start of the job: TMPDIR, or the job's number, is in it"),
+            format!("name a directory that stays as local_ckpt_dir, or {MEND}"),
+        );
+    } else if scripts.is_empty() {
+        found.ok(
+            NAME,
+            "nothing of Slurm wipes it when a job is requeued to the same node",
         );
     } else {
-        found.ok(
-            "local storage",
-            "stays when a job is requeued to the same node",
+        found.warning(
+            NAME,
+            format!(
+                "it is not known here whether this site empties it after a job ({})",
+                scripts.join(", ")
+            ),
+            format!("ask the administrators about local_ckpt_dir{where_}; if so, {MEND}"),
         );
     }
 }
@@ -120,5 +169,34 @@ mod tests {
             .mend
             .as_ref()
             .is_some_and(|m| m.contains("/tmp")));
+    }
+
+    #[test]
+    fn storage_that_goes_with_the_job_is_not_called_safe() {
+        let look = |config: &str, local: &str, variables: &[(&str, &str)]| {
+            let mut found = Findings::new("Slurm");
+            let get = |name: &str| {
+                let found = variables.iter().find(|(key, _)| *key == name);
+                found.map(|(_, value)| (*value).to_owned())
+            };
+            local_storage(&mut found, config, Some(Path::new(local)), &get);
+            let finding = found.list.remove(0);
+            (finding.verdict, finding.found)
+        };
+        let plain = "Epilog                  = (null)\nPlugStackConfig         = (null)\n";
+        let job = [("SLURM_JOB_ID", "4711"), ("TMPDIR", "/tmp")];
+        assert_eq!(look(plain, "/local/u", &job).0, Verdict::Ok);
+        assert_eq!(look(plain, "/tmp/x", &job).0, Verdict::Ok);
+        let numbered = look(plain, "/scratch/slurm.4711/ckpt", &job);
+        assert_eq!(numbered.0, Verdict::Warning);
+        let outside = look(plain, "/scratch/${SLURM_JOB_ID}", &[]);
+        assert_eq!(outside.0, Verdict::Warning);
+        let own = look(plain, "/ssd/job-of-u/ckpt", &[("TMPDIR", "/ssd/job-of-u")]);
+        assert_eq!(own.0, Verdict::Warning);
+        let ours = "Epilog = /etc/slurm/clean-local\n";
+        assert_eq!(look(ours, "/local/u", &job).0, Verdict::Ok);
+        let (verdict, text) = look("Epilog = /etc/slurm/epilog.sh\n", "/local/u", &job);
+        assert_eq!(verdict, Verdict::Warning);
+        assert!(text.contains("epilog.sh"), "{text}");
     }
 }

@@ -10,7 +10,7 @@ use libckpt::Config;
 use nix::sys::statfs::statfs;
 use nix::sys::statvfs::statvfs;
 
-use super::Findings;
+use super::{Finding, Findings, Verdict};
 use crate::view::size;
 use crate::view::text::rate;
 
@@ -23,13 +23,29 @@ const SLOW: f64 = 50e6;
 /// A clock that differs more than this from the file server's.
 const SKEW: f64 = 5.0;
 
-pub fn look(config: &Config) -> Findings {
+/// `login`: Slurm is there, and this is outside its jobs: what is the node's own is another node's.
+pub fn look(config: &Config, login: bool) -> Findings {
     let mut found = Findings::new("storage");
     found
         .list
         .extend(look_at("global", &config.global_ckpt_dir, true).list);
     let local = config.local_ckpt_dir.as_path();
-    found.list.extend(look_at("local", local, true).list);
+    if let Some(name) = undefined(local) {
+        found.warning(
+            "local_ckpt_dir",
+            format!(
+                "{}: known in the job only, {name} is not defined here",
+                local.display()
+            ),
+            "look in the job, as its tasks do: srun -N 1 mana doctor",
+        );
+        return found;
+    }
+    let mut there = look_at("local", local, true);
+    if login {
+        there.list.iter_mut().for_each(of_other_nodes);
+    }
+    found.list.extend(there.list);
     let same = device(&config.global_ckpt_dir)
         .zip(device(local))
         .is_some_and(|(global, local)| global == local);
@@ -41,6 +57,24 @@ pub fn look(config: &Config) -> Findings {
         );
     }
     found
+}
+
+/// The first variable of a path that is left as it was written.
+pub fn undefined(path: &Path) -> Option<String> {
+    let text = path.to_str()?;
+    let (name, _) = text.split_once("${")?.1.split_once('}')?;
+    Some(name.to_owned())
+}
+
+/// What will not work on a login node may well on the nodes that jobs run on.
+fn of_other_nodes(finding: &mut Finding) {
+    if finding.verdict == Verdict::No {
+        finding.verdict = Verdict::Warning;
+        finding.mend = Some(
+            "no job runs here: look on a node of one, srun -N 1 mana doctor; what it says counts"
+                .to_owned(),
+        );
+    }
 }
 
 /// The device of a directory, or of the nearest one above it that exists.
@@ -239,6 +273,13 @@ fn room(found: &mut Findings, name: &str, path: &Path, kind: &str) {
             "name a directory of the shared file system as global_ckpt_dir",
         );
     }
+    if kind == "memory" && name == "local" {
+        found.warning(
+            "local kind",
+            "it is memory of this node: images count against the job's own limit, and go with the node",
+            "a disk of the node as local_ckpt_dir, or that much more memory for the job (docs/guide/intervals.md has how much)",
+        );
+    }
 }
 
 /// This node's memory in bytes.
@@ -266,5 +307,50 @@ fn kind(path: &Path) -> &'static str {
         Ok(0x794c_7630) => "overlay",
         Ok(0x2fc1_2fc1) => "ZFS",
         _ => "another file system",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn look_with(local: &str, login: bool) -> Vec<Finding> {
+        let place = tempfile::tempdir().expect("a directory");
+        let global = place.path().display().to_string();
+        let values = [
+            ("global_ckpt_dir", global.as_str()),
+            ("local_ckpt_dir", local),
+        ];
+        let values: BTreeMap<_, _> = values
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .into();
+        let needed = ["global_ckpt_dir"];
+        let config = Config::load_for(&needed, None, &values, &|_| None).expect("valid");
+        let mut found = look(&config, login).list;
+        found.retain(|finding| finding.name == "local_ckpt_dir");
+        found
+    }
+
+    #[test]
+    fn what_only_the_job_knows_is_left_to_it() {
+        for local in ["/local/${SLURM_JOB_ID}/x", "${TMPDIR}"] {
+            let found = look_with(local, false);
+            let [finding] = &found[..] else {
+                panic!("{found:?}")
+            };
+            assert_eq!(finding.verdict, Verdict::Warning);
+            assert!(finding.found.starts_with(local), "{finding:?}");
+            let mend = finding.mend.as_ref().expect("a next step");
+            assert!(mend.contains("srun -N 1 mana doctor"), "{mend}");
+        }
+    }
+
+    #[test]
+    fn on_a_login_node_the_nodes_storage_is_not_judged() {
+        let verdict = |login| look_with("/proc/none", login)[0].verdict;
+        assert_eq!(verdict(false), Verdict::No);
+        assert_eq!(verdict(true), Verdict::Warning);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::ffi::CStr;
 
+use nix::net::if_::InterfaceFlags;
 use nix::sys::resource::{getrlimit, Resource, RLIM_INFINITY};
 
 use super::Findings;
@@ -226,20 +227,29 @@ fn clock(found: &mut Findings) {
 
 fn network(found: &mut Findings) {
     let name = crate::message::short_host();
-    let usable = nix::ifaddrs::getifaddrs().is_ok_and(|all| {
-        let mut all = all.filter_map(|i| i.address);
-        all.any(|address| {
-            let four = address.as_sockaddr_in().map(|a| !a.ip().is_loopback());
-            let six = address
-                .as_sockaddr_in6()
-                .map(|a| !a.ip().is_loopback() && a.scope_id() == 0);
-            four.or(six).unwrap_or(false)
-        })
-    });
-    if usable {
+    let (mut four, mut six) = (false, false);
+    let live = InterfaceFlags::IFF_UP | InterfaceFlags::IFF_RUNNING;
+    for interface in nix::ifaddrs::getifaddrs().into_iter().flatten() {
+        let Some(address) = interface.address.filter(|_| interface.flags.contains(live)) else {
+            continue;
+        };
+        four |= address
+            .as_sockaddr_in()
+            .is_some_and(|a| !a.ip().is_loopback());
+        six |= address
+            .as_sockaddr_in6()
+            .is_some_and(|a| !a.ip().is_loopback() && a.scope_id() == 0);
+    }
+    if four {
         found.ok(
             "network",
             format!("host {name} has an address other nodes can reach"),
+        );
+    } else if six {
+        found.warning(
+            "network",
+            format!("host {name} has IPv6 addresses only, and mana's connections between nodes are IPv4"),
+            "jobs on one node work; for several, give the nodes IPv4 addresses",
         );
     } else {
         found.warning(

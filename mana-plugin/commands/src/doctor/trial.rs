@@ -93,7 +93,10 @@ pub fn jobs(installation: &Installation, config: &Config) -> Findings {
             Err(why) => found.no(
                 name,
                 why,
-                "docs/messages.md explains mana's lines; start a small program by hand with MANA_LOG=debug to see more",
+                format!(
+                    "{} explains mana's lines; start a small program by hand with MANA_LOG=debug to see more",
+                    installation.guide("messages.md").display()
+                ),
             ),
         }
         trial.clean();
@@ -132,7 +135,8 @@ impl Way {
                 _ => return None,
             };
             let ranks = nodes.max(2);
-            let words = ["srun", "--overlap", kind, "-N"].map(str::to_owned);
+            // The allocation may have fewer CPUs than that, and be in use by the step that this runs in.
+            let words = ["srun", "--overlap", "--overcommit", kind, "-N"].map(str::to_owned);
             let mut words = words.to_vec();
             words.extend([nodes.to_string(), "-n".into(), ranks.to_string()]);
             return Some(Self {

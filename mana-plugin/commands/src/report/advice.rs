@@ -55,6 +55,25 @@ mod tests {
         assert!(daly(1e-6, 1e6) > 0.0);
     }
 
+    /// docs/guide/intervals.md works an example through.
+    #[test]
+    fn the_example_of_the_guide() {
+        let page = include_str!("../../../../docs/guide/intervals.md");
+        let (cost, mtbf) = (5.0, 86_400.0);
+        let best = daly(cost, mtbf).round();
+        let mut words = vec![format!(
+            "\u{3b4} = {cost}, M = {mtbf}. Young: {:.0} s. Daly: {best:.0} s",
+            (young(cost, mtbf) / 10.0).round() * 10.0
+        )];
+        for interval in [60.0, best, 3600.0] {
+            let lost = 100.0 * loss(interval, cost, mtbf, 0.0);
+            words.push(format!("| {interval:.0} s | {lost:.1} % |"));
+        }
+        for words in words {
+            assert!(page.contains(&words), "{words:?} is not in the page");
+        }
+    }
+
     #[test]
     fn the_optimum_loses_least() {
         let (cost, mtbf, restart) = (2.0, 3600.0, 30.0);

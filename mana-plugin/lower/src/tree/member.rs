@@ -16,7 +16,7 @@ use split_process::{Hooks, Launch, ParkError, Parked, Region};
 
 use super::record::{Kin, Member};
 use super::{verb, wire, STEP, TABLE};
-use crate::{control, image, interface, job, messages, Failure};
+use crate::{control, image, interface, job, messages, notices, Failure};
 
 /// What a program that a process of the tree executes needs beside the launch specification.
 const MEMBER: &str = "MANA_TREE_MEMBER";
@@ -25,6 +25,8 @@ const BEGAN: &str = "MANA_TREE_BEGAN";
 static BEGAN_WITH: OnceLock<PathBuf> = OnceLock::new();
 /// How often a member sees whether its root still lives.
 const LOOK: Duration = Duration::from_secs(1);
+/// The same while it holds a signal back.
+const SOON: Duration = Duration::from_millis(50);
 /// Pause between two attempts to park a program that is being loaded.
 const LOADING: Duration = Duration::from_millis(1);
 
@@ -33,25 +35,34 @@ const LOADING: Duration = Duration::from_millis(1);
 pub struct Executed {
     /// The tree's table.
     table: PathBuf,
+    /// The signal mask of the program.
+    mask: u64,
     /// `argv[0]` as it was asked for.
     argv0: OsString,
 }
 
-/// Between the two in [`MEMBER`]; not in the table's path.
+/// Between the parts of [`MEMBER`]; not in the table's path.
 const BETWEEN: u8 = b',';
 
 impl Executed {
     fn encode(&self) -> Vec<u8> {
-        let parts = [self.table.as_os_str().as_bytes(), self.argv0.as_bytes()];
+        let mask = self.mask.to_string();
+        let parts = [
+            self.table.as_os_str().as_bytes(),
+            mask.as_bytes(),
+            self.argv0.as_bytes(),
+        ];
         parts.join(&BETWEEN)
     }
 
     fn decode(value: OsString) -> Option<Self> {
         let bytes = value.into_vec();
-        let end = bytes.iter().position(|b| *b == BETWEEN)?;
+        let mut parts = bytes.splitn(3, |b| *b == BETWEEN);
+        let mut next = || Some(OsString::from_vec(parts.next()?.to_vec()));
         Some(Self {
-            table: OsString::from_vec(bytes[..end].to_vec()).into(),
-            argv0: OsString::from_vec(bytes[end + 1..].to_vec()),
+            table: next()?.into(),
+            mask: next()?.to_str()?.parse().ok()?,
+            argv0: next()?,
         })
     }
 }
@@ -81,6 +92,7 @@ pub fn begin() -> Result<(), Failure> {
         return Err("this process is in no tree".into());
     };
     interface::close()?;
+    notices::begin_in_member();
     split_process::with_signals_blocked(|| {
         std::thread::Builder::new()
             .name("mana-member".into())
@@ -102,7 +114,8 @@ fn serve(table: &'static Table, place: &'static Place) {
                 Err(text) => place.reply(request | verb::FAILED, &text),
             }
         }
-        place.await_request(request, LOOK);
+        let look = if notices::attend(table) { SOON } else { LOOK };
+        place.await_request(request, look);
         if table.is_orphaned() {
             // The rank was killed: so is the rest of it.
             // SAFETY: ends this process.
@@ -202,6 +215,7 @@ pub fn execute(
     path: &CStr,
     argv: *const *const libc::c_char,
     envp: *const *const libc::c_char,
+    mask: u64,
 ) -> Option<Execute> {
     let table = TABLE.get()?.clone();
     let in_place = tree::table()?.root() == std::process::id() as i32;
@@ -244,7 +258,7 @@ pub fn execute(
     let launch = variable(VARIABLE, spec.to_variable().ok()?.as_bytes());
     let second = match in_place {
         true => variable(BEGAN, began_with().as_os_str().as_bytes()),
-        false => variable(MEMBER, &Executed { table, argv0 }.encode()),
+        false => variable(MEMBER, &Executed { table, mask, argv0 }.encode()),
     };
     if in_place {
         log::info!(
@@ -395,6 +409,7 @@ pub fn run(executed: &Executed) -> Failure {
         program: spec.program.clone(),
         args: spec.args.iter().flatten().map(|a| a.0.clone()).collect(),
         env: spec.upper_environment(),
+        mask: Some(executed.mask),
         ..Launch::default()
     };
     let resolved = launch.resolve();
@@ -461,6 +476,17 @@ fn plainly(executed: &Executed) -> Failure {
         all.chain(std::iter::once(std::ptr::null())).collect()
     };
     let (argv, env) = (pointers(&argv), pointers(&env));
+    let mask = executed.mask;
+    // SAFETY: the kernel reads the 8 bytes of the mask.
+    unsafe {
+        libc::syscall(
+            libc::SYS_rt_sigprocmask,
+            libc::SIG_SETMASK,
+            &raw const mask,
+            std::ptr::null_mut::<u64>(),
+            8,
+        )
+    };
     // SAFETY: null-terminated lists of C strings that live until then.
     unsafe { libc::execve(path.as_ptr(), argv.as_ptr(), env.as_ptr()) };
     let error = std::io::Error::last_os_error();

@@ -40,12 +40,13 @@ struct Part<'a> {
 }
 
 /// Brings the tree back. `last`: what the root does when everybody is ready. Does not return but on
-/// failure; in a process forked here it does not return at all.
+/// failure; in a process forked here it does not return at all. Where ranks of the node meet, and where clones of
+/// files are.
 pub fn run(
     loaded: &crate::image::Loaded,
     tree: &Tree,
     image: ImageFile,
-    rendezvous: &Path,
+    (rendezvous, clones): (&Path, &Path),
     last: impl FnOnce(),
 ) -> Result<Infallible, Failure> {
     super::begin(Some(tree.root.id))?;
@@ -54,7 +55,8 @@ pub fn run(
         // SAFETY: left open by whoever started this process; nothing here uses it.
         unsafe { libc::close(fd) };
     }
-    let context = RestoreContext::new(resume::TEMPORARY_FD, &tree.blobs, rendezvous);
+    let mut context = RestoreContext::new(resume::TEMPORARY_FD, &tree.blobs, rendezvous);
+    context.clones = Some(clones);
     let open = tree.files.open(&context)?;
     let own = split_process::with_signals_blocked(|| make(&root::kin(tree), 0))?;
     if own == 0 {

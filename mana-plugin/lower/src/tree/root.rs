@@ -9,6 +9,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
@@ -41,6 +42,8 @@ struct Told {
     name: String,
     /// The signal its end sends; 0 for helpers of the lower half.
     exit_signal: i32,
+    /// The signal that has ended it, if it has ended and was not waited for.
+    ended_by: i32,
 }
 
 fn told(real: i32) -> Option<Told> {
@@ -52,6 +55,7 @@ fn told(real: i32) -> Option<Told> {
         state: words.first()?.chars().next()?,
         name,
         exit_signal: words.get(35)?.parse().ok()?,
+        ended_by: words.get(49).map_or(0, |w| w.parse().unwrap_or(0) & 0x7f),
     })
 }
 
@@ -140,7 +144,7 @@ pub fn stop(deadline: Duration) -> Result<(), String> {
         }
         let stranger = stranger(table, &members);
         if missing.is_none() && stranger.is_none() {
-            return Ok(());
+            return lost(table).map_or(Ok(()), Err);
         }
         let waited = begin.elapsed();
         if let (None, Some((real, name)), true) = (missing, &stranger, waited > GRACE) {
@@ -155,6 +159,24 @@ pub fn stop(deadline: Duration) -> Result<(), String> {
         std::thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(2));
     }
+}
+
+/// Who was ended by a signal that announces the end: it came to a process before that could hold it back
+/// (one that is being executed, or is not under control). What is left is no state to go on from.
+fn lost(table: &'static Table) -> Option<String> {
+    let waited_for = table.loss();
+    let zombie = || {
+        table.places().find_map(|place| {
+            let told = told(place.real()?).filter(|t| t.state == 'Z')?;
+            let by = told.ended_by;
+            let from_outside = table.is_announced(by) && place.ended_by_tree() != by;
+            from_outside.then(|| (place.id(), by))
+        })
+    };
+    let (id, signal) = waited_for.or_else(zombie)?;
+    Some(format!(
+        "process {id} of the program was ended by signal {signal} from outside: what is left of the program is not kept"
+    ))
 }
 
 /// Lets all run on.
@@ -187,11 +209,11 @@ pub struct Taken {
     pub files: FileSync,
 }
 
-/// Takes all processes, which stand still.
+/// Takes all processes, which stand still. `clones`: where those of files written in place go.
 ///
 /// # Errors
 /// When something cannot be had.
-pub fn take(parked: &Parked) -> Result<Taken, Failure> {
+pub fn take(parked: &Parked, clones: &Path) -> Result<Taken, Failure> {
     let table = tree::table().ok_or("there is no tree")?;
     let place = tree::own().ok_or("there is no tree")?;
     table.forget_claims();
@@ -206,7 +228,7 @@ pub fn take(parked: &Parked) -> Result<Taken, Failure> {
             let (listener, number) = Listener::bind()?;
             table.set_address(number);
             let _ = ready.send(());
-            let files = descriptors(table, &listener, list)?;
+            let files = descriptors(table, &listener, list, clones)?;
             let _ = files_done.send(());
             // The root's own state is taken before that of others: both claim objects.
             if may_go.recv().is_err() {
@@ -253,6 +275,7 @@ fn descriptors(
     table: &Table,
     listener: &Listener,
     members: &[(&'static Place, i32)],
+    clones: &Path,
 ) -> Result<Files, Failure> {
     let _limit = MoreDescriptors::allow();
     let deadline = Instant::now() + STEP;
@@ -274,8 +297,8 @@ fn descriptors(
         }));
     }
     let mut blobs = MemoryBlobs::new();
-    let shared = image::shared_files(&held, members.len() + 1, &mut blobs)?;
-    let sync = FileSync::start(&|_| false)?;
+    let shared = image::shared_files(&held, members.len() + 1, clones, &mut blobs)?;
+    let sync = FileSync::start(&|_| false, None)?;
     Ok((shared, blobs, sync))
 }
 

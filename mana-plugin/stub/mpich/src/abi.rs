@@ -5,6 +5,7 @@ use core::sync::atomic::Ordering;
 
 use mpi_std::{CopyCall, DeleteCall, Status, FIRST_INDEX, PREDEFINED_END};
 
+use crate::callbacks::ErrorOn;
 use crate::exports::{DATATYPES, HANDLES, OPERATIONS, PAIRS};
 use crate::languages;
 
@@ -151,7 +152,8 @@ kinds! {
     comm comm_back [MPI_COMM_WORLD, MPI_COMM_SELF, MPI_COMM_NULL]
     group group_back [MPI_GROUP_NULL, MPI_GROUP_EMPTY]
     errhandler errhandler_back [
-        MPI_ERRHANDLER_NULL, MPI_ERRORS_ARE_FATAL, MPI_ERRORS_ABORT, MPI_ERRORS_RETURN
+        MPI_ERRHANDLER_NULL, MPI_ERRORS_ARE_FATAL, MPI_ERRORS_ABORT, MPI_ERRORS_RETURN,
+        MPI_ERRORS_THROW_EXCEPTIONS
     ]
     info info_back [MPI_INFO_NULL, MPI_INFO_ENV]
     win win_back [MPI_WIN_NULL]
@@ -262,6 +264,47 @@ pub unsafe fn call_cxx_op(
     unsafe {
         let intercept: Intercept = core::mem::transmute(intercept);
         intercept(invec, inoutvec, *len, *datatype, function);
+    }
+    true
+}
+
+/// Forgets what an earlier handler of the same index was.
+pub fn fresh_errhandler(word: u64) {
+    languages::set_cxx_errhandler(word, 0);
+}
+
+/// Forgets what an earlier key of the same index was.
+pub fn fresh_key(key: i32) {
+    if let Some(key) = languages::key(key) {
+        key.copy.store(0, Ordering::Relaxed);
+        key.delete.store(0, Ordering::Relaxed);
+    }
+}
+
+/// Calls a handler of C++ through that language's library. `MPI::ERRORS_THROW_EXCEPTIONS` needs nothing: the
+/// library sees the code that comes back, and throws.
+///
+/// # Safety
+/// The arguments are those of the handler; `object` holds the handle.
+pub unsafe fn foreign_errhandler(
+    handler: u64,
+    function: usize,
+    kind: ErrorOn,
+    object: *mut c_void,
+    code: &mut i32,
+) -> bool {
+    type Intercept = unsafe extern "C" fn(i32, *mut c_void, *mut i32, usize);
+    if handler == mpi_std::MPI_ERRORS_THROW_EXCEPTIONS {
+        return true;
+    }
+    let intercept = languages::cxx_errhandler(handler);
+    if intercept == 0 {
+        return false;
+    }
+    // SAFETY: the C++ library gave this function for handlers of C++.
+    unsafe {
+        let intercept: Intercept = core::mem::transmute(intercept);
+        intercept(kind as i32, object, code, function);
     }
     true
 }

@@ -11,13 +11,14 @@ use mpi_std::slot;
 
 use crate::attributes;
 use crate::grequests;
+use crate::table::{Table, Zeroed};
 use crate::translate as t;
 
 const OPS: usize = 1024;
-static CXX_OPS: [AtomicUsize; OPS] = [const { AtomicUsize::new(0) }; OPS];
+static CXX_OPS: Table<AtomicUsize, OPS> = Table::new([const { AtomicUsize::new(0) }; OPS]);
 
 fn op_cell(word: u64) -> Option<&'static AtomicUsize> {
-    CXX_OPS.get(mpi_std::index_of(word) as usize)
+    CXX_OPS.get(mpi_std::index_of(word))
 }
 
 /// The C++ library's function for an operation of C++; 0 for others.
@@ -54,12 +55,28 @@ unsafe extern "C" fn MPII_Op_set_cxx(op: t::Handle, call: usize) {
     }
 }
 
-/// `MPII_Errhandler_set_cxx`: a C++ error handler's function has the C calling convention and gets
-/// the same arguments through the proxy, which is not needed for handlers that only look at the code.
+const ERRHANDLERS: usize = 1024;
+static CXX_ERRHANDLERS: Table<AtomicUsize, ERRHANDLERS> =
+    Table::new([const { AtomicUsize::new(0) }; ERRHANDLERS]);
+
+/// The C++ library's function for an error handler of C++; 0 for others.
+pub fn cxx_errhandler(word: u64) -> usize {
+    CXX_ERRHANDLERS
+        .get(mpi_std::index_of(word))
+        .map_or(0, |cell| cell.load(Ordering::Relaxed))
+}
+
+/// Sets it.
+pub fn set_cxx_errhandler(word: u64, call: usize) {
+    if let Some(cell) = CXX_ERRHANDLERS.get(mpi_std::index_of(word)) {
+        cell.store(call, Ordering::Relaxed);
+    }
+}
+
+/// `MPII_Errhandler_set_cxx`
 #[no_mangle]
-unsafe extern "C" fn MPII_Errhandler_set_cxx(_errhandler: t::Handle, _call: usize) {
-    static SAID: core::sync::atomic::AtomicBool = core::sync::atomic::AtomicBool::new(false);
-    crate::unsupported::refuse(&SAID, "MPI::Create_errhandler", "C++ error handlers");
+unsafe extern "C" fn MPII_Errhandler_set_cxx(errhandler: t::Handle, call: usize) {
+    set_cxx_errhandler(t::errhandler(errhandler), call);
 }
 
 /// `MPII_Grequest_set_lang_f77`
@@ -81,17 +98,22 @@ pub struct Key {
     pub delete: AtomicUsize,
 }
 
+// SAFETY: numbers.
+unsafe impl Zeroed for Key {}
+
 const KEYS: usize = 4096;
-static ALL_KEYS: [Key; KEYS] = [const {
-    Key {
-        copy: AtomicUsize::new(0),
-        delete: AtomicUsize::new(0),
-    }
-}; KEYS];
+static ALL_KEYS: Table<Key, KEYS> = Table::new(
+    [const {
+        Key {
+            copy: AtomicUsize::new(0),
+            delete: AtomicUsize::new(0),
+        }
+    }; KEYS],
+);
 
 /// The proxies of a key of the program.
 pub fn key(key: i32) -> Option<&'static Key> {
-    ALL_KEYS.get(mpi_std::keyval_index(key)? as usize)
+    ALL_KEYS.get(mpi_std::keyval_index(key)?)
 }
 
 /// `MPII_Keyval_set_proxy`

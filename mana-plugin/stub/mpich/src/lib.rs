@@ -20,6 +20,8 @@ mod callbacks;
 mod events;
 #[path = "../../src/extensions.rs"]
 mod extensions;
+#[path = "../../src/fresh.rs"]
+mod fresh;
 #[path = "../../src/grequests.rs"]
 mod grequests;
 #[path = "../../src/large.rs"]
@@ -32,6 +34,8 @@ mod newer;
 mod queries;
 #[path = "../../src/sessions.rs"]
 mod sessions;
+#[path = "../../src/table.rs"]
+mod table;
 #[path = "../../src/translate.rs"]
 mod translate;
 #[path = "../../src/unsupported.rs"]

@@ -4,6 +4,7 @@ use core::ffi::c_void;
 
 use mpi_std::{CopyCall, DeleteCall, Status, PREDEFINED_END};
 
+use crate::callbacks::ErrorOn;
 use crate::exports::{FORTRAN, PREDEFINED};
 use crate::objects::{self, KeyLanguage};
 
@@ -219,6 +220,54 @@ pub unsafe fn call_cxx_op(
     unsafe {
         let intercept: Intercept = core::mem::transmute(function);
         intercept(invec, inoutvec, len, datatype, user);
+    }
+    true
+}
+
+/// Forgets what an earlier handler of the same index was.
+pub fn fresh_errhandler(word: u64) {
+    objects::fresh_errhandler(word);
+}
+
+/// Forgets what an earlier key of the same index was.
+pub fn fresh_key(key: i32) {
+    objects::set_key_language(key, KeyLanguage::C);
+}
+
+/// Calls a handler of C++ through that language's library, which puts what it needs into the handler's object;
+/// that of `MPI::ERRORS_THROW_EXCEPTIONS` has the functions themselves, for each kind of object.
+///
+/// # Safety
+/// The arguments are those of the handler; `object` holds the handle.
+pub unsafe fn foreign_errhandler(
+    handler: u64,
+    function: usize,
+    kind: ErrorOn,
+    object: *mut c_void,
+    code: &mut i32,
+) -> bool {
+    type Dispatch = unsafe extern "C" fn(*mut c_void, *mut i32, *const c_void, usize);
+    type Throw = unsafe extern "C" fn(*mut c_void, *mut i32, *const c_void);
+    let no_message = core::ptr::null();
+    if handler == mpi_std::MPI_ERRORS_THROW_EXCEPTIONS {
+        let throw = objects::throw_function(kind);
+        if throw != 0 {
+            // SAFETY: the C++ library has put this function there.
+            unsafe {
+                let throw: Throw = core::mem::transmute(throw);
+                throw(object, code, no_message);
+            }
+        }
+        return true;
+    }
+    let dispatch = objects::cxx_dispatch(handler);
+    if dispatch == 0 {
+        return false;
+    }
+    // SAFETY: as above, for a handler of C++.
+    unsafe {
+        let dispatch: Dispatch = core::mem::transmute(dispatch);
+        dispatch(object, code, no_message, function);
     }
     true
 }

@@ -341,6 +341,7 @@ unsafe extern "C" fn ompi_errhandler_create(
         // What the callers take for a failure: `MPI_ERRHANDLER_NULL`.
         return &raw const ompi_mpi_errhandler_null as usize;
     }
+    objects::fresh_errhandler(word);
     t::errhandler_back(word)
 }
 

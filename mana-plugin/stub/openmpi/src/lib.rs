@@ -21,6 +21,8 @@ mod attributes;
 mod callbacks;
 #[path = "../../src/events.rs"]
 mod events;
+#[path = "../../src/fresh.rs"]
+mod fresh;
 #[path = "../../src/grequests.rs"]
 mod grequests;
 #[path = "../../src/local.rs"]
@@ -29,6 +31,8 @@ mod local;
 mod queries;
 #[path = "../../src/sessions.rs"]
 mod sessions;
+#[path = "../../src/table.rs"]
+mod table;
 #[path = "../../src/translate.rs"]
 mod translate;
 #[path = "../../src/unsupported.rs"]

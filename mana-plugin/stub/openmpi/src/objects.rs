@@ -10,6 +10,9 @@ use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use mpi_std::{index_of, kind, kind_of, PREDEFINED_END};
 
+use crate::callbacks::ErrorOn;
+use crate::table::{Table, Zeroed};
+
 /// "MPIH".
 pub const MAGIC: u64 = 0x4d50_4948;
 
@@ -25,6 +28,11 @@ impl<const WORDS: usize> Object<WORDS> {
     const EMPTY: Self = Object([const { AtomicU64::new(0) }; WORDS]);
 }
 
+// SAFETY: numbers.
+unsafe impl<const WORDS: usize> Zeroed for Object<WORDS> {}
+
+type Objects<const WORDS: usize, const FIRST: usize> = Table<Object<WORDS>, FIRST>;
+
 const COMMS: usize = 8192;
 const WINDOWS: usize = 4096;
 const DATATYPES: usize = 16384;
@@ -32,12 +40,13 @@ const OPS: usize = 1024;
 const ERRHANDLERS: usize = 1024;
 const REQUESTS: usize = 16384;
 
-static COMM_OBJECTS: [Object<48>; COMMS] = [const { Object::EMPTY }; COMMS];
-static WIN_OBJECTS: [Object<32>; WINDOWS] = [const { Object::EMPTY }; WINDOWS];
-static DATATYPE_OBJECTS: [Object<32>; DATATYPES] = [const { Object::EMPTY }; DATATYPES];
-static OP_OBJECTS: [Object<16>; OPS] = [const { Object::EMPTY }; OPS];
-static REQUEST_OBJECTS: [Object<16>; REQUESTS] = [const { Object::EMPTY }; REQUESTS];
-static ERRHANDLER_OBJECTS: [Object<24>; ERRHANDLERS] = [const { Object::EMPTY }; ERRHANDLERS];
+static COMM_OBJECTS: Objects<48, COMMS> = Table::new([const { Object::EMPTY }; COMMS]);
+static WIN_OBJECTS: Objects<32, WINDOWS> = Table::new([const { Object::EMPTY }; WINDOWS]);
+static DATATYPE_OBJECTS: Objects<32, DATATYPES> = Table::new([const { Object::EMPTY }; DATATYPES]);
+static OP_OBJECTS: Objects<16, OPS> = Table::new([const { Object::EMPTY }; OPS]);
+static REQUEST_OBJECTS: Objects<16, REQUESTS> = Table::new([const { Object::EMPTY }; REQUESTS]);
+static ERRHANDLER_OBJECTS: Objects<24, ERRHANDLERS> =
+    Table::new([const { Object::EMPTY }; ERRHANDLERS]);
 
 /// Words of the structures that Open MPI's libraries read or write.
 const COMM_ATTRIBUTES: usize = 272 / 8;
@@ -81,12 +90,12 @@ pub fn attributes_word(attributes: u64) -> u64 {
 }
 
 #[inline(always)]
-fn address<const WORDS: usize>(
-    objects: &'static [Object<WORDS>],
+fn address<const WORDS: usize, const FIRST: usize>(
+    objects: &'static Objects<WORDS, FIRST>,
     word: u64,
     attributes: Option<usize>,
 ) -> usize {
-    let Some(object) = objects.get(index_of(word) as usize) else {
+    let Some(object) = objects.get(index_of(word)) else {
         return word as usize;
     };
     let content = MAGIC << 32 | word;
@@ -117,7 +126,7 @@ pub fn handle(word: u64) -> usize {
 /// Forgets what the object of an operation was used for before.
 pub fn fresh_op(word: u64) {
     if let Some(cell) = OP_OBJECTS
-        .get(index_of(word) as usize)
+        .get(index_of(word))
         .and_then(|o| o.0.get(OP_FLAGS))
     {
         cell.store(0, Ordering::Relaxed);
@@ -125,19 +134,54 @@ pub fn fresh_op(word: u64) {
     set_cxx_function(word, 0);
 }
 
+/// Where `ompi_errhandler_t` has its functions for communicators, files and windows, and the one by which its C++
+/// library calls a handler of C++.
+const ERRHANDLER_FUNCTIONS: [usize; 3] = [88 / 8, 96 / 8, 104 / 8];
+const ERRHANDLER_DISPATCH: usize = 120 / 8;
+
+fn dispatch_cell(word: u64) -> Option<&'static AtomicU64> {
+    let object = ERRHANDLER_OBJECTS.get(index_of(word))?;
+    object.0.get(ERRHANDLER_DISPATCH)
+}
+
+/// Forgets what the object of an error handler was used for before.
+pub fn fresh_errhandler(word: u64) {
+    if let Some(cell) = dispatch_cell(word) {
+        cell.store(0, Ordering::Relaxed);
+    }
+}
+
+/// The function by which the C++ library calls a handler; 0 if it is not one of C++.
+pub fn cxx_dispatch(word: u64) -> usize {
+    dispatch_cell(word).map_or(0, |cell| cell.load(Ordering::Relaxed) as usize)
+}
+
+extern "C" {
+    static ompi_mpi_errors_throw_exceptions: [AtomicU64; 16];
+}
+
+/// The function that the C++ library has put into `MPI::ERRORS_THROW_EXCEPTIONS`; 0 without that library.
+pub fn throw_function(kind: ErrorOn) -> usize {
+    // SAFETY: the data symbol, or the executable's copy of it.
+    let object = unsafe { &ompi_mpi_errors_throw_exceptions };
+    let at = ERRHANDLER_FUNCTIONS.get(kind as usize);
+    let cell = at.and_then(|at| object.get(*at));
+    cell.map_or(0, |cell| cell.load(Ordering::Relaxed) as usize)
+}
+
 /// Whether Open MPI's Fortran library has marked an operation as Fortran.
 pub fn is_fortran_op(word: u64) -> bool {
     OP_OBJECTS
-        .get(index_of(word) as usize)
+        .get(index_of(word))
         .and_then(|o| o.0.get(OP_FLAGS))
         .is_some_and(|cell| cell.load(Ordering::Relaxed) & OP_FORTRAN != 0)
 }
 
-static CXX_FUNCTIONS: [AtomicUsize; OPS] = [const { AtomicUsize::new(0) }; OPS];
+static CXX_FUNCTIONS: Table<AtomicUsize, OPS> = Table::new([const { AtomicUsize::new(0) }; OPS]);
 
 /// Records the C++ function of an operation.
 pub fn set_cxx_function(word: u64, function: usize) {
-    if let Some(cell) = CXX_FUNCTIONS.get(index_of(word) as usize) {
+    if let Some(cell) = CXX_FUNCTIONS.get(index_of(word)) {
         cell.store(function, Ordering::Relaxed);
     }
 }
@@ -145,12 +189,12 @@ pub fn set_cxx_function(word: u64, function: usize) {
 /// The C++ function of an operation; 0 if it is not one of C++.
 pub fn cxx_function(word: u64) -> usize {
     CXX_FUNCTIONS
-        .get(index_of(word) as usize)
+        .get(index_of(word))
         .map_or(0, |cell| cell.load(Ordering::Relaxed))
 }
 
 const KEYS: usize = 4096;
-static KEY_LANGUAGES: [AtomicU32; KEYS] = [const { AtomicU32::new(0) }; KEYS];
+static KEY_LANGUAGES: Table<AtomicU32, KEYS> = Table::new([const { AtomicU32::new(0) }; KEYS]);
 
 /// The language of an attribute key's functions.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -168,7 +212,7 @@ pub fn set_key_language(key: i32, language: KeyLanguage) {
     let Some(index) = mpi_std::keyval_index(key) else {
         return;
     };
-    if let Some(cell) = KEY_LANGUAGES.get(index as usize) {
+    if let Some(cell) = KEY_LANGUAGES.get(index) {
         cell.store(language as u32, Ordering::Relaxed);
     }
 }
@@ -176,7 +220,7 @@ pub fn set_key_language(key: i32, language: KeyLanguage) {
 /// The language of a key.
 pub fn key_language(key: i32) -> KeyLanguage {
     let value = mpi_std::keyval_index(key)
-        .and_then(|index| KEY_LANGUAGES.get(index as usize))
+        .and_then(|index| KEY_LANGUAGES.get(index))
         .map_or(0, |cell| cell.load(Ordering::Relaxed));
     match value {
         1 => KeyLanguage::FortranAddress,

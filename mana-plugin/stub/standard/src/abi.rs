@@ -4,6 +4,8 @@ use core::ffi::c_void;
 
 use mpi_std::{CopyCall, DeleteCall, Status};
 
+use crate::callbacks::ErrorOn;
+
 /// A handle: a pointer that is never followed.
 pub type Handle = usize;
 /// A file's handle.
@@ -131,6 +133,26 @@ pub unsafe fn call_cxx_op(
     _datatype: &mut Handle,
 ) -> bool {
     false
+}
+
+/// Error handlers are all of C.
+pub fn fresh_errhandler(_word: u64) {}
+
+/// Keys are all of C.
+pub fn fresh_key(_key: i32) {}
+
+/// No handler is of another language; without a C++ library nobody can have asked for exceptions.
+///
+/// # Safety
+/// None is needed.
+pub unsafe fn foreign_errhandler(
+    handler: u64,
+    _function: usize,
+    _kind: ErrorOn,
+    _object: *mut c_void,
+    _code: &mut i32,
+) -> bool {
+    handler == mpi_std::MPI_ERRORS_THROW_EXCEPTIONS
 }
 
 /// No error handler is marked as Fortran's.

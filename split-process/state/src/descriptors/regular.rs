@@ -6,12 +6,14 @@
 
 use std::fs::{self, File};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use super::{open, OpenFile};
-use crate::blob::{BlobSink, BlobSource, Content};
-use crate::context::{CaptureContext, FilePolicy};
+use crate::blob::{BlobSink, Content};
+use crate::context::{CaptureContext, FilePolicy, RestoreContext};
 use crate::error::{StateError, Warning};
 use crate::path::FilePath;
 
@@ -56,7 +58,7 @@ pub struct InPlace {
 pub enum SavedFile {
     /// With the checkpoint.
     Content(Content),
-    /// In another file that shares its blocks.
+    /// In another file that shares its blocks: its name in the directory of clones.
     Clone(FilePath),
 }
 
@@ -234,17 +236,26 @@ pub(crate) fn save_in_place(
     Ok(())
 }
 
-/// A file in `directory` that shares the blocks of `file`; `None` where the file system cannot.
-fn clone_into(
-    file: &File,
-    directory: &std::path::Path,
-    (device, inode): (u64, u64),
-) -> Option<FilePath> {
-    let path = directory.join(format!("file-{device:x}-{inode:x}"));
+/// Makes a durable file in `directory` that shares the blocks of `file`: its name; `None` where the file systems
+/// cannot.
+fn clone_into(file: &File, directory: &Path, (device, inode): (u64, u64)) -> Option<FilePath> {
+    let name = format!("file-{device:x}-{inode:x}");
+    let path = directory.join(&name);
+    let mut make = fs::DirBuilder::new();
+    make.recursive(true).mode(0o700).create(directory).ok()?;
     let _ = fs::remove_file(&path);
-    let clone = File::create_new(&path).ok()?;
-    if ficlone(&clone, file) && clone.sync_all().is_ok() {
-        return Some(FilePath::from(&*path));
+    let mut new = File::options();
+    let clone = new
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&path)
+        .ok()?;
+    let stored = ficlone(&clone, file)
+        && clone.sync_all().is_ok()
+        && File::open(directory).and_then(|d| d.sync_all()).is_ok();
+    if stored {
+        return Some(FilePath::from(Path::new(&name)));
     }
     let _ = fs::remove_file(&path);
     None
@@ -256,7 +267,10 @@ fn ficlone(to: &File, from: &File) -> bool {
 }
 
 /// Puts the saved content of a file back.
-pub(super) fn restore_in_place(record: &InPlace, blobs: &dyn BlobSource) -> Result<(), StateError> {
+pub(super) fn restore_in_place(
+    record: &InPlace,
+    ctx: &RestoreContext<'_>,
+) -> Result<(), StateError> {
     let path = &record.path;
     let mut options = File::options();
     let file = options
@@ -266,12 +280,17 @@ pub(super) fn restore_in_place(record: &InPlace, blobs: &dyn BlobSource) -> Resu
         .open(path.as_path());
     let file = file.map_err(|e| StateError::io("open", path, e))?;
     match &record.saved {
-        SavedFile::Content(content) => content.write_to(&file, &path.to_string(), blobs),
-        SavedFile::Clone(clone) => {
+        SavedFile::Content(content) => content.write_to(&file, &path.to_string(), ctx.blobs),
+        SavedFile::Clone(name) => {
+            let clone = match ctx.clones {
+                Some(directory) => FilePath::from(&*directory.join(name.as_path())),
+                None => name.clone(),
+            };
             let mut saved = File::open(clone.as_path())
-                .map_err(|e| StateError::io("open the saved copy", clone, e))?;
-            let cut = file.set_len(0);
-            cut.map_err(|e| StateError::io("truncate", path, e))?;
+                .map_err(|e| StateError::io("open the saved copy", &clone, e))?;
+            // Other ranks do the same: the file is at no instant shorter than it will be.
+            let cut = saved.metadata().and_then(|m| file.set_len(m.len()));
+            cut.map_err(|e| StateError::io("set the length of", path, e))?;
             if ficlone(&file, &saved) {
                 return Ok(());
             }

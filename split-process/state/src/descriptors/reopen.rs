@@ -21,7 +21,7 @@ pub(crate) fn restore(
     // Copied before a description of the program takes one of these numbers.
     let standard = standard_streams(ctx);
     for file in &records.in_place {
-        regular::restore_in_place(file, ctx.blobs)?;
+        regular::restore_in_place(file, ctx)?;
     }
     let mut opener = Opener::new(state, ctx);
     for (i, description) in records.descriptions.iter().enumerate() {

@@ -193,7 +193,7 @@ impl SharedFiles {
             restored: Restored::default(),
         };
         for file in &records.in_place {
-            regular::restore_in_place(file, ctx.blobs)?;
+            regular::restore_in_place(file, ctx)?;
         }
         let mut opener = Opener::new(&self.files, ctx);
         for i in 0..records.descriptions.len() {

@@ -322,7 +322,7 @@ fn synchronising_leaves_descriptors_and_locks() {
             assert_eq!(unsafe { libc::fcntl(30, libc::F_SETLK, &range) }, 0);
             let (reader, writer) = pipe();
             put(reader, 31);
-            let mut sync = FileSync::start(&lower).unwrap();
+            let mut sync = FileSync::start(&lower, None).unwrap();
             // The thread holds no copy of the write end.
             drop(writer);
             assert!(readable(31, 5000));

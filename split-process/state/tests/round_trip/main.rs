@@ -125,6 +125,7 @@ impl Scenario {
         std::fs::create_dir_all(&rendezvous).unwrap();
         let mut ctx = RestoreContext::new(BASE, &blobs, &rendezvous);
         ctx.timeout = Duration::from_secs(5);
+        ctx.clones = Some(place);
         let mut restored = restore_descriptors(&state, &ctx).unwrap();
         restore_mappings(&state, &ctx, &mut restored).unwrap();
         restore_rest(&state, &ctx, restored).unwrap();

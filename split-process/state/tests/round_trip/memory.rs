@@ -140,7 +140,7 @@ fn files_are_mapped_again_from_where_they_are() {
                 map(4, PAGE, libc::PROT_READ, Some(file.as_raw_fd()), 0);
                 *word(0) = 1234;
                 drop(file);
-                let mut sync = FileSync::start(&lower).unwrap();
+                let mut sync = FileSync::start(&lower, None).unwrap();
                 assert_eq!(sync.wait(Duration::from_secs(10)), Some(Vec::new()));
                 let gone = options.open(place.join("gone")).unwrap();
                 gone.set_len(PAGE as u64).unwrap();

@@ -15,7 +15,7 @@ use crate::job::{Ended, Job};
 use crate::mpi::{find, Mpi};
 use crate::product::{Intervals, Setup};
 
-const LIMIT: Duration = Duration::from_secs(300);
+const LIMIT: Duration = Duration::from_secs(600);
 
 /// A command line, or what is not installed.
 type Prepared = std::result::Result<Vec<String>, String>;
@@ -28,6 +28,8 @@ struct Application {
     /// Whose native run gives the answer.
     native: Mpi,
     ranks: u32,
+    /// Seconds between checkpoints: more for large images, which take a while on a busy machine.
+    every: u32,
     /// The command line, after putting into the directory what it needs; or what is not installed.
     prepare: fn(Mpi, &Path) -> Result<Prepared>,
     /// What a line of the output has of the answer.
@@ -44,6 +46,7 @@ const APPLICATIONS: &[Application] = &[
         // On Debian 12 the native program does not converge on MPICH 4.0.2.
         native: Mpi::OpenMpi,
         ranks: 2,
+        every: 4,
         prepare: nwchem,
         answers: energy_and_gradient,
         files: &[],
@@ -54,6 +57,7 @@ const APPLICATIONS: &[Application] = &[
         mpis: &[Mpi::OpenMpi],
         native: Mpi::OpenMpi,
         ranks: 3,
+        every: 1,
         prepare: petsc,
         answers: |line| {
             let norm = line.contains("Function norm") || line.contains("Number of SNES iterations");
@@ -67,6 +71,7 @@ const APPLICATIONS: &[Application] = &[
         mpis: &[Mpi::OpenMpi],
         native: Mpi::OpenMpi,
         ranks: 3,
+        every: 1,
         prepare: lammps,
         answers: |line| {
             line.starts_with("Total # of neighbors")
@@ -116,10 +121,11 @@ fn run(
         Err(why) => return skipped(why),
     };
     let expected = context.native(application.name, || native(context, application))?;
+    let every = application.every;
     let intervals = Intervals {
-        local: 1,
-        partner: 2,
-        global: 4,
+        local: every,
+        partner: 2 * every,
+        global: 4 * every,
     };
     let setup = product.setup(place.path(), mpi, application.ranks, intervals)?;
     let (outputs, note) = if kill {

@@ -1,12 +1,19 @@
 //! A Slurm cluster of namespaces (tests/cluster): several nodes, Open MPI by PMIx, MPICH by PMI-2,
 //! requeue, a node that loses power.
 
-mod bed;
+pub mod bed;
+mod course;
+mod crashes;
 mod failures;
+mod grace;
 mod limits;
 mod mpirun;
+mod scratch;
+mod serial;
 mod steps;
 mod templates;
+mod user;
+mod wiped;
 
 use std::time::Duration;
 
@@ -31,6 +38,16 @@ enum Event {
 /// `full`: also those that only the full run has.
 pub fn all(full: bool) -> Vec<Scenario> {
     let mut scenarios = if full { failures::all() } else { Vec::new() };
+    scenarios.push(Scenario::new(
+        "cluster/doctor",
+        "mana doctor --self-test in an allocation of one CPU, and of two nodes",
+        crashes::doctor,
+    ));
+    scenarios.push(Scenario::new(
+        "cluster/serial",
+        "programs without MPI under srun for MPI programs, alone and as several tasks, requeued: each resumes its own images",
+        serial::run,
+    ));
     for mpi in Mpi::ALL {
         let name = |what: &str| format!("cluster/{}/{what}", mpi.name());
         scenarios.push(Scenario::new(
@@ -63,6 +80,35 @@ pub fn all(full: bool) -> Vec<Scenario> {
             "time slices go on by themselves; a signal of the user's, scancel: a last checkpoint",
             move |c| limits::run(c, mpi),
         ));
+        if full || mpi == Mpi::Mpich {
+            scenarios.push(Scenario::new(
+                name("scratch-files"),
+                "files on the nodes' own storage, the same path on all: requeued, each node's content is its own",
+                move |c| scratch::run(c, mpi),
+            ));
+        }
+        scenarios.push(Scenario::new(
+            name("crashes"),
+            "a rank crashes, a start comes to nothing or is refused: what mana requeue decides",
+            move |c| crashes::run(c, mpi),
+        ));
+        scenarios.push(Scenario::new(
+            name("grace"),
+            "preempted with a grace time: the last checkpoint has that time too",
+            move |c| grace::run(c, mpi),
+        ));
+        scenarios.push(Scenario::new(
+            name("wiped"),
+            "local storage is wiped between two starts: resumed from the global directory",
+            move |c| wiped::run(c, mpi),
+        ));
+        if full || mpi == Mpi::Mpich {
+            scenarios.push(Scenario::new(
+                name("user"),
+                "an ordinary user's job, requeued by its owner: what it leaves is his alone; doctor, status, clean-local",
+                move |c| user::run(c, mpi),
+            ));
+        }
         if full || mpi == Mpi::OpenMpi {
             scenarios.push(Scenario::new(
                 name("mpirun"),
@@ -73,7 +119,7 @@ pub fn all(full: bool) -> Vec<Scenario> {
         if full {
             scenarios.push(Scenario::new(
                 name("templates"),
-                "the job scripts of slurm/ as written: preemption, an array, spare nodes, prolog and epilog",
+                "the job scripts of slurm/ as written, twice: preemption, an array, requeues, spare nodes, prolog and epilog",
                 move |c| templates::run(c, mpi),
             ));
         }
@@ -96,7 +142,7 @@ fn native(context: &Context, mpi: Mpi) -> Result<Verdict> {
     let mut place = context.directory("cluster-native")?;
     let expected = native_result(context, mpi, NODES, &[], place.path())?;
     let executable = context.build(program, mpi)?;
-    let cluster = match Cluster::up()? {
+    let cluster = match Cluster::up(&place)? {
         Ok(cluster) => cluster,
         Err(why) => return skipped(why),
     };

@@ -1,8 +1,14 @@
 //! The commands as users meet them: watching, checkpointing and ending a job, resuming it by hand,
 //! offline tools, a coordinator of its own, an installed tree used by somebody else, bad input.
 
+mod adapter;
 mod bad_input;
+mod clean_local;
+mod hangs;
+mod mismatch;
 mod pages;
+mod prune;
+mod several_programs;
 mod watchdog;
 
 use std::path::Path;
@@ -38,7 +44,7 @@ type Play = fn(&Stage) -> Result<()>;
 
 pub fn all() -> Vec<Scenario> {
     let mut scenarios = Vec::new();
-    let both: [(&str, &'static str, Play); 2] = [
+    let both: [(&str, &'static str, Play); 3] = [
         (
             "by-hand",
             "status, checkpoint of a level, list, verify of a flipped byte, last checkpoint, restart",
@@ -48,6 +54,11 @@ pub fn all() -> Vec<Scenario> {
             "first-commit",
             "killed between the announcement of the first commit and its manifest: from the beginning",
             first_commit,
+        ),
+        (
+            "several-programs",
+            "a job of two programs under one name: resumed by its own command line, and by mana_restart",
+            several_programs::several_programs,
         ),
     ];
     for (word, shows, play) in both {
@@ -63,12 +74,45 @@ pub fn all() -> Vec<Scenario> {
             move |c| run_program(c, "watchdog", mpi, &STALL, watchdog::watchdog),
         ));
     }
+    for mpi in Mpi::ALL {
+        let all: [(&str, &'static str, Play); 3] = [
+            (
+                "hang-init",
+                "a rank that comes late: the library's own start is named as what takes so long",
+                hangs::init,
+            ),
+            (
+                "hang-start",
+                "a rank whose storage does not answer at the start is named, and the wait ends as configured",
+                hangs::start,
+            ),
+            (
+                "hang-resume",
+                "records, an image, memory that are not read: whom all wait for, and with what; resumed afterwards",
+                hangs::resume,
+            ),
+        ];
+        for (word, shows, play) in all {
+            let name = format!("commands/{word}/{}", mpi.name());
+            scenarios.push(Scenario::new(name, shows, move |c| run(c, word, mpi, play)));
+        }
+    }
+    scenarios.push(Scenario::new(
+        "commands/mismatch",
+        "a program under the other MPI's launcher, a changed program, another number of ranks: refused by name",
+        mismatch::mismatch,
+    ));
     scenarios.push(Scenario::new(
         "commands/report",
         "the page of a job that was made up, looked at in a browser",
         pages::report,
     ));
-    let once: [(&str, &'static str, Play); 10] = [
+    scenarios.push(Scenario::new(
+        "commands/clean-local",
+        "the prolog for node-local storage follows no link of a user's and deletes what is old",
+        clean_local::run,
+    ));
+    let once: [(&str, &'static str, Play); 12] = [
         (
             "run",
             "mana run: resumes after a lost node, and does not start again what was ended on request",
@@ -90,9 +134,19 @@ pub fn all() -> Vec<Scenario> {
             kept,
         ),
         (
+            "prune",
+            "older checkpoints are deleted, never what a resume needs, nor while the job runs",
+            prune::prune,
+        ),
+        (
             "installed",
-            "a copied tree, used by an ordinary user in a directory of theirs",
+            "a copied tree, used by an ordinary user in a directory of theirs; refused below a name with a space",
             installed,
+        ),
+        (
+            "adapter",
+            "an ordinary user adds an MPI to a tree of theirs, from the sources that came with it",
+            adapter::adapter,
         ),
         (
             "doctor",
@@ -179,14 +233,18 @@ impl Stage {
         self.setup.mana(verb, options, LIMIT)
     }
 
-    /// Started, and under control.
+    /// Started, and under control; it does not end before [`Setup::release`].
     fn started(&self, setup: &Setup, options: &[&str]) -> Result<Job> {
+        let mut setup = setup.clone();
+        setup.hold();
         let mut job = setup.launch(options, &self.line)?;
         under_control(&mut job)?;
         Ok(job)
     }
 
+    /// Resumed, and ended.
     fn restart(&self, ranks: u32) -> Result<Ended> {
+        self.setup.release()?;
         let mut command = self.setup.mpi.launcher(ranks, false);
         command
             .arg(self.setup.product.command("mana_restart"))
@@ -347,6 +405,13 @@ fn first_commit(stage: &Stage) -> Result<()> {
 
 fn started_again(stage: &Stage) -> Result<()> {
     let setup = &stage.setup;
+    // What it waits for itself, its command can be sent.
+    let mut command = Command::new(setup.product.command("mana"));
+    command.args(["run", "--retries", "0", "--"]);
+    command.args(["grep", "^SigBlk:[[:space:]]*0*$", "/proc/self/status"]);
+    Job::start(command, stage.place.path())?
+        .wait(SHORT)?
+        .expect(0)?;
     let mut command = Command::new(setup.product.command("mana"));
     command.args(["run", "--retries", "1", "--"]);
     let launcher = setup.mpi.launcher(2, false);
@@ -359,7 +424,10 @@ fn started_again(stage: &Stage) -> Result<()> {
         .arg(launcher.get_program())
         .args(launcher.get_args());
     command.arg(setup.product.command("mana_launch"));
-    command.args(["--id", &setup.id]).args(&stage.line);
+    let hurry = stage.place.path().join("over");
+    let until = hurry.display().to_string();
+    command.args(["--id", &setup.id]);
+    command.args([&stage.line[0], "--pause", "300", "--until", &until]);
     command.current_dir(stage.place.path());
     let mut job = Job::start(command, stage.place.path())?;
     under_control(&mut job)?;
@@ -388,13 +456,12 @@ fn started_again(stage: &Stage) -> Result<()> {
         "it was started again\n{}",
         ended.report()
     );
+    std::fs::write(&hurry, "").context("ending the pauses")?;
     same(&stage.restart(2)?, &stage.expected)
 }
 
 /// A stand-alone coordinator on a port (0: a free one), and the port.
 fn coordinator(stage: &Stage, name: &str, port: &str) -> Result<(Job, String)> {
-    let directory = stage.place.path().join(name);
-    std::fs::create_dir(&directory).context("making a directory")?;
     let mut command = Command::new(stage.setup.product.command("mana_coordinator"));
     command
         .args([
@@ -405,7 +472,13 @@ fn coordinator(stage: &Stage, name: &str, port: &str) -> Result<(Job, String)> {
             "--config",
         ])
         .arg(stage.setup.configuration());
-    let mut job = Job::start(command, &directory)?;
+    with_port(command, &stage.place.path().join(name))
+}
+
+/// A coordinator in a directory of its own, and the port it tells.
+fn with_port(command: Command, directory: &std::path::Path) -> Result<(Job, String)> {
+    std::fs::create_dir(directory).context("making a directory")?;
+    let mut job = Job::start(command, directory)?;
     let port = job.until("the port", SHORT, |job| {
         let output = job.output();
         let (_, rest) = output.split_once("MANA_COORD_PORT=")?;
@@ -417,7 +490,7 @@ fn coordinator(stage: &Stage, name: &str, port: &str) -> Result<(Job, String)> {
 fn coordinators(stage: &Stage) -> Result<()> {
     let hurry = stage.place.path().join("hurry");
     let until = hurry.display().to_string();
-    let line: Vec<_> = [&stage.line[0], "--pause", "300", "--until", &until]
+    let line: Vec<_> = [&stage.line[0], "--pause", "900", "--until", &until]
         .map(str::to_owned)
         .to_vec();
     let (mut first, port_a) = coordinator(stage, "coordinator-a", "0")?;
@@ -425,7 +498,7 @@ fn coordinators(stage: &Stage) -> Result<()> {
     let mut a = stage.setup.clone();
     a.id = "a".into();
     let by_option = ["--coord-host", "localhost", "--coord-port", &port_a];
-    let settings = "--set on_error=continue --set coordinator_timeout=8";
+    let settings = "--set on_error=continue --set coordinator_timeout=20";
     let settings: Vec<_> = settings.split_whitespace().collect();
     let go_on = [&by_option[..], &settings].concat();
     let mut job_a = a.launch(&go_on, &line)?;
@@ -479,7 +552,7 @@ fn coordinators(stage: &Stage) -> Result<()> {
 
 /// Waits for a line of the job.
 fn heard(job: &mut Job, words: &str) -> Result<()> {
-    job.until(&format!("a line with {words:?}"), SHORT, |job| {
+    job.until(&format!("a line with {words:?}"), LIMIT, |job| {
         job.messages().contains(words).then_some(())
     })
 }
@@ -488,11 +561,13 @@ fn heard(job: &mut Job, words: &str) -> Result<()> {
 fn steps(stage: &Stage) -> Result<()> {
     let step = |pause: &str, restarts: &str| -> Result<Job> {
         let mut command = Mpi::OpenMpi.launcher(2, false);
+        let until = stage.place.path().join("over");
         command
             .arg(stage.setup.product.command("mana_launch"))
             .arg("--config")
             .arg(stage.setup.configuration())
-            .args([&stage.line[0], "--pause", pause])
+            .args([&stage.line[0], "--pause", pause, "--until"])
+            .arg(until)
             .current_dir(stage.place.path());
         // Not mpirun itself, which would look for Slurm's allocation.
         command
@@ -509,7 +584,7 @@ fn steps(stage: &Stage) -> Result<()> {
         Some(rest.split_whitespace().next()?.to_owned())
     };
     same(&step("0", "0")?.wait(LIMIT)?, &stage.expected)?;
-    let mut parallel = [step("30", "0")?, step("31", "0")?];
+    let mut parallel = [step("300", "0")?, step("301", "0")?];
     let mut names = Vec::new();
     for job in &mut parallel {
         under_control(job)?;
@@ -534,7 +609,8 @@ fn steps(stage: &Stage) -> Result<()> {
         "{}",
         first.report()
     );
-    let again = [step("30", "1")?, step("31", "1")?];
+    let again = [step("300", "1")?, step("301", "1")?];
+    std::fs::write(stage.place.path().join("over"), "").context("ending the pauses")?;
     for (job, name) in again.into_iter().zip(names) {
         let ended = job.wait(LIMIT)?;
         same(&ended, &stage.expected)?;
@@ -562,6 +638,7 @@ fn kept(stage: &Stage) -> Result<()> {
                 .mana("status", &["--checkpoint", "--wait"], LIMIT)?
                 .expect(0)?;
         }
+        setup.release()?;
         same(&job.wait(LIMIT)?, &stage.expected)?;
         let left: Vec<_> = setup.stores().committed();
         let wanted: &[(u32, u64)] = if keep { &[(1, 2)] } else { &[] };
@@ -582,7 +659,7 @@ const NOBODY: &str = "65534";
 
 fn installed(stage: &Stage) -> Result<()> {
     let place = stage.place.path();
-    let tree = place.join("moved tree");
+    let tree = place.join("moved");
     let home = place.join("home");
     std::fs::create_dir(&home).context("making a home")?;
     shell(
@@ -597,6 +674,14 @@ fn installed(stage: &Stage) -> Result<()> {
         ),
     )?;
     let product = Product::new(&tree)?;
+    // What the loader would take apart, and load nothing of.
+    let apart = place.join("moved there");
+    std::fs::rename(&tree, &apart).context("renaming the tree")?;
+    let mut command = Command::new(apart.join("bin/mana_launch"));
+    command.arg(home.join("app")).current_dir(place);
+    let ended = Job::start(command, place)?.wait(SHORT)?;
+    refused(&ended, &["moved there", "takes a path with a space"])?;
+    std::fs::rename(&apart, &tree).context("renaming the tree")?;
     let mut words = Vec::new();
     if nix::unistd::geteuid().is_root() {
         shell(
@@ -623,13 +708,14 @@ fn installed(stage: &Stage) -> Result<()> {
     let launcher =
         "OMPI_MCA_mpi_yield_when_idle=1 mpirun.openmpi --oversubscribe --bind-to none -n 2";
     let mut job = as_user(&format!(
-        "cp '{}' . && {launcher} '{bin}/mana_launch' ./app --pause 30",
+        "cp '{}' . && {launcher} '{bin}/mana_launch' ./app --pause 300 --until over",
         templates.display()
     ))?;
     under_control(&mut job)?;
     let taken = as_user(&format!("'{bin}/mana_status' --checkpoint --wait --kill"))?.wait(LIMIT)?;
     says(taken.expect(0)?, &["committed"])?;
     job.wait(LIMIT)?;
+    shell(place, &format!("touch '{}'", home.join("over").display()))?;
     let resumed = as_user(&format!("{launcher} '{bin}/mana_restart'"))?.wait(LIMIT)?;
     same(&resumed, &stage.expected)?;
     ensure!(

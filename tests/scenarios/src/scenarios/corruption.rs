@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{ensure, Context as _, Result};
 
-use super::lammps::{run_and_kill, Melt, CALM, LEVELS, RANKS};
+use super::lammps::{levels, run_and_kill, Melt, CALM, RANKS};
 use super::modes::{native, same};
 use super::Scenario;
 use crate::context::{Context, Verdict, Workplace};
@@ -78,6 +78,18 @@ const RUNGS: &[Rung] = &[
         what: What::Own,
     },
     Rung {
+        name: "truncate/partner",
+        shows: "the partner copy truncated too: the global one",
+        damage: Damage::Truncate,
+        what: What::OwnAndPartner,
+    },
+    Rung {
+        name: "empty/generation",
+        shows: "every copy of a rank empty: an older generation",
+        damage: Damage::Empty,
+        what: What::Generation,
+    },
+    Rung {
         name: "missing/local",
         shows: "a missing rank: the partner copy",
         damage: Damage::Remove,
@@ -121,13 +133,11 @@ fn run(context: &Context, rung: &Rung) -> Result<Verdict> {
         Ok(subject) => subject,
         Err(verdict) => return Ok(verdict),
     };
-    subject.setup().configure(LEVELS, "keep=3\n")?;
-    run_and_kill(subject.setup(), subject.line())?;
+    subject.setup().configure(levels(context), "keep=3\n")?;
+    let newest = run_and_kill(subject.setup(), subject.line())?;
     let stores = subject.setup().stores();
     let generations = stores.generations();
     let victim = context.random(rung.name).below(u64::from(RANKS)) as u32;
-    let newest = stores.servable().context("nothing to resume from")?;
-    // The levels of the newest one may still be under way at the kill: take what exists.
     let generation = &generations[&newest];
     let mut damaged = 0;
     for file in chosen(rung.what, victim, generation, &generations) {
@@ -159,7 +169,10 @@ fn run(context: &Context, rung: &Rung) -> Result<Verdict> {
         subject.done();
         return Ok(Verdict::Passed(format!("{damaged} files damaged, exit 99")));
     }
-    let expected = expected(rung.what, newest, victim, &generations);
+    let expected = match rung.what {
+        What::Own | What::OwnAndPartner | What::OneManifest => newest,
+        _ => older(newest, &generations),
+    };
     let said = subject.resume_calmly()?;
     let chosen = resumed(&said);
     ensure!(
@@ -168,8 +181,14 @@ fn run(context: &Context, rung: &Rung) -> Result<Verdict> {
         expected.0,
         expected.1
     );
+    let source = match rung.what {
+        What::Own => "1 from partner copy",
+        What::OwnAndPartner => "1 from global",
+        _ => "from local",
+    };
+    ensure!(said.contains(source), "nothing {source}\n{said}");
     Ok(Verdict::Passed(format!(
-        "{}.{} expected and chosen",
+        "{}.{} expected and chosen, {source}",
         expected.0, expected.1
     )))
 }
@@ -189,7 +208,7 @@ impl Subject {
     /// Everything ready to launch, or why not.
     fn prepare(context: &Context, name: &str) -> Result<std::result::Result<Self, Verdict>> {
         if context.full {
-            return Ok(Melt::prepare(context, name, LEVELS)?.map(Self::Melt));
+            return Ok(Melt::prepare(context, name, levels(context))?.map(Self::Melt));
         }
         let mpi = Mpi::OpenMpi;
         let found = PROGRAMS.iter().find(|p| p.name == "wildcards");
@@ -211,7 +230,8 @@ impl Subject {
         })?;
         // It ends some ten seconds after its beginning; all levels are complete after three or four.
         let line = program.line(&executable, &["--pause", "40"]);
-        let setup = product.setup(place.path(), mpi, RANKS, LEVELS)?;
+        let mut setup = product.setup(place.path(), mpi, RANKS, levels(context))?;
+        setup.hold();
         Ok(Ok(Self::Waits {
             setup,
             line,
@@ -252,6 +272,7 @@ impl Subject {
                 place,
             } => {
                 setup.configure(CALM, "")?;
+                setup.release()?;
                 let ended = setup.launch(&["--restart"], line)?.wait(LIMIT)?;
                 same(&ended, expected)?;
                 place.done();
@@ -283,26 +304,8 @@ fn chosen(
     }
 }
 
-/// The newest generation that can still serve every rank after the damage.
-fn expected(
-    what: What,
-    newest: Id,
-    victim: u32,
-    all: &std::collections::BTreeMap<Id, Generation>,
-) -> Id {
-    let copies = all[&newest].copies(victim).len();
-    let lost = match what {
-        What::Own => copies <= 1,
-        What::OwnAndPartner => {
-            let generation = &all[&newest];
-            !generation.global.contains_key(&victim)
-        }
-        What::OneManifest => all[&newest].manifests.len() <= 1,
-        _ => true,
-    };
-    if !lost {
-        return newest;
-    }
+/// The newest generation before `newest` that can serve every rank.
+fn older(newest: Id, all: &std::collections::BTreeMap<Id, Generation>) -> Id {
     let usable = |generation: &Generation| {
         generation.committed() && (0..RANKS).all(|rank| !generation.copies(rank).is_empty())
     };

@@ -11,6 +11,10 @@ use crate::job::Job;
 use crate::mpi::{find, Mpi};
 use crate::product::{Intervals, Setup};
 
+/// With threads of OpenBLAS the residual of HPL differs from one native run to the next on some processors: their
+/// kernels round by how a matrix is divided. (Threads of OpenBLAS have tests of their own, with numpy.)
+const ONE_THREAD: (&str, &str) = ("OPENBLAS_NUM_THREADS", "1");
+
 const RANKS: u32 = 2;
 const LIMIT: Duration = Duration::from_secs(600);
 
@@ -61,7 +65,10 @@ fn run(context: &Context, kill: bool) -> Result<Verdict> {
         input(directory.path(), size)?;
         // Many of its messages are answered at once: it does not nap.
         let mut command = Mpi::OpenMpi.launcher(RANKS, false);
-        command.args(&line).current_dir(directory.path());
+        command
+            .args(&line)
+            .current_dir(directory.path())
+            .env(ONE_THREAD.0, ONE_THREAD.1);
         Job::start(command, directory.path())?
             .wait(LIMIT)?
             .expect(0)?;
@@ -82,7 +89,9 @@ fn run(context: &Context, kill: bool) -> Result<Verdict> {
         partner,
         global,
     };
-    let setup: Setup = product.setup(place.path(), Mpi::OpenMpi, RANKS, intervals)?;
+    let mut setup: Setup = product.setup(place.path(), Mpi::OpenMpi, RANKS, intervals)?;
+    let (name, value) = ONE_THREAD;
+    setup.environment.push((name.to_owned(), value.to_owned()));
     setup.configure(intervals, "lower_preload=\n")?;
     let stores = setup.stores();
     let mut job = setup.launch(&[], &line)?;

@@ -5,13 +5,16 @@ mod cluster;
 mod commands;
 mod corruption;
 mod dense;
+mod docs;
 mod events;
 mod exits;
 mod faults;
+mod files;
 mod hdf5;
 mod hpcc;
 mod interface;
 mod lammps;
+mod levels;
 mod modes;
 mod mpi4py;
 mod other_mpis;
@@ -69,14 +72,18 @@ pub fn beside_others(full: bool) -> Vec<Scenario> {
         events::all(),
         exits::all(),
         hdf5::all(),
+        levels::all(),
         profiler::all(),
         mpi4py::all(),
         commands::all(),
         interface::all(),
         taken_back::all(full),
+        files::all(),
         scripts::all(),
         tree::all(),
+        docs::all(),
         other_mpis::all(full),
+        faults::points(full),
     ];
     let mut all: Vec<_> = small.into_iter().flatten().collect();
     if !full {
@@ -95,9 +102,11 @@ pub fn series(full: bool) -> Vec<Vec<Scenario>> {
     if full {
         large.extend(corruption::all());
         // Neither of them leaves much to the other.
-        return vec![cluster::all(full).into_iter().chain(large).collect()];
+        let slurm = cluster::all(full).into_iter().chain(docs::on_cluster());
+        return vec![slurm.chain(large).collect()];
     }
-    vec![cluster::all(full), large]
+    let slurm = cluster::all(full).into_iter().chain(docs::on_cluster());
+    vec![slurm.collect(), large]
 }
 
 /// Those that want the machine for themselves: they count the checkpoints that fall due, or kill at instants that depend on time.

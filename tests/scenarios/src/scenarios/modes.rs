@@ -142,6 +142,12 @@ fn run(
                 program.says,
                 ended.report()
             );
+            ensure!(
+                program.silent.is_empty() || !ended.stderr.contains(program.silent),
+                "it said: {}\n{}",
+                program.silent,
+                ended.report()
+            );
             format!("{} generations", seen.len())
         }
         Mode::Resume => {
@@ -210,10 +216,13 @@ pub fn watch(mut job: Job, stores: &Stores, limit: Duration) -> Result<(Ended, B
 /// Start, kill all ranks once new generations were committed, `kills` times; then let it end.
 pub fn resume(setup: &Setup, line: &[String], expected: &str, kills: u32) -> Result<String> {
     let stores = setup.stores();
+    let mut setup = setup.clone();
+    setup.hold();
+    let setup = &setup;
     let mut from = Vec::new();
     let mut known = BTreeSet::new();
     let mut job = setup.launch(&[], line)?;
-    for _ in 0..kills {
+    for turn in 1..=kills {
         let fresh = |stores: &Stores| {
             stores
                 .committed()
@@ -245,6 +254,9 @@ pub fn resume(setup: &Setup, line: &[String], expected: &str, kills: u32) -> Res
         let newest = known.iter().next_back().copied().unwrap_or_default();
         from.push(format!("{}.{}", newest.0, newest.1));
         record::restarted(setup, from.len());
+        if turn == kills {
+            setup.release()?;
+        }
         job = setup.launch(&["--restart"], line)?;
     }
     same(&job.wait(LIMIT)?, expected)?;

@@ -49,6 +49,11 @@ pub fn all() -> Vec<Scenario> {
             |c| run(c, Case::Finished),
         ),
         Scenario::new(
+            "requeue/failed-after-end",
+            "a finished job whose launcher failed afterwards: mana run does not compute it again",
+            |c| run(c, Case::FailedAfterEnd),
+        ),
+        Scenario::new(
             "requeue/ranks-disagree",
             "one rank resumes and one begins: exit 99 with a line, no hang",
             |c| run(c, Case::Disagree),
@@ -63,6 +68,7 @@ enum Case {
     Requeued,
     Early,
     Finished,
+    FailedAfterEnd,
     Disagree,
 }
 
@@ -88,6 +94,32 @@ fn disagreeing(setup: &Setup, directory: &Path, line: &[String]) -> Result<Job> 
     let mut command = setup.mpi.launcher(setup.ranks, false);
     command.args(["sh", "-c", &script]).current_dir(directory);
     Job::start(command, directory)
+}
+
+/// `mana run` of a command line that fails once after its job has ended normally.
+fn failing_afterwards(setup: &Setup, line: &[String]) -> Result<Job> {
+    let launcher = setup.mpi.launcher(setup.ranks, false);
+    let quoted = |word: &std::ffi::OsStr| format!("'{}'", word.to_string_lossy());
+    let mut words: Vec<String> = vec![quoted(launcher.get_program())];
+    words.extend(launcher.get_args().map(quoted));
+    let script = format!(
+        "{} '{}' --config '{}' --id {} -- {} && mkdir once 2>/dev/null && exit 1; [ -d once ]",
+        words.join(" "),
+        setup.product.command("mana_launch").display(),
+        setup.configuration().display(),
+        setup.id,
+        line.join(" ")
+    );
+    let mut command = std::process::Command::new(setup.product.command("mana"));
+    command
+        .args(["run", "--", "sh", "-c", &script])
+        .current_dir(&setup.directory);
+    for (name, value) in launcher.get_envs() {
+        if let Some(value) = value {
+            command.env(name, value);
+        }
+    }
+    Job::start(command, &setup.directory)
 }
 
 fn run(context: &Context, case: Case) -> Result<Verdict> {
@@ -119,6 +151,22 @@ fn run(context: &Context, case: Case) -> Result<Verdict> {
             .result()
     })?;
 
+    if case == Case::FailedAfterEnd {
+        let ended = failing_afterwards(&setup, &line)?.wait(LIMIT)?;
+        same(&ended, &expected)?;
+        ensure!(
+            ended.stderr.contains("starting again (1 of 3)")
+                && ended.stderr.contains("has ended normally"),
+            "not started again, or not told why nothing ran\n{}",
+            ended.report()
+        );
+        place.done();
+        return Ok(Verdict::Passed(String::new()));
+    }
+    let mut setup = setup;
+    if case != Case::Finished {
+        setup.hold();
+    }
     let mut job = setup.launch(&[], &line)?;
     match case {
         Case::Finished => {
@@ -149,6 +197,7 @@ fn run(context: &Context, case: Case) -> Result<Verdict> {
     }
     job.kill_ranks();
     job.wait(Duration::from_secs(60))?;
+    setup.release()?;
 
     let ended = match case {
         Case::Refused => {

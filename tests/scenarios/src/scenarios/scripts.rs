@@ -9,9 +9,9 @@ use anyhow::{ensure, Context as _, Result};
 use super::Scenario;
 use crate::context::{passed, skipped, Context, Verdict};
 use crate::job::{Ended, Job};
-use crate::product::Product;
+use crate::product::{Product, HOLD};
 
-const LIMIT: Duration = Duration::from_secs(90);
+const LIMIT: Duration = Duration::from_secs(240);
 /// The exit code of a run that was stopped with a checkpoint.
 const STOPPED: i32 = 85;
 
@@ -32,6 +32,16 @@ pub fn all() -> Vec<Scenario> {
             "two at once in one directory, started in the background; nothing is started over; exit codes",
             several,
         ),
+        Scenario::new(
+            "scripts/pool",
+            "a multiprocessing pool under mana start: stopped by mana stop and by SIGTERM to all its processes, gone on with",
+            |context| tree(context, "pool.py", &["10", "0"], &["10", "250"]),
+        ),
+        Scenario::new(
+            "scripts/shell",
+            "a shell script, with what it runs, under mana start: stopped and gone on with in the same ways",
+            |context| tree(context, "job.sh", &["8", "0"], &["8", "400"]),
+        ),
     ]
 }
 
@@ -45,7 +55,13 @@ impl Place<'_> {
     fn start(&self, words: &[&str]) -> Result<Job> {
         let mut command = Command::new(self.product.command("mana"));
         command.args(words).current_dir(self.path);
+        command.env(HOLD, self.path.join("go"));
         Job::start(command, self.path)
+    }
+
+    /// What holds the programs' ends back is over.
+    fn release(&self) -> Result<()> {
+        std::fs::write(self.path.join("go"), "").context("letting the program end")
     }
 
     fn mana(&self, words: &[&str]) -> Result<Ended> {
@@ -115,6 +131,7 @@ fn learn(context: &Context) -> Result<Verdict> {
     kill_program(&job);
     let killed = job.wait(LIMIT)?;
     killed.expect(128 + 9)?;
+    place.release()?;
     let resumed = place.mana(&["restart"])?;
     resumed.expect(0)?;
     let found = place.result("learn")?;
@@ -155,6 +172,80 @@ fn kill_program(job: &Job) {
             let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
         }
     }
+}
+
+/// A program that makes processes. `fast` and `slow` are arguments of quick runs and of ones that last some seconds.
+fn tree(context: &Context, name: &str, fast: &[&str], slow: &[&str]) -> Result<Verdict> {
+    let Some(product) = context.product() else {
+        return skipped("no installed tree was named with --mana");
+    };
+    let mut workplace = context.directory("scripts-tree")?;
+    let place = Place {
+        product,
+        path: workplace.path(),
+    };
+    let script = program(name).display().to_string();
+    let mut more = Vec::new();
+    if name.ends_with(".sh") {
+        let executable = place.path.join("tree");
+        let status = Command::new("gcc")
+            .args(["-O2", "-pthread", "-o"])
+            .arg(&executable)
+            .arg(program("tree.c"))
+            .status()
+            .context("starting gcc")?;
+        ensure!(status.success(), "tree.c does not compile");
+        more.push(executable.display().to_string());
+    }
+    let more: Vec<&str> = more.iter().map(String::as_str).collect();
+    let interpreter = match more.is_empty() {
+        true => "/usr/bin/python3",
+        false => "/bin/sh",
+    };
+    let mut native = Command::new(interpreter);
+    native
+        .arg(&script)
+        .args(fast)
+        .args(&more)
+        .current_dir(place.path);
+    let expected = Job::start(native, place.path)?
+        .wait(LIMIT)?
+        .expect(0)?
+        .result()?;
+    let words = ["start", "--id", "tree", script.as_str()];
+    let mut job = place.start(&[words.as_slice(), slow, &more].concat())?;
+    // One that stays with the run, the program, and what it has made.
+    let running = |job: &Job, times: usize| {
+        let begun = place.lines("tree").matches("under control").count() >= times;
+        (begun && job.processes().len() >= 4).then_some(())
+    };
+    job.until("all its processes", LIMIT, |job| running(job, 1))?;
+    place.mana(&["stop"])?.expect(0)?;
+    job.wait(LIMIT)?.expect(STOPPED)?;
+
+    let mut job = place.start(&["restart"])?;
+    job.until("all its processes", LIMIT, |job| running(job, 2))?;
+    let all = job.processes();
+    for process in &all {
+        let pid = nix::unistd::Pid::from_raw(process.pid);
+        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
+    }
+    let stopped = job.wait(LIMIT)?;
+    ensure!(
+        stopped.code() == STOPPED,
+        "SIGTERM to {} processes: code {}\n{}{}{}",
+        all.len(),
+        stopped.code(),
+        stopped.report(),
+        place.lines("tree"),
+        place.read("tree", "execution.log")
+    );
+    place.release()?;
+    place.mana(&["restart"])?.expect(0)?;
+    let found = place.result("tree")?;
+    ensure!(found == expected, "{found}, natively {expected}");
+    workplace.done();
+    passed()
 }
 
 /// Counts, a step in 20 ms, and has a result that depends on the number of steps only. It ends when it is told

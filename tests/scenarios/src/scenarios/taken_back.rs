@@ -26,8 +26,10 @@ const LIMIT: Duration = Duration::from_secs(90);
 const NO_ROOM: i32 = nix::errno::Errno::ENOSPC as i32;
 
 /// Arguments with which it ends soon, and with which it runs for some seconds.
-const FAST: &[&str] = &["--rounds", "9", "--pause", "0"];
-const SLOW: &[&str] = &["--rounds", "9", "--pause", "300"];
+const FAST: &[&str] = &["--rounds", "30", "--pause", "0"];
+const SLOW: &[&str] = &["--rounds", "30", "--pause", "300"];
+/// Its pauses end when this file is there.
+const OVER: &str = "over";
 
 pub fn all(full: bool) -> Vec<Scenario> {
     let mut scenarios = Vec::new();
@@ -69,7 +71,8 @@ fn run(context: &Context, mpi: Mpi, play: Play) -> Result<Verdict> {
         elsewhere.done();
         Ok(result)
     })?;
-    let line = program.line(&executable, SLOW);
+    let until = place.path().join(OVER).display().to_string();
+    let line = program.line(&executable, &[SLOW, &["--until", &until]].concat());
     let setup = product.setup(place.path(), mpi, program.ranks, Intervals::default())?;
     let verdict = play(&setup, &line, &expected)?;
     place.done();
@@ -106,6 +109,11 @@ fn killed(job: Job) -> Result<()> {
     Ok(())
 }
 
+/// Only the result is missing.
+fn hurry(setup: &Setup) -> Result<()> {
+    std::fs::write(setup.directory.join(OVER), "").context("ending the pauses")
+}
+
 /// Lets the program go on writing for a while.
 fn writes_on(job: &mut Job, file: &Path) -> Result<()> {
     let length = || std::fs::metadata(file).map_or(0, |m| m.len());
@@ -132,6 +140,7 @@ fn older(setup: &Setup, line: &[String], expected: &str) -> Result<Verdict> {
     // What came after it is no longer a part of this job's past.
     let other = setup.launch(&["--restart", "--generation", "1.2"], line)?;
     refused(&other.wait(LIMIT)?, &["1.2"])?;
+    hurry(setup)?;
     let ended = setup.launch(&first, line)?.wait(LIMIT)?;
     same(&ended, expected)?;
     ensure!(resumed(&ended.stderr) == Some((1, 1)), "{}", ended.report());
@@ -219,6 +228,7 @@ fn full_disk(setup: &Setup, line: &[String], expected: &str) -> Result<Verdict> 
     killed(job)?;
     let older = setup.launch(&["--restart", "--generation", "2.1"], line)?;
     refused(&older.wait(LIMIT)?, &["2.1 is not resumed"])?;
+    hurry(setup)?;
     let ended = setup.launch(&["--restart"], line)?.wait(LIMIT)?;
     same(&ended, expected)?;
     ensure!(resumed(&ended.stderr) == Some((2, 2)), "{}", ended.report());

@@ -1,6 +1,8 @@
 //! Programs without MPI that make processes: the whole tree is killed and resumed, and says what it
 //! says natively.
 
+mod announced;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -14,7 +16,7 @@ use crate::job::Job;
 use crate::mpi::Mpi;
 use crate::product::{Intervals, Product, Setup};
 
-const LIMIT: Duration = Duration::from_secs(90);
+const LIMIT: Duration = Duration::from_secs(240);
 const PYTHON: &str = "/usr/bin/python3";
 
 /// A program with the arguments of a quick run and of one that lasts some seconds.
@@ -101,6 +103,12 @@ pub fn all() -> Vec<Scenario> {
         "a static program among the children: the checkpoint is refused by its name, then taken",
         refused,
     ));
+    scenarios.push(Scenario::new(
+        "tree/executes",
+        "children that execute a program, met by checkpoints at every instant of it: all end as natively",
+        executes,
+    ));
+    scenarios.extend(announced::all());
     scenarios
 }
 
@@ -158,6 +166,7 @@ fn launch(setup: &Setup, options: &[&str], line: &[String]) -> Result<Job> {
         .args(options)
         .arg("--")
         .args(line)
+        .envs(setup.environment.iter().map(|(name, value)| (name, value)))
         .current_dir(&setup.directory);
     Job::start(command, &setup.directory)
 }
@@ -194,10 +203,12 @@ fn run(context: &Context, tree: &Tree) -> Result<Verdict> {
 
     let slow = line(tree, place.path(), tree.slow)?;
     let stores = setup.stores();
+    let mut setup = setup;
+    setup.hold();
     let mut job = launch(&setup, &["--fresh"], &slow)?;
     let mut notes = Vec::new();
     let kills = if context.full { 3 } else { 1 };
-    for _ in 0..kills {
+    for turn in 1..=kills {
         let before = stores.committed().len();
         job.until("a new generation with all processes", LIMIT, |job| {
             (stores.committed().len() > before + 1 && job.processes().len() >= tree.processes)
@@ -211,6 +222,9 @@ fn run(context: &Context, tree: &Tree) -> Result<Verdict> {
             "killed, and it ended well\n{}",
             ended.report()
         );
+        if turn == kills {
+            setup.release()?;
+        }
         job = launch(&setup, &["--restart"], &slow)?;
     }
     same(&job.wait(LIMIT)?, &expected)?;
@@ -229,31 +243,82 @@ fn stage(product: &Product, directory: &Path) -> Result<Setup> {
     product.setup(directory, Mpi::OpenMpi, 1, intervals)
 }
 
+/// One checkpoint after the other, while children are made and execute a program.
+fn executes(context: &Context) -> Result<Verdict> {
+    let Some(product) = context.product() else {
+        return skipped("no installed tree was named with --mana");
+    };
+    let mut place = context.directory("tree-executes")?;
+    let setup = stage(product, place.path())?;
+    let seconds = if context.full { "120" } else { "8" };
+    let program = source("executes.py").display().to_string();
+    let over = place.path().join("over");
+    let until = over.display().to_string();
+    let line = [PYTHON.to_owned(), program, seconds.to_owned(), until];
+    let mut job = launch(&setup, &[], &line)?;
+    let stores = setup.stores();
+    job.until("a generation", LIMIT, |_| {
+        (!stores.committed().is_empty()).then_some(())
+    })?;
+    let mut taken = 0;
+    while !job.ended()? {
+        // Not waited for: the next is asked for as soon as this one is taken.
+        setup.mana("status", &["--checkpoint"], LIMIT)?;
+        let newest = stores.committed().into_iter().map(|(_, number)| number);
+        taken = taken.max(newest.max().unwrap_or(0));
+        if taken > 3 && !over.exists() {
+            std::fs::write(&over, "").context("letting the program end")?;
+        }
+    }
+    same(&job.wait(LIMIT)?, "0 ended badly")?;
+    ensure!(taken > 3, "{taken} checkpoints were taken");
+    place.done();
+    Ok(Verdict::Passed(format!("{taken} checkpoints")))
+}
+
+/// A program that nobody controls, and that sleeps until a file exists or, without one, for long.
+fn static_nap(place: &Path) -> Result<PathBuf> {
+    let text = place.join("nap.c");
+    std::fs::write(
+        &text,
+        "#include <unistd.h>\nint main(int n, char **words) {\n\
+         \x20   if (n < 2) return sleep(600);\n\
+         \x20   while (access(words[1], F_OK)) usleep(20000);\n\
+         \x20   return 0;\n}\n",
+    )
+    .with_context(|| format!("writing {}", text.display()))?;
+    let nap = place.join("static-nap");
+    compile(&text, &nap, &["-static"])?;
+    Ok(nap)
+}
+
 /// A child that cannot be controlled for a while.
 fn refused(context: &Context) -> Result<Verdict> {
     let Some(product) = context.product() else {
         return skipped("no installed tree was named with --mana");
     };
     let mut place = context.directory("tree-refused")?;
-    let text = place.path().join("nap.c");
-    std::fs::write(
-        &text,
-        "#include <unistd.h>\nint main(void) { return sleep(4); }\n",
-    )
-    .with_context(|| format!("writing {}", text.display()))?;
-    let nap = place.path().join("static-nap");
-    compile(&text, &nap, &["-static"])?;
+    let nap = static_nap(place.path())?;
     let setup = stage(product, place.path())?;
-    let script = format!("{}; sleep 3; echo RESULT done", nap.display());
+    let script = format!(
+        "{} woken; while [ ! -e over ]; do sleep 0.1; done; echo RESULT done",
+        nap.display()
+    );
     let line = ["/bin/sh".to_owned(), "-c".to_owned(), script];
     let mut job = launch(&setup, &[], &line)?;
     let stores = setup.stores();
-    job.until("a generation after the refusal", LIMIT, |job| {
+    job.until("the refusal", LIMIT, |job| {
         let said = job.messages();
-        let named = said.contains("(static-nap) of the program is alive")
-            && said.contains("cannot be carried");
-        (named && !stores.committed().is_empty()).then_some(())
+        let named = said.contains("(static-nap) of the program is alive");
+        (named && said.contains("cannot be carried")).then_some(())
     })?;
+    ensure!(stores.committed().is_empty(), "{}", job.output());
+    let wake = |name: &str| std::fs::write(place.path().join(name), "").context("creating a file");
+    wake("woken")?;
+    job.until("a generation after the refusal", LIMIT, |_| {
+        (!stores.committed().is_empty()).then_some(())
+    })?;
+    wake("over")?;
     same(&job.wait(LIMIT)?, "done")?;
     place.done();
     passed()

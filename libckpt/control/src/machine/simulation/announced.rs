@@ -127,6 +127,87 @@ fn the_time_limit_is_met_once_and_in_time() {
     assert_eq!(sim.ranks[0].signals, [TERM]);
 }
 
+fn limit(sim: &mut Sim, left: Option<Duration>) {
+    sim.core.rank(sim.now, 0, FromRank::Limit { left });
+    sim.route();
+}
+
+#[test]
+fn the_time_limit_is_asked_for_now_and_then() {
+    // A day of which the last minute is for the checkpoint: by halves, and once at the end.
+    let day = secs(86_400);
+    let mut sim = computing(settings(AtEnd::Requeue));
+    sim.core.note_limit(Duration::ZERO, Some(day));
+    until(&mut sim, day - secs(71));
+    let early = sim.ranks[0].asked_limit.clone();
+    assert!((5..9).contains(&early.len()), "{early:?}");
+    assert_eq!(early[0], (day - secs(70)) / 2);
+    until(&mut sim, day - secs(65));
+    assert_eq!(sim.ranks[0].asked_limit.len(), early.len() + 1);
+    assert!(sim.ranks[1].asked_limit.is_empty());
+
+    // It has been put off by a day: no checkpoint yet, and the course begins anew.
+    limit(&mut sim, Some(day + secs(65)));
+    until(&mut sim, day);
+    assert!(sim.ranks[0].committed.is_empty(), "{:?}", sim.log);
+    let said = |sim: &Sim, text: &str| sim.log.iter().any(|line| line.1.contains(text));
+    assert!(
+        said(&sim, "the time limit is another one now"),
+        "{:?}",
+        sim.log
+    );
+    // And brought forward again: met where it is now.
+    until(&mut sim, day + day / 2);
+    assert_eq!(sim.ranks[0].asked_limit.len(), early.len() + 2);
+    limit(&mut sim, Some(secs(600)));
+    let end = sim.now + secs(600);
+    until(&mut sim, end - secs(61));
+    assert!(sim.ranks[0].committed.is_empty());
+    until(&mut sim, end);
+    assert_eq!(sim.ranks[0].committed.len(), 1);
+    assert_eq!(sim.ranks[0].how, Some(EndHow::Requeue), "{:?}", sim.log);
+}
+
+#[test]
+fn a_limit_that_is_taken_away_is_not_met() {
+    let mut sim = computing(settings(AtEnd::Stop));
+    sim.core.note_limit(Duration::ZERO, Some(secs(300)));
+    until(&mut sim, secs(231));
+    limit(&mut sim, Some(Duration::MAX));
+    until(&mut sim, secs(1000));
+    assert!(sim.ranks[0].committed.is_empty(), "{:?}", sim.log);
+    assert_eq!(sim.ranks[0].asked_limit.len(), 1);
+}
+
+/// The job was suspended beyond its limit, which the batch system has put off by that time.
+#[test]
+fn a_job_that_has_slept_asks_before_it_ends() {
+    for answers in [true, false] {
+        let mut sim = computing(settings(AtEnd::Stop));
+        sim.core.note_limit(Duration::ZERO, Some(secs(600)));
+        until(&mut sim, secs(100));
+        sim.now = secs(4000);
+        sim.core.tick(sim.now);
+        sim.route();
+        until(&mut sim, secs(4001));
+        assert_eq!(sim.ranks[0].asked_limit.len(), 1);
+        if answers {
+            limit(&mut sim, Some(secs(500)));
+        }
+        until(&mut sim, secs(4009));
+        assert!(sim.ranks[0].committed.is_empty(), "{:?}", sim.log);
+        until(&mut sim, secs(4499));
+        let began = sim
+            .log
+            .iter()
+            .any(|line| line.1.contains("the time limit comes in"));
+        assert!(began, "{:?}", sim.log);
+        // Without an answer it is too late to wait for one, not to take it: the job runs on.
+        assert_eq!(sim.ranks[0].committed.len(), 1, "{:?}", sim.log);
+        assert_eq!(sim.ranks[0].how.is_some(), answers, "{:?}", sim.log);
+    }
+}
+
 #[test]
 fn nothing_committed_is_not_requeued() {
     let mut sim = computing(settings(AtEnd::Requeue));
@@ -151,4 +232,97 @@ fn a_job_that_cannot_be_checkpointed_gets_its_signal_at_once() {
     signal(&mut sim, 0, TERM);
     sim.run(secs(1));
     assert_eq!(sim.ranks[0].signals, [TERM]);
+}
+
+/// Ranks of a job whose batch system can be asked, with a partner level that fits into the five seconds
+/// of a SIGTERM and a global one that does not.
+fn asking() -> Sim {
+    let mut sim = computing(settings(AtEnd::Continue));
+    sim.core.asks = true;
+    sim.core.costs.committed(Duration::from_millis(300));
+    sim.core.costs.reached(Level::Partner, secs(2));
+    sim.core.costs.reached(Level::Global, secs(60));
+    sim
+}
+
+fn time_left(sim: &mut Sim, left: Option<Duration>) {
+    sim.core.rank(sim.now, 0, FromRank::TimeLeft { left });
+    sim.route();
+}
+
+/// Runs to this moment, not to the next one at which something would happen.
+fn until(sim: &mut Sim, time: Duration) {
+    sim.run(time);
+    sim.now = sim.now.min(time);
+}
+
+fn levels(sim: &Sim) -> Vec<Level> {
+    let records = sim.ranks[0].records.iter();
+    records.map(|(_, level)| *level).collect()
+}
+
+#[test]
+fn a_grace_time_known_in_time_raises_the_checkpoint() {
+    let mut sim = asking();
+    for rank in 0..3 {
+        signal(&mut sim, rank, TERM);
+    }
+    time_left(&mut sim, Some(secs(120)));
+    // Another rank tells of the same signal late: it takes nothing away.
+    signal(&mut sim, 3, TERM);
+    until(&mut sim, secs(3));
+    assert_eq!(levels(&sim), [Level::Local, Level::Partner, Level::Global]);
+    for (rank, found) in sim.ranks.iter().enumerate() {
+        assert_eq!(found.committed.len(), 1, "{:?}", sim.log);
+        assert_eq!(found.signals, [TERM]);
+        assert_eq!(found.held, [secs(120)]);
+        assert_eq!(found.asked, u32::from(rank == 0), "rank 0, once");
+    }
+}
+
+#[test]
+fn a_grace_time_known_late_has_another_one_taken() {
+    let mut sim = asking();
+    signal(&mut sim, 1, TERM);
+    until(&mut sim, secs(1));
+    assert_eq!(levels(&sim), [Level::Local, Level::Partner]);
+    assert!(sim.ranks[1].signals.is_empty(), "the answer is waited for");
+    time_left(&mut sim, Some(secs(120)));
+    until(&mut sim, secs(4));
+    assert_eq!(sim.ranks[0].committed.len(), 2, "{:?}", sim.log);
+    assert_eq!(
+        levels(&sim)[2..],
+        [Level::Local, Level::Partner, Level::Global]
+    );
+    assert_eq!(sim.ranks[1].signals, [TERM]);
+    assert_eq!(sim.ranks[0].asked, 1);
+}
+
+#[test]
+fn without_a_grace_time_nothing_is_added() {
+    // It is known that there is none.
+    let mut sim = asking();
+    signal(&mut sim, 1, TERM);
+    until(&mut sim, secs(1));
+    time_left(&mut sim, None);
+    assert_eq!(levels(&sim), [Level::Local, Level::Partner]);
+    until(&mut sim, secs(1) + Duration::from_millis(10));
+    assert_eq!(sim.ranks[1].signals, [TERM]);
+    assert!(sim.ranks[1].held.is_empty());
+
+    // The batch system does not answer: what was planned for.
+    let mut sim = asking();
+    signal(&mut sim, 1, TERM);
+    until(&mut sim, secs(4));
+    assert!(sim.ranks[1].signals.is_empty());
+    until(&mut sim, secs(6));
+    assert_eq!(sim.ranks[1].signals, [TERM]);
+
+    // Nothing higher could be gained: nobody waits for the answer.
+    let mut sim = computing(settings(AtEnd::Continue));
+    sim.core.asks = true;
+    signal(&mut sim, 1, TERM);
+    until(&mut sim, secs(1));
+    assert_eq!(levels(&sim), [Level::Local, Level::Partner, Level::Global]);
+    assert_eq!(sim.ranks[1].signals, [TERM]);
 }

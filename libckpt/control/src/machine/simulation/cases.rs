@@ -248,6 +248,37 @@ fn one_durable_manifest_is_a_commit() {
     }
 }
 
+/// Every rank ends with 0, and rank 0 comes to grief while it records that: how the others end, and what
+/// is said.
+fn end_not_recorded(how: How) -> (Vec<Option<Outcome>>, Vec<String>) {
+    let world: Vec<usize> = (0..3).collect();
+    let steps = vec![Step::Collective(0); 20];
+    let mut sim = Sim::new(Program::new(3, &[world], &steps), settings([0; 4]), 3, 1);
+    sim.faults = vec![Fault {
+        rank: 0,
+        step: "record-end",
+        number: 0,
+        how,
+    }];
+    sim.run(LONG);
+    assert!(sim.core.over().is_some(), "{how:?}: nobody waits for ever");
+    let warnings = sim.warnings().iter().map(|w| w.to_string()).collect();
+    (sim.ranks.into_iter().map(|r| r.outcome).collect(), warnings)
+}
+
+#[test]
+fn an_end_that_is_not_recorded_is_none() {
+    for how in [How::Loss, How::Error, How::Silence] {
+        let (outcomes, warnings) = end_not_recorded(how);
+        let alive = usize::from(how == How::Loss);
+        let undecided = Some(Outcome::Undecided);
+        assert!(outcomes[alive..].iter().all(|o| *o == undecided), "{how:?}");
+        assert_eq!(warnings.len(), 1, "{warnings:?}");
+        assert!(warnings[0].contains("checkpoints are kept"), "{warnings:?}");
+        assert!(warnings[0].contains("rank 0") || how == How::Error);
+    }
+}
+
 #[test]
 fn a_failing_level_is_told_and_not_recorded() {
     let mut sim = Sim::new(Program::idle(4), settings([0; 4]), 5, 1);

@@ -111,6 +111,11 @@ struct SimRank {
     kill: bool,
     how: Option<EndHow>,
     signals: Vec<i32>,
+    /// How often it was asked for the time left, and how long it may hold a signal back.
+    asked: u32,
+    /// When it was asked for the time limit.
+    asked_limit: Vec<Duration>,
+    held: Vec<Duration>,
     leader: bool,
     records: Vec<(GenerationId, Level)>,
     pruned: u32,
@@ -128,6 +133,8 @@ struct Sim {
     /// State of a small random number generator.
     random: u64,
     nodes: u32,
+    /// Rank 0 has recorded that all have ended normally.
+    end_recorded: bool,
 }
 
 impl Sim {
@@ -144,6 +151,7 @@ impl Sim {
             answers: Vec::new(),
             random: seed | 1,
             nodes: 0,
+            end_recorded: false,
         };
         for rank in 0..size {
             let registration = Registration {
@@ -437,12 +445,29 @@ impl Sim {
             }
             ToRank::Prune { .. } => self.ranks[rank].pruned += 1,
             ToRank::Finalize => self.ranks[rank].finalize = Some(true),
-            ToRank::Finish(outcome) => self.ranks[rank].outcome = Some(outcome),
+            ToRank::RecordEnd => {
+                assert_eq!(rank, 0, "rank 0 has the records");
+                let end = GenerationId {
+                    incarnation: 1,
+                    number: 0,
+                };
+                let recorded = self.outcome_of(rank, "record-end", end, ());
+                self.end_recorded = matches!(recorded, Some(Ok(())));
+                answer = recorded.map(|result| FromRank::EndRecorded { result });
+            }
+            ToRank::Finish(outcome) => {
+                let finished = outcome == Outcome::Finished;
+                assert!(!finished || self.end_recorded, "images are deleted now");
+                self.ranks[rank].outcome = Some(outcome);
+            }
             ToRank::EndJob { how, .. } => {
                 self.ranks[rank].kill = true;
                 self.ranks[rank].how = Some(how);
             }
             ToRank::SignalOver { signal } => self.ranks[rank].signals.push(signal),
+            ToRank::SignalHeld { limit, .. } => self.ranks[rank].held.push(limit),
+            ToRank::AskTimeLeft => self.ranks[rank].asked += 1,
+            ToRank::AskLimit => self.ranks[rank].asked_limit.push(self.now),
             ToRank::Started(facts) => self.ranks[rank].leader = facts.leader,
             ToRank::Ping | ToRank::Welcome | ToRank::Denied { .. } => {}
         }

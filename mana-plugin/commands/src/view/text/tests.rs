@@ -82,6 +82,7 @@ pub fn busy() -> Status {
             })
             .collect(),
         due: 13,
+        covered: 0,
         committed: 11,
         abandoned: 1,
         last: Some(done(11)),

@@ -15,12 +15,23 @@ use crate::programs::Program;
 /// The cluster, taken down when dropped.
 pub struct Cluster {
     script: PathBuf,
-    state: tempfile::TempDir,
+    /// Its own directory; the logs of Slurm's daemons stay there.
+    state: PathBuf,
+    /// Prolog and epilog of the nodes.
+    prolog: Option<PathBuf>,
 }
 
 impl Cluster {
     /// Up with all nodes, or why not.
-    pub fn up() -> Result<std::result::Result<Self, String>> {
+    pub fn up(place: &Workplace) -> Result<std::result::Result<Self, String>> {
+        Self::with(place, Site::template("clean-local").ok())
+    }
+
+    /// The same with another prolog and epilog.
+    fn with(
+        place: &Workplace,
+        prolog: Option<PathBuf>,
+    ) -> Result<std::result::Result<Self, String>> {
         if !nix::unistd::geteuid().is_root() {
             return Ok(Err("the cluster of namespaces needs root".into()));
         }
@@ -35,11 +46,13 @@ impl Cluster {
         let script = Path::new(env!("CARGO_MANIFEST_DIR"))
             .with_file_name("cluster")
             .join("cluster");
-        let state = tempfile::Builder::new()
-            .prefix("mana-cluster.")
-            .tempdir()
-            .context("creating the cluster's directory")?;
-        let cluster = Self { script, state };
+        let state = place.path().join("cluster");
+        std::fs::create_dir(&state).context("creating the cluster's directory")?;
+        let cluster = Self {
+            script,
+            state,
+            prolog,
+        };
         let ended = cluster.call(&["up", &NODES.to_string()], Duration::from_secs(120))?;
         if ended.code() == 77 {
             return Ok(Err(ended.stderr.trim().to_owned()));
@@ -48,10 +61,13 @@ impl Cluster {
         Ok(Ok(cluster))
     }
 
-    fn command(&self, words: &[&str]) -> Command {
+    /// A call of the cluster's script.
+    pub fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(&self.script);
-        command.args(words).env("CLUSTER_DIR", self.state.path());
-        if let Ok(script) = Site::template("clean-local") {
+        command.args(words).env("CLUSTER_DIR", &self.state);
+        // As after a login.
+        command.env("USER", "root");
+        if let Some(script) = &self.prolog {
             command.env("CLUSTER_PROLOG", script);
         }
         command
@@ -59,7 +75,7 @@ impl Cluster {
 
     pub fn call(&self, words: &[&str], limit: Duration) -> Result<Ended> {
         // Its daemons outlive the call that starts them: they are no part of a job.
-        let output = self.state.path().join("call");
+        let output = self.state.join("call");
         let (out, err) = (output.with_extension("out"), output.with_extension("err"));
         let mut command = self.command(words);
         command.stdin(std::process::Stdio::null());
@@ -90,6 +106,25 @@ impl Cluster {
             stdout: std::fs::read_to_string(out).unwrap_or_default(),
             stderr: std::fs::read_to_string(err).unwrap_or_default(),
         })
+    }
+
+    /// The state of a job in the queue; empty once it is gone from there.
+    pub fn state_of(&self, job: &str) -> Result<String> {
+        let words = ["squeue", "-h", "-j", job, "-o", "%T"];
+        for _ in 0..10 {
+            let asked = self.run(&words, Duration::from_secs(60))?;
+            if asked.code() == 0 || asked.stderr.contains("Invalid job id") {
+                return Ok(asked.stdout.trim().to_owned());
+            }
+            // The controller is busy or away: that says nothing of the job.
+            std::thread::sleep(Duration::from_secs(1));
+        }
+        bail!("squeue does not tell the state of job {job}")
+    }
+
+    /// The home of the ordinary user.
+    pub fn home(&self) -> PathBuf {
+        self.state.join("home")
     }
 
     /// A command on the head node.
@@ -147,7 +182,7 @@ pub fn configure(mpi: Mpi, directory: &Path) -> Result<PathBuf> {
         format!("lower_preload={}\n", library.display())
     });
     let text = format!(
-        "{preload}global_ckpt_dir={}\nlocal_ckpt_dir=/local\nlocal_ckpt_interval=2\npartner_ckpt_interval=4\nglobal_ckpt_interval=0\ngroup_size=4\n",
+        "{preload}global_ckpt_dir={}\nlocal_ckpt_dir=/local/mana/${{USER}}\nlocal_ckpt_interval=2\npartner_ckpt_interval=4\nglobal_ckpt_interval=0\ngroup_size=4\n",
         global.display()
     );
     std::fs::write(&configuration, text).context("writing mana.conf")?;
@@ -200,6 +235,8 @@ pub struct Site {
     executable: PathBuf,
     /// How many jobs were submitted.
     jobs: std::cell::Cell<u32>,
+    /// Jobs are those of the ordinary user, in whose home everything is.
+    guest: bool,
 }
 
 impl Site {
@@ -219,6 +256,17 @@ impl Site {
         name: &str,
         program: &'static Program,
     ) -> Result<std::result::Result<Self, String>> {
+        Self::with_prolog(context, mpi, name, program, None)
+    }
+
+    /// The same with a prolog and epilog of this content, instead of `clean-local`.
+    pub fn with_prolog(
+        context: &Context,
+        mpi: Mpi,
+        name: &str,
+        program: &'static Program,
+        prolog: Option<&str>,
+    ) -> Result<std::result::Result<Self, String>> {
         if let Some(why) = program.missing(mpi) {
             return Ok(Err(why));
         }
@@ -227,7 +275,17 @@ impl Site {
         };
         let place = context.directory(name)?;
         let executable = context.build(program, mpi)?;
-        let cluster = match Cluster::up()? {
+        let cluster = match prolog {
+            None => Cluster::up(&place)?,
+            Some(text) => {
+                let path = place.path().join("prolog");
+                std::fs::write(&path, text).context("writing the prolog")?;
+                let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+                std::fs::set_permissions(&path, mode).context("making the prolog a program")?;
+                Cluster::with(&place, Some(path))?
+            }
+        };
+        let cluster = match cluster {
             Ok(cluster) => cluster,
             Err(why) => return Ok(Err(why)),
         };
@@ -240,12 +298,62 @@ impl Site {
             program,
             executable,
             jobs: std::cell::Cell::new(0),
+            guest: false,
         }))
+    }
+
+    /// The same for the cluster's ordinary user, with the tree unpacked in his home as the guide has it.
+    pub fn of_guest(
+        context: &Context,
+        mpi: Mpi,
+        name: &str,
+    ) -> Result<std::result::Result<Self, String>> {
+        let mut site = match Self::up(context, mpi, name)? {
+            Ok(site) => site,
+            Err(why) => return Ok(Err(why)),
+        };
+        let home = site.home();
+        site.configuration = configure(mpi, &home)?;
+        let line = format!(
+            "rmdir '{home}/global' && cp -a '{}' '{home}/mana' && cp '{}' '{home}/app' && chown -R --reference='{home}' '{home}' && \
+             chown --reference='{home}' '{place}' && chmod 711 '{place}'",
+            site.launch.with_file_name("..").display(),
+            site.executable.display(),
+            home = home.display(),
+            place = site.place.path().display(),
+        );
+        let mut command = Command::new("sh");
+        command.args(["-c", &line]);
+        Job::start(command, site.place.path())?
+            .wait(Duration::from_secs(60))?
+            .expect(0)?;
+        site.launch = home.join("mana/bin/mana_launch");
+        site.executable = home.join("app");
+        site.guest = true;
+        Ok(Ok(site))
+    }
+
+    /// The home of the ordinary user.
+    pub fn home(&self) -> PathBuf {
+        self.cluster.home()
+    }
+
+    /// A command on the head, by the owner of the jobs.
+    pub fn run(&self, words: &[&str], limit: Duration) -> Result<Ended> {
+        let who = if self.guest { "login" } else { "run" };
+        self.cluster.call(&[&[who], words].concat(), limit)
     }
 
     /// The program's command line.
     pub fn line(&self, words: &[&str]) -> String {
         self.program.line(&self.executable, words).join(" ")
+    }
+
+    /// A command on a node; what it prints.
+    pub fn on_node(&self, node: &str, script: &str) -> Result<String> {
+        let words = ["exec", node, "sh", "-c", script];
+        let ended = self.cluster.call(&words, Duration::from_secs(60))?;
+        Ok(ended.expect(0)?.stdout.clone())
     }
 
     /// A file of `slurm/`.
@@ -265,7 +373,7 @@ impl Site {
         let mut all = vec!["sbatch", "--parsable", "-o", &name];
         all.extend(options);
         all.push(&script);
-        let submitted = self.cluster.run(&all, Duration::from_secs(60))?;
+        let submitted = self.run(&all, Duration::from_secs(60))?;
         Ok(BatchJob {
             site: self,
             id: submitted.expect(0)?.stdout.trim().to_owned(),
@@ -295,26 +403,46 @@ impl Site {
         settings: &[(&str, &str)],
         tasks: u32,
     ) -> Result<Vec<BatchJob<'_>>> {
+        let until = self.next_hurry().display().to_string();
+        let words = [words, &["--until", &until]].concat();
+        self.submit_line(template, options, &self.line(&words), settings, tasks)
+    }
+
+    /// The file that ends the pauses of the job submitted next.
+    pub fn next_hurry(&self) -> PathBuf {
+        self.place.path().join(format!("hurry-{}", self.jobs.get()))
+    }
+
+    /// The same of any command line.
+    pub fn submit_line(
+        &self,
+        template: &str,
+        options: &[&str],
+        line: &str,
+        settings: &[(&str, &str)],
+        tasks: u32,
+    ) -> Result<Vec<BatchJob<'_>>> {
+        let hurry = self.next_hurry();
         let number = self.jobs.get();
         self.jobs.set(number + 1);
         let output = self.place.path().join(format!("output-{number}"));
-        let hurry = self.place.path().join(format!("hurry-{number}"));
-        let until = hurry.to_string_lossy();
-        let words = [words, &["--until", &until]].concat();
         // What a comma would end cannot travel in --export's list.
         let mut export = format!(
-            "ALL,MANA_LAUNCH={},MANA_CONF={},SLURM_MPI_TYPE={},MANA_PROGRAM={}",
+            "ALL,MANA_LAUNCH={},MANA_CONF={},SLURM_MPI_TYPE={},MANA_PROGRAM={line}",
             self.launch.display(),
             self.configuration.display(),
             interface(self.mpi).trim_start_matches("--mpi="),
-            self.line(&words)
         );
         for (name, value) in settings {
             export += &format!(",{name}={value}");
         }
         let pattern = if tasks > 0 { ".%a" } else { "" };
         let output_name = format!("{}{pattern}", output.display());
-        let script = Self::template(template)?.to_string_lossy().into_owned();
+        let script = match self.guest {
+            true => self.home().join("mana/share/mana/slurm").join(template),
+            false => Self::template(template)?,
+        };
+        let script = script.to_string_lossy().into_owned();
         let mut all = vec![
             "sbatch",
             "--parsable",
@@ -325,7 +453,7 @@ impl Site {
         ];
         all.extend(options);
         all.push(&script);
-        let submitted = self.cluster.run(&all, Duration::from_secs(60))?;
+        let submitted = self.run(&all, Duration::from_secs(60))?;
         let id = submitted.expect(0)?.stdout.trim().to_owned();
         let job = |task: Option<u32>| BatchJob {
             site: self,
@@ -364,11 +492,7 @@ impl BatchJob<'_> {
 
     /// Its state in the queue; empty once it is gone from there.
     pub fn state(&self) -> Result<String> {
-        let asked = self.site.cluster.run(
-            &["squeue", "-h", "-j", &self.id, "-o", "%T"],
-            Duration::from_secs(30),
-        )?;
-        Ok(asked.stdout.trim().to_owned())
+        self.site.cluster.state_of(&self.id)
     }
 
     /// Waits for something in its output.
@@ -415,6 +539,17 @@ impl BatchJob<'_> {
         }
     }
 }
+
+/// How many ranks run on a node.
+pub fn ranks(site: &Site, node: &str) -> Result<usize> {
+    let words = ["exec", node, "pgrep", "-c", "-x", RANK];
+    let ended = site.cluster.call(&words, Duration::from_secs(30))?;
+    // With none of them its exit code is 1.
+    ended.stdout.trim().parse().with_context(|| ended.report())
+}
+
+/// The name of a rank's process.
+pub const RANK: &str = "mana-lower";
 
 /// The results in an output.
 pub fn results(text: &str) -> Vec<&str> {

@@ -1,26 +1,22 @@
 //! Every failure and signal a cluster has for a job: what the job did, how long until it computed again, how
 //! much work was lost, and that the answer is the same. The figures are those of `benches/RESULTS.md`.
+//!
+//! The programs are the dense mixed one and, on Open MPI, LAMMPS. How a job is watched: `course.rs`.
 
 use std::time::{Duration, Instant};
 
-use anyhow::{bail, ensure, Context as _, Result};
+use anyhow::Result;
 
-use super::bed::{count, interface, native_of, results, BatchJob, Site};
-use super::{Scenario, LIMIT};
-use crate::context::{skipped, Context, Verdict};
+use super::bed::{BatchJob, Site};
+use super::course::{self, Timeline, Work};
+use super::Scenario;
 use crate::mpi::Mpi;
-use crate::programs::DENSE;
 
 const SHORT: Duration = Duration::from_secs(60);
-/// Some minutes on four ranks, until the job is told to hurry.
-const WORDS: [&str; 4] = ["--rounds", "400", "--pause", "1000"];
-
-/// The same without pauses.
-const NATIVE: [&str; 4] = ["--rounds", "400", "--pause", "0"];
 
 /// What happens to the job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Event {
+pub enum Event {
     TimeLimit,
     Signal,
     Preempted,
@@ -30,6 +26,7 @@ enum Event {
     PowerLossWithSpare,
     PowerLossWithoutSpare,
     SlurmdDies,
+    SlurmdDiesOnBatchHost,
     FastReboot,
     NoKill,
     BatchHost,
@@ -38,7 +35,7 @@ enum Event {
 }
 
 impl Event {
-    const ALL: [Self; 14] = [
+    const ALL: [Self; 15] = [
         Self::TimeLimit,
         Self::Signal,
         Self::Preempted,
@@ -48,6 +45,7 @@ impl Event {
         Self::PowerLossWithSpare,
         Self::PowerLossWithoutSpare,
         Self::SlurmdDies,
+        Self::SlurmdDiesOnBatchHost,
         Self::FastReboot,
         Self::NoKill,
         Self::BatchHost,
@@ -55,7 +53,7 @@ impl Event {
         Self::LongCut,
     ];
 
-    fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Self::TimeLimit => "time-limit",
             Self::Signal => "signal",
@@ -66,6 +64,7 @@ impl Event {
             Self::PowerLossWithSpare => "power-loss-with-spare",
             Self::PowerLossWithoutSpare => "power-loss-without-spare",
             Self::SlurmdDies => "slurmd-dies",
+            Self::SlurmdDiesOnBatchHost => "slurmd-dies-on-batch-host",
             Self::FastReboot => "fast-reboot",
             Self::NoKill => "no-kill",
             Self::BatchHost => "batch-host",
@@ -74,7 +73,7 @@ impl Event {
         }
     }
 
-    fn shows(self) -> &'static str {
+    pub fn shows(self) -> &'static str {
         match self {
             Self::TimeLimit => "the time limit comes: the next slice goes on",
             Self::Signal => "sbatch --signal=USR1: a checkpoint, requeued",
@@ -85,6 +84,9 @@ impl Event {
             Self::PowerLossWithSpare => "a node loses power, another takes its place",
             Self::PowerLossWithoutSpare => "a node loses power, the others do its work too",
             Self::SlurmdDies => "slurmd alone dies: the stale ranks end themselves",
+            Self::SlurmdDiesOnBatchHost => {
+                "slurmd dies on the node of the batch script: the stale script starts nothing"
+            }
             Self::FastReboot => "a node is there again before Slurm has missed it",
             Self::NoKill => "--no-kill: relaunched on the nodes left",
             Self::BatchHost => "the node of the batch script loses power",
@@ -93,7 +95,7 @@ impl Event {
         }
     }
 
-    fn template(self) -> &'static str {
+    pub fn template(self) -> &'static str {
         match self {
             Self::TimeLimit | Self::Signal => "time-slices.sbatch",
             Self::Preempted | Self::PreemptedWithGrace => "preemptible.sbatch",
@@ -102,12 +104,14 @@ impl Event {
         }
     }
 
-    fn options(self) -> Vec<&'static str> {
+    pub fn options(self) -> Vec<&'static str> {
         let mut options = match self {
             Self::PowerLossWithSpare => vec!["-n3", "-N3"],
-            Self::PowerLossWithoutSpare | Self::SlurmdDies | Self::BatchHost | Self::LongCut => {
-                vec!["-n4", "-N3-4"]
-            }
+            Self::PowerLossWithoutSpare
+            | Self::SlurmdDies
+            | Self::SlurmdDiesOnBatchHost
+            | Self::BatchHost
+            | Self::LongCut => vec!["-n4", "-N3-4"],
             _ => vec!["-n4", "-N4"],
         };
         match self {
@@ -119,9 +123,43 @@ impl Event {
         options
     }
 
-    /// Whether the job has to begin again.
-    fn restarts(self) -> bool {
-        !matches!(self, Self::BriefCut)
+    /// What its job is told besides.
+    pub fn settings(self) -> &'static [(&'static str, &'static str)] {
+        match self {
+            Self::TimeLimit => &[("MANA_END_MARGIN", "35")],
+            Self::Signal => &[("MANA_END_MARGIN", "0")],
+            Self::NoKill => &[("MANA_NODES", "4"), ("MANA_TASKS", "4")],
+            _ => &[],
+        }
+    }
+
+    pub fn ranks(self) -> u32 {
+        match self {
+            Self::PowerLossWithSpare => 3,
+            _ => 4,
+        }
+    }
+
+    /// Whether there is time for a last checkpoint.
+    pub fn is_announced(self) -> bool {
+        matches!(
+            self,
+            Self::TimeLimit
+                | Self::Signal
+                | Self::Preempted
+                | Self::PreemptedWithGrace
+                | Self::Requeue
+                | Self::Cancel
+        )
+    }
+
+    /// The node whose ranks go on for a while although the job has been started elsewhere.
+    pub fn stale(self) -> Option<&'static str> {
+        match self {
+            Self::SlurmdDies | Self::LongCut => Some("n2"),
+            Self::SlurmdDiesOnBatchHost => Some("n1"),
+            _ => None,
+        }
     }
 }
 
@@ -132,120 +170,28 @@ pub fn all() -> Vec<Scenario> {
             scenarios.push(Scenario::new(
                 format!("cluster/{}/failures/{}", mpi.name(), event.name()),
                 event.shows(),
-                move |c| run(c, mpi, event),
+                move |c| course::run(c, mpi, event, Work::Dense),
             ));
         }
+    }
+    // LAMMPS, which is built for Open MPI.
+    for event in Event::ALL {
+        scenarios.push(Scenario::new(
+            format!("cluster/openmpi/failures/lammps/{}", event.name()),
+            event.shows(),
+            move |c| course::run(c, Mpi::OpenMpi, event, Work::Melt),
+        ));
     }
     scenarios
 }
 
-/// When a line was first seen.
-struct Timeline<'a> {
-    job: &'a BatchJob<'a>,
-    lines: Vec<(Instant, String)>,
-}
-
-impl Timeline<'_> {
-    fn look(&mut self) {
-        let text = self.job.text();
-        let now = Instant::now();
-        // The last line may be half there.
-        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-        let known = self.lines.len();
-        let new = whole.lines().skip(known);
-        self.lines.extend(new.map(|line| (now, line.to_owned())));
-    }
-
-    fn times<'b>(&'b self, words: &'b str) -> impl Iterator<Item = Instant> + 'b {
-        self.lines
-            .iter()
-            .filter(move |(_, line)| line.contains(words))
-            .map(|(time, _)| *time)
-    }
-
-    fn until(&mut self, words: &str, times: usize) -> Result<Instant> {
-        let deadline = Instant::now() + LIMIT;
-        loop {
-            self.look();
-            if let Some(time) = self.times(words).nth(times - 1) {
-                return Ok(time);
-            }
-            ensure!(
-                Instant::now() < deadline,
-                "{words:?} did not come {times} times ({})\n{}",
-                self.job.state()?,
-                self.job.text()
-            );
-            std::thread::sleep(Duration::from_millis(50));
-        }
-    }
-}
-
-fn run(context: &Context, mpi: Mpi, event: Event) -> Result<Verdict> {
-    let mut site = match Site::with(context, mpi, &format!("cluster-{}", event.name()), &DENSE)? {
-        Ok(site) => site,
-        Err(why) => return skipped(why),
-    };
-    let ranks = if event == Event::PowerLossWithSpare {
-        3
-    } else {
-        4
-    };
-    let expected = native_of(&DENSE, context, mpi, ranks, &NATIVE, site.place.path())?;
-    let settings: &[(&str, &str)] = match event {
-        Event::TimeLimit => &[("MANA_END_MARGIN", "35")],
-        Event::Signal => &[("MANA_END_MARGIN", "0")],
-        Event::NoKill => &[("MANA_NODES", "4"), ("MANA_TASKS", "4")],
-        _ => &[],
-    };
-    let job = site.submit(event.template(), &event.options(), &WORDS, settings)?;
-    let mut timeline = Timeline {
-        job: &job,
-        lines: Vec::new(),
-    };
-    timeline.until("complete on level partner", 1)?;
-    let happened = happen(&site, &job, event, &mut timeline)?;
-    if event == Event::Cancel {
-        let facts = by_hand(&site, &job, &expected)?;
-        site.place.done();
-        return Ok(Verdict::Passed(facts));
-    }
-    let facts = if event.restarts() {
-        let again = timeline.until("are under control", 2)?;
-        let lost = lost(&timeline, happened)?;
-        format!(
-            "computes again after {:.1} s, {lost:.1} s of work lost",
-            (again - happened).as_secs_f64()
-        )
-    } else {
-        // It is still protected.
-        timeline.look();
-        let known = timeline.times("complete on level partner").count();
-        timeline.until("complete on level partner", known + 2)?;
-        "goes on, nothing lost".to_owned()
-    };
-    job.hurry()?;
-    if event == Event::LongCut {
-        site.cluster
-            .call(&["revive-node", "n2"], SHORT)?
-            .expect(0)?;
-    }
-    let text = job.ended()?;
-    ensure!(
-        results(&text) == [expected.as_str()],
-        "results {:?}, {expected} natively\n{text}",
-        results(&text)
-    );
-    if !event.restarts() {
-        let found = count(&text, "resumed generation ");
-        ensure!(found == 0, "resumed {found} times\n{text}");
-    }
-    site.place.done();
-    Ok(Verdict::Passed(facts))
-}
-
 /// Does it; when.
-fn happen(site: &Site, job: &BatchJob, event: Event, timeline: &mut Timeline) -> Result<Instant> {
+pub fn happen(
+    site: &Site,
+    job: &BatchJob,
+    event: Event,
+    timeline: &mut Timeline,
+) -> Result<Instant> {
     let cluster = &site.cluster;
     let now = Instant::now();
     let run = |words: &[&str]| -> Result<()> { cluster.run(words, SHORT)?.expect(0).map(drop) };
@@ -271,6 +217,7 @@ fn happen(site: &Site, job: &BatchJob, event: Event, timeline: &mut Timeline) ->
             call(&["kill-node", "n2"])?;
         }
         Event::SlurmdDies => call(&["kill-node", "--slurmd", "n2"])?,
+        Event::SlurmdDiesOnBatchHost => call(&["kill-node", "--slurmd", "n1"])?,
         Event::FastReboot => {
             call(&["kill-node", "--keep-local", "n2"])?;
             call(&["revive-node", "n2"])?;
@@ -284,43 +231,4 @@ fn happen(site: &Site, job: &BatchJob, event: Event, timeline: &mut Timeline) ->
         Event::LongCut => call(&["kill-node", "--unplug", "n2"])?,
     }
     Ok(now)
-}
-
-/// Seconds of computing between the checkpoint that was resumed and the event.
-fn lost(timeline: &Timeline, happened: Instant) -> Result<f64> {
-    let resumed = timeline
-        .lines
-        .iter()
-        .find_map(|(_, line)| {
-            line.split_once("resumed generation ")?
-                .1
-                .split_whitespace()
-                .next()
-        })
-        .and_then(|generation| generation.rsplit('.').next())
-        .context("nothing was resumed")?;
-    let Some(committed) = timeline.times(&format!("checkpoint {resumed} (")).next() else {
-        bail!("checkpoint {resumed} was not committed");
-    };
-    Ok(happened.saturating_duration_since(committed).as_secs_f64())
-}
-
-/// Cancelled: nothing goes on by itself, and everything does by hand.
-fn by_hand(site: &Site, job: &BatchJob, expected: &str) -> Result<String> {
-    let text = job.ended()?;
-    ensure!(results(&text).is_empty(), "it went on\n{text}");
-    let identity = text
-        .split_once("mana[job ")
-        .and_then(|(_, rest)| rest.split_whitespace().next())
-        .context("no identity")?;
-    job.hurry()?;
-    let directory = site.launch.parent().context("no directory")?;
-    let restart = directory.join("mana_restart").display().to_string();
-    let configuration = site.configuration.display().to_string();
-    let mut words = vec!["srun", interface(site.mpi), "-K1", "-n4", "-N4", &restart];
-    words.extend(["--config", &configuration, "--id", identity]);
-    let ended = site.cluster.run(&words, LIMIT)?;
-    let found = ended.expect(0)?.result()?;
-    ensure!(found == expected, "result {found}, {expected} natively");
-    Ok("ended; resumed by hand".to_owned())
 }

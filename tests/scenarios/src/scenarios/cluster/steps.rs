@@ -1,4 +1,7 @@
 //! Several steps in one Slurm job: one that has ended and two that run side by side, requeued.
+//!
+//! Each is on all four nodes: Slurm 22.05's PMIx servers of steps of two nodes, started at the same moment, sometimes never reach each
+//! other (`docs/guide/slurm.md`).
 
 use std::time::{Duration, Instant};
 
@@ -32,9 +35,9 @@ pub fn run(context: &Context, mpi: Mpi) -> Result<Verdict> {
         return skipped("no installed tree was named with --mana");
     };
     let mut place = context.directory("cluster-steps")?;
-    let expected = native_result(context, mpi, 2, &[], place.path())?;
+    let expected = native_result(context, mpi, 4, &[], place.path())?;
     let executable = context.build(program, mpi)?;
-    let cluster = match Cluster::up()? {
+    let cluster = match Cluster::up(&place)? {
         Ok(cluster) => cluster,
         Err(why) => return skipped(why),
     };
@@ -46,13 +49,13 @@ pub fn run(context: &Context, mpi: Mpi) -> Result<Verdict> {
         program.line(&executable, &words).join(" ")
     };
     let launch = product.command("mana_launch");
-    let srun = format!("srun {} -K1 -N2 -n2 --exact -r", interface(mpi));
+    let srun = format!("srun {} -K1 -N4 -n4 --exact", interface(mpi));
     let launch = format!("{} --config {}", launch.display(), configuration.display());
     let script = place.path().join("steps.sbatch");
     let text = format!(
         "#!/bin/bash\n#SBATCH --requeue\n#SBATCH --open-mode=append\n\
-         {srun} 0 {launch} {}\n{RELEASED}\
-         {srun} 0 {launch} {} &\n{srun} 2 {launch} {} &\nwait\n",
+         {srun} {launch} {}\n{RELEASED}\
+         {srun} {launch} {} &\n{srun} {launch} {} &\nwait\n",
         step("0"),
         step(PAUSES[0]),
         step(PAUSES[1])
@@ -64,7 +67,7 @@ pub fn run(context: &Context, mpi: Mpi) -> Result<Verdict> {
         &[
             "sbatch",
             "--parsable",
-            "-n4",
+            "--ntasks-per-node=2",
             "-N4",
             "-o",
             &output_name,
@@ -77,7 +80,9 @@ pub fn run(context: &Context, mpi: Mpi) -> Result<Verdict> {
     let mut steps = Vec::new();
     let text = loop {
         let text = std::fs::read_to_string(&output).unwrap_or_default();
-        let complete = identities(&text, "complete on level partner");
+        // The step that ends may have a copy, too.
+        let parallel = text.split_once("RESULT ").map_or("", |(_, rest)| rest);
+        let complete = identities(parallel, "complete on level partner");
         if steps.is_empty() && complete.len() >= 2 {
             steps = complete;
             cluster
@@ -87,17 +92,14 @@ pub fn run(context: &Context, mpi: Mpi) -> Result<Verdict> {
         if !over.exists() && identities(&text, "resumed generation ").len() >= 2 {
             std::fs::write(&over, "").context("ending the pauses")?;
         }
-        let state = cluster.run(
-            &["squeue", "-h", "-j", &job, "-o", "%T"],
-            Duration::from_secs(30),
-        )?;
-        if state.stdout.trim().is_empty() {
-            break text;
+        let state = cluster.state_of(&job)?;
+        if state.is_empty() {
+            // What it wrote since the look above.
+            break std::fs::read_to_string(&output).context("reading the job's output")?;
         }
         ensure!(
             Instant::now() < deadline,
-            "the job did not end: {}\n{text}",
-            state.stdout.trim()
+            "the job did not end: {state}\n{text}"
         );
         std::thread::sleep(Duration::from_millis(300));
     };

@@ -117,7 +117,8 @@ pub fn bad_input(stage: &Stage) -> Result<()> {
     refused(&unwritable, &["/proc/x"])?;
     let left: Vec<_> = stage.setup.stores().global.read_dir()?.collect();
     ensure!(left.is_empty(), "something was left behind: {left:?}");
-    full_disk(stage)
+    full_disk(stage)?;
+    full_global(stage)
 }
 
 /// A file system of its own, gone when dropped.
@@ -129,23 +130,56 @@ impl Drop for Mounted<'_> {
     }
 }
 
+/// A small file system at `path`; nothing where this machine allows none.
+fn small_disk<'a>(stage: &Stage, path: &'a Path) -> Result<Option<Mounted<'a>>> {
+    if !nix::unistd::geteuid().is_root() {
+        return Ok(None);
+    }
+    std::fs::create_dir(path)?;
+    let mount = format!("mount -t tmpfs -o size=1m tmpfs '{}'", path.display());
+    // A container may not.
+    let mounted = shell(stage.place.path(), &mount);
+    Ok(mounted.is_ok().then_some(Mounted(path)))
+}
+
+/// The first commit of a start cannot be put on record: no node keeps it, and the next one works.
+fn full_global(stage: &Stage) -> Result<()> {
+    let small = stage.place.path().join("small-global");
+    let Some(_mounted) = small_disk(stage, &small)? else {
+        return Ok(());
+    };
+    let option = format!("global_ckpt_dir={}", small.display());
+    let job = stage.started(&stage.setup, &["--set", &option])?;
+    let fill = small.join("fill");
+    // It ends when the disk is full.
+    shell(
+        stage.place.path(),
+        &format!("cat /dev/zero > '{}' 2>/dev/null; true", fill.display()),
+    )?;
+    let checkpoint = || {
+        let words = ["--set", &option, "--checkpoint", "--level", "local"];
+        stage.mana("status", &[&words[..], &["--wait"]].concat())
+    };
+    refused(&checkpoint()?, &["committing-1", "no room"])?;
+    let kept = stage.setup.stores().committed();
+    ensure!(kept.is_empty(), "a manifest was written: {kept:?}");
+    std::fs::remove_file(&fill)?;
+    checkpoint()?.expect(0)?;
+    stage.setup.release()?;
+    same(&job.wait(LIMIT)?, &stage.expected)
+}
+
 /// A checkpoint that does not fit fails, is said with the number of bytes, and leaves nothing.
 fn full_disk(stage: &Stage) -> Result<()> {
-    if !nix::unistd::geteuid().is_root() {
-        return Ok(());
-    }
     let small = stage.place.path().join("small");
-    std::fs::create_dir(&small)?;
-    let mount = format!("mount -t tmpfs -o size=1m tmpfs '{}'", small.display());
-    let mounted = shell(stage.place.path(), &mount);
-    if mounted.is_err() {
-        return Ok(()); // a container that may not
-    }
-    let _mounted = Mounted(&small);
+    let Some(_mounted) = small_disk(stage, &small)? else {
+        return Ok(());
+    };
     let option = format!("local_ckpt_dir={}", small.display());
     let job = stage.started(&stage.setup, &["--set", &option])?;
     let taken = stage.mana("status", &["--checkpoint", "--wait"])?;
     refused(&taken, &["no room", "bytes"])?;
+    stage.setup.release()?;
     let ended = job.wait(LIMIT)?;
     same(&ended, &stage.expected)?;
     let mut found = Vec::new();

@@ -3,14 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::BufReader;
+use std::io::{BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{ensure, Context as _, Result};
 
-use super::{says, Stage, LIMIT, SHORT};
+use super::{says, with_port, Stage, LIMIT, SHORT};
 use crate::context::{skipped, Context, Verdict};
 use crate::job::Job;
 use crate::scenarios::modes::same;
@@ -263,7 +263,47 @@ pub fn letters(stage: &Stage) -> Result<()> {
             "\"never\" is not a number of seconds",
             "\"x\" is no command",
         ],
-    )
+    )?;
+    letters_of_a_job(stage)
+}
+
+/// `c` takes a checkpoint of the job, `l` lists it, `k` ends it.
+fn letters_of_a_job(stage: &Stage) -> Result<()> {
+    let typed = stage.place.path().join("typed");
+    std::fs::write(&typed, "").context("creating a file")?;
+    let types = |letter: &str| -> Result<()> {
+        let mut file = std::fs::OpenOptions::new().append(true).open(&typed)?;
+        writeln!(file, "{letter}").context("typing a letter")
+    };
+    let script =
+        "tail -n +1 -f \"$0\" | \"$1\" --interactive --coord-host localhost --config \"$2\"";
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", script])
+        .arg(&typed)
+        .arg(stage.setup.product.command("mana_coordinator"))
+        .arg(stage.setup.configuration());
+    let (mut coordinator, port) = with_port(command, &stage.place.path().join("letters"))?;
+    let options = ["--coord-host", "localhost", "--coord-port", &port];
+    let job = stage.started(&stage.setup, &options)?;
+    types("c local")?;
+    let stores = stage.setup.stores();
+    coordinator.until("a checkpoint", LIMIT, |_| {
+        (!stores.committed().is_empty()).then_some(())
+    })?;
+    types("l")?;
+    coordinator.until("the list", LIMIT, |coordinator| {
+        coordinator.printed().contains(" running ").then_some(())
+    })?;
+    types("k")?;
+    let ended = job.wait(LIMIT)?;
+    ensure!(
+        ended.code() != 0 && ended.stderr.contains("on the coordinator's terminal"),
+        "not ended by k\n{}",
+        ended.report()
+    );
+    coordinator.destroy();
+    Ok(())
 }
 
 /// A log file, JSON lines, metrics, a watched job in a pipe, and the report of a real job.
@@ -279,7 +319,9 @@ pub fn lines(stage: &Stage) -> Result<()> {
     ]
     .map(str::to_owned);
     let options: Vec<&str> = options.iter().map(String::as_str).collect();
-    let mut job = stage.setup.launch(&options, &stage.line)?;
+    let mut setup = stage.setup.clone();
+    setup.hold();
+    let mut job = setup.launch(&options, &stage.line)?;
     job.until("the job under control", LIMIT, |_| {
         let text = std::fs::read_to_string(&log).unwrap_or_default();
         text.contains("under control").then_some(())
@@ -290,7 +332,7 @@ pub fn lines(stage: &Stage) -> Result<()> {
         .arg(stage.setup.configuration());
     let watched = place.join("watched");
     std::fs::create_dir(&watched)?;
-    let watching = Job::start(command, &watched)?;
+    let mut watching = Job::start(command, &watched)?;
     let taken = stage.mana("status", &["--checkpoint", "--wait"])?;
     says(taken.expect(0)?, &["checkpoint 1 (global) committed"])?;
     job.until("metrics of the checkpoint", SHORT, |_| {
@@ -298,6 +340,10 @@ pub fn lines(stage: &Stage) -> Result<()> {
         text.contains("mana_checkpoints_committed_total{job=\"scenario\"} 1")
             .then_some(())
     })?;
+    watching.until("the line of the checkpoint", LIMIT, |watching| {
+        watching.printed().contains("1 committed").then_some(())
+    })?;
+    setup.release()?;
     let ended = job.wait(LIMIT)?;
     same(&ended, &stage.expected)?;
     let ours: Vec<&str> = ended

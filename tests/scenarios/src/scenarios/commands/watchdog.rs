@@ -2,14 +2,18 @@
 
 use anyhow::{ensure, Context as _, Result};
 
-use super::{says, Job, Stage, LIMIT, SHORT};
+use super::{says, under_control, Job, Stage, LIMIT, SHORT};
 use crate::scenarios::modes::same;
 
-/// Less than the last rank computes.
+/// Less than the last rank computes: until it is told.
 const TIMEOUT: &str = "checkpoint_timeout=2";
 
 pub fn watchdog(stage: &Stage) -> Result<()> {
-    let mut job: Job = stage.started(&stage.setup, &["--set", TIMEOUT])?;
+    let over = stage.place.path().join("over");
+    let held = over.display().to_string();
+    let line = [&stage.line[0], "--held", &held].map(str::to_owned);
+    let mut job: Job = stage.setup.launch(&["--set", TIMEOUT], &line)?;
+    under_control(&mut job)?;
     let words = [
         "abandoned in step gate",
         "ranks 0-2 wait for rank 3",
@@ -58,5 +62,6 @@ pub fn watchdog(stage: &Stage) -> Result<()> {
         stage.mana("status", &[])?.expect(0)?,
         &["ranks 0-2 wait for rank 3", "MPI_Recv from rank 3"],
     )?;
+    std::fs::write(&over, "").context("letting rank 3 go on")?;
     same(&job.wait(LIMIT)?, &stage.expected)
 }
