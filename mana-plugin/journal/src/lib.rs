@@ -195,7 +195,7 @@ impl Journal {
         Arc::clone(files.entry(path).or_insert_with(|| Arc::new(new)))
     }
 
-    /// The library opens a file; call [`Journal::opened`] with the descriptor.
+    /// The library opens a file; call [`Journal::opened`] with the descriptor, or [`Journal::not_opened`].
     pub fn opening(&self, path: &CStr, flags: i32) -> Opening {
         let path = absolute(path);
         if lock(&self.names).contains(&path) {
@@ -211,9 +211,30 @@ impl Journal {
         if !self.beside_a_named_one(&path) {
             return Opening::Other;
         }
-        match flags & libc::O_CREAT != 0 && !path.exists() {
-            true => Opening::Litter(path),
-            false => Opening::Beside,
+        if flags & libc::O_CREAT == 0 || path.exists() {
+            return Opening::Beside;
+        }
+        // Noted before it is there: this process may be killed at any time.
+        if let Some(root) = self.root_beside(&path) {
+            store::note_litter(&root, &path);
+        }
+        lock(&self.litter).insert(path.clone());
+        Opening::Litter(path)
+    }
+
+    /// The library could not open it.
+    pub fn not_opened(&self, opening: Opening) {
+        if let Opening::Litter(path) = opening {
+            self.no_litter(&path);
+        }
+    }
+
+    /// A hidden file of the library's is not there, or no longer.
+    fn no_litter(&self, path: &Path) {
+        if lock(&self.litter).remove(path) {
+            if let Some(root) = self.root_beside(path) {
+                store::forget_litter(&root, path);
+            }
         }
     }
 
@@ -238,13 +259,7 @@ impl Journal {
     /// The library has opened it.
     pub fn opened(&self, opening: Opening, fd: i32, flags: i32) {
         match opening {
-            Opening::Other | Opening::Beside => {}
-            Opening::Litter(path) => {
-                if let Some(root) = self.root_beside(&path) {
-                    store::note_litter(&root, &path);
-                }
-                lock(&self.litter).insert(path);
-            }
+            Opening::Other | Opening::Beside | Opening::Litter(_) => {}
             Opening::Named(_) if flags & libc::O_ACCMODE == libc::O_RDONLY => {}
             Opening::Named(path) => {
                 let Some(identity) = watched::identity(fd) else {
@@ -326,10 +341,11 @@ impl Journal {
             file.before_unlink(self.current(&file));
             file.note_gone(&self.recent_records(&file));
             lock(&self.unstored).touch(file.path());
-        } else if lock(&self.litter).remove(&path) {
-            if let Some(root) = self.root_beside(&path) {
-                store::forget_litter(&root, &path);
-            }
         }
+    }
+
+    /// The library has deleted a name.
+    pub fn unlinked(&self, path: &CStr) {
+        self.no_litter(&absolute(path));
     }
 }

@@ -88,6 +88,12 @@ impl Process {
         fs::remove_file(path).unwrap();
     }
 
+    pub(crate) fn delete_hidden(&self, path: &Path) {
+        self.journal.before_unlink(&c(path));
+        fs::remove_file(path).unwrap();
+        self.journal.unlinked(&c(path));
+    }
+
     pub(crate) fn close(&self, opened: Opened) {
         let fd = opened.file.into_raw_fd();
         self.journal.closing(fd);
@@ -369,12 +375,35 @@ fn what_the_library_makes_beside_a_file_is_removed() {
     let _f = p.open(&path);
     let hidden = place.file(".a.shfp.12");
     let flags = libc::O_CREAT | libc::O_RDWR;
-    let opening = p.journal.opening(&c(&hidden), flags);
-    let file = File::create_new(&hidden).unwrap();
-    p.journal.opened(opening, file.as_raw_fd(), flags);
-    assert!(!p.journal.is_watched(file.as_raw_fd()));
-    place.restore(1);
-    assert_eq!(place.files(), [("a".to_owned(), Vec::new())]);
+    let only = [("a".to_owned(), Vec::new())];
+    // Killed at once after it was made, after the library was told, and before its name is gone.
+    for told in [false, true] {
+        let opening = p.journal.opening(&c(&hidden), flags);
+        let file = File::create_new(&hidden).unwrap();
+        if told {
+            p.journal.opened(opening, file.as_raw_fd(), flags);
+            assert!(!p.journal.is_watched(file.as_raw_fd()));
+            p.journal.before_unlink(&c(&hidden));
+        }
+        place.restore(1);
+        assert_eq!(place.files(), only);
+    }
+    // It could not be made, or has been removed: what has the name then is not the library's.
+    for made in [false, true] {
+        let opening = p.journal.opening(&c(&hidden), flags);
+        match made {
+            false => p.journal.not_opened(opening),
+            true => {
+                let file = File::create_new(&hidden).unwrap();
+                p.journal.opened(opening, file.as_raw_fd(), flags);
+                p.delete_hidden(&hidden);
+            }
+        }
+        fs::write(&hidden, b"another").unwrap();
+        place.restore(1);
+        assert!(hidden.exists(), "made: {made}");
+        fs::remove_file(&hidden).unwrap();
+    }
 }
 
 #[test]

@@ -26,6 +26,11 @@ fn open_file(path: *const c_char, flags: c_int, mode: c_uint) -> c_int {
     let opening = JOURNAL.opening(unsafe { CStr::from_ptr(path) }, flags);
     let fd = call();
     if fd < 0 {
+        // SAFETY: this thread's own.
+        let error = unsafe { *libc::__errno_location() };
+        JOURNAL.not_opened(opening);
+        // SAFETY: this thread's own; what it says is the kernel's answer to the caller.
+        unsafe { *libc::__errno_location() = error };
         return fd;
     }
     let fd = match opening {
@@ -159,7 +164,12 @@ extern "C" fn unlink(path: *const c_char) -> c_int {
         JOURNAL.before_unlink(unsafe { CStr::from_ptr(path) });
     }
     // SAFETY: the caller's string.
-    unsafe { libc::syscall(libc::SYS_unlink, path) as c_int }
+    let done = unsafe { libc::syscall(libc::SYS_unlink, path) as c_int };
+    if done == 0 && JOURNAL.any() {
+        // SAFETY: the caller's string, which the kernel has read.
+        JOURNAL.unlinked(unsafe { CStr::from_ptr(path) });
+    }
+    done
 }
 
 /// A function of the C library that comes after this executable's.
