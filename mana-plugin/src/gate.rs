@@ -55,8 +55,8 @@ struct Book {
     unused: Vec<&'static Gate>,
     /// While armed: targets by communicator id.
     targets: Option<HashMap<u64, u64>>,
-    /// Threads at closed gates.
-    waiting: Vec<(CommSeq, &'static str)>,
+    /// Threads at closed gates, in the order in which they came: the coordinator hears of the first one.
+    waiting: Vec<(&'static Gate, &'static str)>,
 }
 
 fn book() -> MutexGuard<'static, Book> {
@@ -117,6 +117,17 @@ impl Gate {
             comm_id: self.id.load(Ordering::Relaxed),
             size: self.size.load(Ordering::Relaxed),
             seq: self.seq.load(Ordering::Relaxed),
+        }
+    }
+
+    /// For a thread that waits here. Not the number when it came: of several threads one may have passed since. Nor
+    /// what a thread has raised for the moment that is about to find the gate closed.
+    fn awaited(&self) -> CommSeq {
+        let target = self.target.load(Ordering::Relaxed);
+        let found = self.report();
+        CommSeq {
+            seq: found.seq.min(target),
+            ..found
         }
     }
 
@@ -188,7 +199,7 @@ fn enter_armed(gate: &'static Gate, name: &'static str) -> Passage {
     }
     gate.seq.fetch_sub(1, Ordering::AcqRel);
     INSIDE.fetch_sub(1, Ordering::AcqRel);
-    book.waiting.push((gate.report(), name));
+    book.waiting.push((gate, name));
     Passage::Closed
 }
 
@@ -212,9 +223,12 @@ pub fn give_up(gate: &'static Gate) {
 }
 
 fn unwait(book: &mut Book, gate: &Gate) {
-    let id = gate.id.load(Ordering::Relaxed);
-    if let Some(at) = book.waiting.iter().position(|(c, _)| c.comm_id == id) {
-        book.waiting.swap_remove(at);
+    if let Some(at) = book
+        .waiting
+        .iter()
+        .position(|(at, _)| std::ptr::eq(*at, gate))
+    {
+        book.waiting.remove(at);
     }
 }
 
@@ -291,7 +305,8 @@ pub fn poll() -> GatePoll {
         }
     }
     let inside = INSIDE.load(Ordering::Acquire) > 0;
-    let where_ = if let Some((comm, name)) = book.waiting.first() {
+    let waiting = book.waiting.first().map(|(gate, _)| gate.awaited());
+    let where_ = if let (Some(comm), Some((_, name))) = (waiting, book.waiting.first()) {
         format!(
             "waits before {name} (number {}) on {}",
             comm.seq + 1,
@@ -310,7 +325,7 @@ pub fn poll() -> GatePoll {
     };
     GatePoll {
         reached: reached && !inside,
-        waiting: book.waiting.first().map(|(c, _)| *c),
+        waiting,
         behind: behind.map(|(c, _)| c),
         seqs,
         where_,
@@ -321,7 +336,8 @@ pub fn poll() -> GatePoll {
 /// outside its threads.
 pub fn place() -> Option<Place> {
     let book = book();
-    if let Some((comm, name)) = book.waiting.first() {
+    if let Some((gate, name)) = book.waiting.first() {
+        let comm = gate.awaited();
         return Some(Place::collective(name, comm.comm_id, comm.seq + 1));
     }
     if INSIDE.load(Ordering::Acquire) == 0 {
@@ -415,6 +431,30 @@ mod tests {
         assert_eq!(enter(g, &NAME, false), Passage::Open);
         leave(false);
         destroy(g);
+    }
+
+    #[test]
+    fn threads_that_wait_at_one_gate_are_known_by_its_number_now() {
+        let _serial = SERIAL.lock().unwrap_or_else(PoisonError::into_inner);
+        let (shared, other) = (create(81, 2, 0), create(82, 2, 0));
+        arm();
+        for gate in [shared, other, shared] {
+            assert_eq!(enter(gate, &NAME, true), Passage::Closed);
+        }
+        assert_eq!(poll().waiting, Some(seq(81, 0)));
+        // One of two passes. The other one comes after who came before it.
+        raise(&[seq(81, 1)]);
+        assert_eq!(retry(shared), Passage::Open);
+        assert_eq!(poll().waiting, Some(seq(82, 0)));
+        raise(&[seq(82, 1)]);
+        assert_eq!(retry(other), Passage::Open);
+        assert_eq!(poll().waiting, Some(seq(81, 1)));
+        leave(true);
+        leave(true);
+        give_up(shared);
+        disarm();
+        destroy(shared);
+        destroy(other);
     }
 
     #[test]

@@ -426,8 +426,8 @@ pub const PROGRAMS: &[Program] = &[
         source: "creation.c",
         flags: &["-pthread"],
         ranks: 2,
-        fast: &["--pause", "0"],
-        slow: &["--pause", "400"],
+        fast: &["--pause", "0", "--rounds", "120"],
+        slow: &["--pause", "160", "--rounds", "120"],
         ..C
     },
     Program {
