@@ -6,8 +6,9 @@
 //! get to its own target: when nobody has advanced for a while, one gate is opened by one. That is
 //! always safe, since numbers only grow and the program itself orders its collectives.
 //!
-//! Which gate: the one raised least often so far (so that ranks which spin through collectives
-//! cannot starve the one that matters), then the one with the largest part of its members waiting.
+//! Which gate: the one of the rank for which gates were opened least often so far (so that ranks which
+//! spin through collectives, of ever new communicators too, cannot starve the one that matters), of
+//! these the one raised least often, then the one with the largest part of its members waiting.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -31,6 +32,8 @@ struct AtGate {
     reached: bool,
     waiting: Option<CommSeq>,
     sum: u64,
+    /// How often the gate it waited at was opened.
+    served: u32,
 }
 
 /// The gate phase of one generation.
@@ -112,6 +115,7 @@ impl Gate {
             reached,
             waiting: poll.waiting,
             sum,
+            served: at.served,
         };
         self.epoch > 0 && self.reached == self.ranks.len()
     }
@@ -129,24 +133,30 @@ impl Gate {
     /// Nobody has advanced for a while: opens one gate by one, if any rank waits at one.
     pub fn raise(&mut self, now: Duration) -> Option<(u32, CommSeq)> {
         self.last_progress = now;
-        let mut waiting: BTreeMap<u64, (CommSeq, u32)> = BTreeMap::new();
-        for found in self.ranks.iter().filter_map(|at| at.waiting) {
+        let mut waiting: BTreeMap<u64, (CommSeq, u32, u32)> = BTreeMap::new();
+        for at in &self.ranks {
+            let Some(found) = at.waiting else { continue };
             let target = self
                 .targets
                 .get(&found.comm_id)
                 .map_or(0, |target| target.seq);
             if found.seq >= target {
-                let entry = waiting.entry(found.comm_id).or_insert((found, 0));
+                let entry = waiting
+                    .entry(found.comm_id)
+                    .or_insert((found, 0, at.served));
                 entry.0.seq = entry.0.seq.max(found.seq);
                 entry.0.size = entry.0.size.max(found.size);
                 entry.1 += 1;
+                entry.2 = entry.2.min(at.served);
             }
         }
-        let (gate, _) = waiting.into_values().min_by_key(|(gate, waiters)| {
-            let raised = self.raised.get(&gate.comm_id).copied().unwrap_or(0);
-            let part = u64::from(*waiters) * 1_000_000 / u64::from(gate.size.max(1));
-            (raised, std::cmp::Reverse(part), gate.comm_id)
-        })?;
+        let (gate, ..) = waiting
+            .into_values()
+            .min_by_key(|(gate, waiters, served)| {
+                let raised = self.raised.get(&gate.comm_id).copied().unwrap_or(0);
+                let part = u64::from(*waiters) * 1_000_000 / u64::from(gate.size.max(1));
+                (*served, raised, std::cmp::Reverse(part), gate.comm_id)
+            })?;
         let raised = CommSeq {
             seq: gate.seq.saturating_add(1),
             ..gate
@@ -165,6 +175,9 @@ impl Gate {
         self.reached = 0;
         for at in &mut self.ranks {
             at.reached = false;
+            if at.waiting.is_some_and(|at| at.comm_id == raised.comm_id) {
+                at.served = at.served.saturating_add(1);
+            }
         }
         Some((self.epoch, raised))
     }
@@ -238,6 +251,23 @@ mod tests {
             }
         }
         assert_eq!(opened, [1, 2, 1, 2, 1, 2]);
+    }
+
+    /// Threads of ranks 0 and 1 make a communicator after the other; rank 1 has another thread that is to pass.
+    #[test]
+    fn ever_new_communicators_starve_nobody() {
+        let mut gate = Gate::new(2);
+        gate.announce(Duration::ZERO);
+        let held = seq(1000, 2, 5);
+        let opened: Vec<u64> = (100..103)
+            .map(|new| {
+                gate.report(0, 0, &poll(false, Some(seq(new, 2, 0))), Duration::ZERO);
+                gate.report(1, 0, &poll(false, Some(held)), Duration::ZERO);
+                let (_, raised) = gate.raise(Duration::ZERO).expect("a gate to open");
+                raised.comm_id
+            })
+            .collect();
+        assert_eq!(opened[..2], [100, 1000]);
     }
 
     #[test]
