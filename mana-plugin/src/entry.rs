@@ -1,12 +1,13 @@
 //! The way in: one guard per call, and the stop flag that every wait watches.
 //!
 //! Lower half, program's threads. Below `MPI_THREAD_MULTIPLE` the guard is nothing; otherwise it is a
-//! recursive lock (upcalls come back in on the same thread) that waits let go of while they wait.
+//! recursive lock (`lock`; upcalls come back in on the same thread) that waits let go of while they wait.
 
+use crate::lock::Lock;
 use crate::state::core;
 use crate::whereabouts::{Asked, Place};
 use mana_raw::layout::AGAIN;
-use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 
 /// Watched by every wait: 0, [`LEAVE`] or [`TELL`]. Only the control thread changes it.
 pub static STOP: AtomicU64 = AtomicU64::new(0);
@@ -21,8 +22,7 @@ pub fn leaving(asked: &mut Asked, place: impl FnOnce() -> Place) -> bool {
     STOP.load(Ordering::Relaxed) != 0 && !asked.tell(place)
 }
 
-static OWNER: AtomicI32 = AtomicI32::new(0);
-static DEPTH: AtomicU32 = AtomicU32::new(0);
+static LOCK: Lock = Lock::new();
 
 /// Kernel thread id of the thread that runs callbacks of checkpoint events just now; 0: none.
 static FORBIDDEN: AtomicI32 = AtomicI32::new(0);
@@ -52,7 +52,7 @@ pub fn enter() -> Guard {
         refuse(forbidden);
     }
     if core().multiple {
-        lock(1);
+        LOCK.take(me(), 1);
         return Guard { locked: true };
     }
     Guard { locked: false }
@@ -62,7 +62,7 @@ impl Drop for Guard {
     #[inline(always)]
     fn drop(&mut self) {
         if self.locked {
-            unlock(1);
+            LOCK.give(1);
         }
     }
 }
@@ -75,43 +75,16 @@ fn me() -> i32 {
     TID.with(|t| *t)
 }
 
-#[cold]
-fn lock(depth: u32) {
-    let me = me();
-    if OWNER.load(Ordering::Relaxed) == me {
-        DEPTH.fetch_add(depth, Ordering::Relaxed);
-        return;
-    }
-    let mut spins = 0;
-    while OWNER
-        .compare_exchange_weak(0, me, Ordering::Acquire, Ordering::Relaxed)
-        .is_err()
-    {
-        spins += 1;
-        if spins > 50 {
-            std::thread::yield_now();
-        }
-    }
-    DEPTH.store(depth, Ordering::Relaxed);
-}
-
-#[cold]
-fn unlock(depth: u32) {
-    if DEPTH.fetch_sub(depth, Ordering::Relaxed) == depth {
-        OWNER.store(0, Ordering::Release);
-    }
-}
-
 /// Runs `wait` (which touches nothing of the core) without the lock.
 #[inline(always)]
 pub fn unlocked<T>(wait: impl FnOnce() -> T) -> T {
     if !core().multiple {
         return wait();
     }
-    let depth = DEPTH.load(Ordering::Relaxed);
-    unlock(depth);
+    let depth = LOCK.depth();
+    LOCK.give(depth);
     let out = wait();
-    lock(depth);
+    LOCK.take(me(), depth);
     out
 }
 

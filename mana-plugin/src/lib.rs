@@ -47,6 +47,7 @@ mod inter;
 mod large;
 mod library;
 mod life;
+mod lock;
 mod mail;
 mod memory;
 mod ops;
