@@ -6,6 +6,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+static MPI_Info hints; /* empty */
+
 static int child(MPI_Comm parent)
 {
     int rank, size, value, sum;
@@ -69,7 +71,7 @@ static int connected(void)
     MPI_Comm other;
     int value = 41 + world_rank, got = 0, last = world_size - 1;
     if (world_rank == 0) {
-        MPI_Open_port(MPI_INFO_NULL, port);
+        MPI_Open_port(hints, port);
         MPI_Send(port, MPI_MAX_PORT_NAME, MPI_CHAR, last, 9, MPI_COMM_WORLD);
         MPI_Comm_accept(port, MPI_INFO_NULL, 0, MPI_COMM_SELF, &other);
         MPI_Close_port(port);
@@ -94,7 +96,7 @@ static void pair_up(void)
     char port[MPI_MAX_PORT_NAME];
     for (int other = 1; other < world_size; other++) {
         if (world_rank == 0) {
-            MPI_Open_port(MPI_INFO_NULL, port);
+            MPI_Open_port(hints, port);
             MPI_Send(port, MPI_MAX_PORT_NAME, MPI_CHAR, other, 9, MPI_COMM_WORLD);
             MPI_Comm_accept(port, MPI_INFO_NULL, 0, MPI_COMM_SELF, &pair[other]);
             MPI_Close_port(port);
@@ -162,6 +164,7 @@ int main(int argc, char **argv)
     if (parent != MPI_COMM_NULL) return child(parent);
     CHECK(option(argc, argv, "--child", 0) == 0, "a child without a parent");
     long rounds = option(argc, argv, "--rounds", 100), pause = option(argc, argv, "--pause", 50);
+    MPI_Info_create(&hints);
     uint64_t hash = (uint64_t)spawned(argv[0], 5, option(argc, argv, "--connected", 2500), 0);
     CHECK(world_size <= MOST, "%d ranks", world_size);
     pair_up();
@@ -176,5 +179,6 @@ int main(int argc, char **argv)
     hash = fold(hash, (uint64_t)spawned(argv[0], 7, 0, 1));
     hash = fold(hash, (uint64_t)connected());
     hash = fold(hash, (uint64_t)joined());
+    MPI_Info_free(&hints);
     return finish(hash);
 }

@@ -238,7 +238,9 @@ int main(int argc, char **argv)
     /* What lives from one round to the next. */
     static struct work long_lived[2];
     struct numbers numbers;
+    static struct work lasting[2]; /* of each kind, for the whole run */
     add(&numbers, 0);
+    begin(&lasting[0], 3, 1000000), begin(&lasting[1], 4, 1000000);
     begin(&long_lived[0], 1, 1000000), begin(&long_lived[1], 2, 1000000);
     uint64_t hash = 0;
     for (long round = 0; round < rounds; round++) {
@@ -275,11 +277,12 @@ int main(int argc, char **argv)
         hash = fold(hash, (uint64_t)(round + work->number));
         MPI_Barrier(MPI_COMM_WORLD);
     }
-    for (int i = 0; i < 2; i++) {
-        long_lived[i].left = 0;
-        MPI_Grequest_complete(long_lived[i].request);
-        MPI_Wait(&long_lived[i].request, MPI_STATUS_IGNORE);
-        ended(&long_lived[i], NULL);
+    for (int i = 0; i < 4; i++) {
+        struct work *work = i < 2 ? &long_lived[i] : &lasting[i - 2];
+        work->left = 0;
+        MPI_Grequest_complete(work->request);
+        MPI_Wait(&work->request, MPI_STATUS_IGNORE);
+        ended(work, NULL);
     }
     return finish(hash);
 }

@@ -52,6 +52,7 @@
 enum { CELLS = 96 * 1024 + 3, TOUCHED = 24, BLOCK = 16, RECORD = 8 };
 
 static long round_now = -1, pause_for;
+static MPI_Info hints; /* empty */
 static int handled, handled_code;
 
 static void on_error(MPI_File *file, int *code, ...)
@@ -143,6 +144,26 @@ static uint64_t append(MPI_File ordered, MPI_File unordered)
     CHECK(at == (round_now + 1) * world_size * RECORD, "round %ld: the shared pointer is at %lld", round_now, (long long)at);
     OK(MPI_File_read_at(ordered, (round_now * world_size + world_rank) * RECORD, back, RECORD, MPI_UINT64_T, &status));
     CHECK(memcmp(record, back, sizeof record) == 0, "round %ld: an ordered record", round_now);
+    if (round_now % 2) {
+        /* All read again in order what all have written in order: the shared pointer is where it was. */
+        OK(MPI_File_sync(ordered));
+        MPI_Barrier(MPI_COMM_WORLD);
+        OK(MPI_File_seek_shared(ordered, round_now * world_size * RECORD, MPI_SEEK_SET));
+        memset(back, 0, sizeof back);
+        OK(MPI_File_read_ordered(ordered, back, RECORD, MPI_UINT64_T, &status));
+        counts(&status, MPI_UINT64_T, RECORD, "read_ordered");
+        CHECK(memcmp(record, back, sizeof record) == 0, "round %ld: a record read in order", round_now);
+        MPI_Barrier(MPI_COMM_WORLD);
+        OK(MPI_File_seek_shared(ordered, round_now * world_size * RECORD, MPI_SEEK_SET));
+        OK(MPI_File_read_shared(ordered, back, RECORD, MPI_UINT64_T, &status));
+        counts(&status, MPI_UINT64_T, RECORD, "read_shared");
+        uint64_t sums[2] = {record[3], back[3]}, all[2];
+        MPI_Allreduce(sums, all, 2, MPI_UINT64_T, MPI_SUM, MPI_COMM_WORLD);
+        CHECK(all[0] == all[1], "round %ld: records read by the shared pointer", round_now);
+        OK(MPI_File_get_position_shared(ordered, &at));
+        CHECK(at == (round_now + 1) * world_size * RECORD, "round %ld: after the reads the shared pointer is at %lld", round_now, (long long)at);
+        MPI_Barrier(MPI_COMM_WORLD);
+    }
     OK(MPI_File_write_shared(unordered, record, RECORD, MPI_UINT64_T, &status));
     counts(&status, MPI_UINT64_T, RECORD, "write_shared");
     pause_ms(pause_for / 4);
@@ -320,7 +341,7 @@ static void short_lives(MPI_File log, MPI_Comm half, const char *reborn)
 
     /* The file of the last round is there with its content; every third time it is deleted. */
     if (round_now % 3 == 0) {
-        if (world_rank == 0 && exists(reborn)) OK(MPI_File_delete(reborn, MPI_INFO_NULL));
+        if (world_rank == 0 && exists(reborn)) OK(MPI_File_delete(reborn, hints));
         MPI_Barrier(MPI_COMM_WORLD);
         file = open_file(MPI_COMM_WORLD, reborn, MPI_MODE_RDWR | MPI_MODE_CREATE | MPI_MODE_EXCL);
         OK(MPI_File_get_size(file, &size));
@@ -339,8 +360,10 @@ static void short_lives(MPI_File log, MPI_Comm half, const char *reborn)
     OK(MPI_File_write_shared(log, &mark, 1, MPI_UINT64_T, &status));
 }
 
+enum { OWN_MODE = MPI_MODE_CREATE | MPI_MODE_RDWR | MPI_MODE_DELETE_ON_CLOSE };
+
 /* Lengths: a file that grows and is cut, and one whose space is taken before it is written. */
-static void lengths(MPI_File file)
+static void lengths(MPI_File file, MPI_File own)
 {
     MPI_Offset size, wanted = 100000 + round_now % 5 * 300000;
     int flag;
@@ -360,13 +383,13 @@ static void lengths(MPI_File file)
     OK(MPI_File_set_atomicity(file, round_now % 2));
 
     /* A file of each process: Open MPI takes more than it is asked for once there is something in it. */
-    char name[64];
-    snprintf(name, sizeof name, "files-space-%d", world_rank);
-    MPI_File own = open_file(MPI_COMM_SELF, name, MPI_MODE_CREATE | MPI_MODE_RDWR | MPI_MODE_DELETE_ON_CLOSE);
+    int mode;
+    OK(MPI_File_get_amode(own, &mode));
+    CHECK(mode == OWN_MODE, "mode %d", mode);
+    OK(MPI_File_set_size(own, 0));
     OK(MPI_File_preallocate(own, 50000));
     OK(MPI_File_get_size(own, &size));
     CHECK(size == 50000, "round %ld: %lld bytes after preallocate", round_now, (long long)size);
-    OK(MPI_File_close(&own));
 }
 
 /* Errors, handlers, hints, group. */
@@ -469,9 +492,14 @@ int main(int argc, char **argv)
     MPI_File halves = open_file(MPI_COMM_WORLD, names[6], mode);
     MPI_File log = open_file(MPI_COMM_WORLD, names[7], MPI_MODE_CREATE | MPI_MODE_WRONLY | MPI_MODE_SEQUENTIAL);
     MPI_File size = open_file(MPI_COMM_WORLD, names[8], mode);
+    char space[64];
+    snprintf(space, sizeof space, "files-space-%d", world_rank);
+    MPI_File own = open_file(MPI_COMM_SELF, space, OWN_MODE);
     MPI_Errhandler handler;
     MPI_File_create_errhandler(on_error, &handler);
     OK(MPI_File_set_errhandler(over, handler));
+    MPI_Errhandler lasting;
+    MPI_File_create_errhandler(on_error, &lasting);
     OK(MPI_File_set_view(ordered, 0, MPI_UINT64_T, MPI_UINT64_T, "native", MPI_INFO_NULL));
     MPI_Datatype block, every;
     MPI_Type_contiguous(BLOCK, MPI_INT, &block);
@@ -479,6 +507,7 @@ int main(int argc, char **argv)
     MPI_Type_commit(&every);
     OK(MPI_File_set_view(view, 64 + (MPI_Offset)world_rank * BLOCK * 4, MPI_INT, every, "native", MPI_INFO_NULL));
     MPI_Type_free(&block), MPI_Type_free(&every);
+    MPI_Info_create(&hints);
     MPI_Comm half;
     MPI_Comm_split(MPI_COMM_WORLD, world_rank % 2, world_rank, &half);
     representations(over);
@@ -496,16 +525,22 @@ int main(int argc, char **argv)
         nonblocking(requests, shared);
         split(halves);
         short_lives(log, half, names[9]);
-        lengths(size);
+        lengths(size, own);
         properties(over, &handler);
     }
 
     view_is(view, 64 + (MPI_Offset)world_rank * BLOCK * 4, MPI_INT, BLOCK * 4, (MPI_Aint)BLOCK * 4 * world_size);
     view_is(ordered, 0, MPI_UINT64_T, 8, 8);
     representations(over);
-    MPI_File *each[] = {&over, &ordered, &unordered, &view, &requests, &shared, &halves, &log, &size};
+    handled = 0;
+    OK(MPI_File_set_errhandler(view, lasting));
+    OK(MPI_File_call_errhandler(view, MPI_ERR_QUOTA));
+    CHECK(handled == 1 && handled_code == MPI_ERR_QUOTA, "the handler of the whole run");
+    MPI_Errhandler_free(&lasting);
+    MPI_File *each[] = {&over, &ordered, &unordered, &view, &requests, &shared, &halves, &log, &size, &own};
     for (unsigned i = 0; i < sizeof each / sizeof *each; i++) OK(MPI_File_close(each[i]));
     MPI_Errhandler_free(&handler);
+    MPI_Info_free(&hints);
     MPI_Comm_free(&half);
     MPI_Barrier(MPI_COMM_WORLD);
     if (world_rank == 0)

@@ -89,6 +89,29 @@ static uint64_t ask_names(MPI_Comm marked, MPI_Datatype type)
     return (uint64_t)length;
 }
 
+/* The values and keys of one info object change in every round. */
+static void change_info(MPI_Info changing, long round)
+{
+    char text[64], expected[64];
+    int flag, count;
+    if (round > 0) {
+        snprintf(expected, sizeof expected, "of round %ld", round - 1);
+        MPI_Info_get(changing, "last", 63, text, &flag);
+        CHECK(flag && strcmp(text, expected) == 0, "value %s", text);
+        MPI_Info_delete(changing, round % 2 ? "even" : "odd");
+#if MPI_VERSION >= 4
+        int room = sizeof text;
+        MPI_Info_get_string(changing, "last", &room, text, &flag);
+        CHECK(flag && strcmp(text, expected) == 0 && room == (int)strlen(text) + 1, "value %s", text);
+#endif
+    }
+    snprintf(text, sizeof text, "of round %ld", round);
+    MPI_Info_set(changing, "last", text);
+    MPI_Info_set(changing, round % 2 ? "odd" : "even", "set");
+    MPI_Info_get_nkeys(changing, &count);
+    CHECK(count == 2, "%d keys", count);
+}
+
 static uint64_t ask_info(MPI_Info info)
 {
     char text[64], name[MPI_MAX_INFO_KEY + 1];
@@ -269,7 +292,7 @@ int main(int argc, char **argv)
 
     MPI_Comm marked, copied, lenient, returning, grid, row, graph, adjacent, shared;
     MPI_Datatype type, young;
-    MPI_Info info;
+    MPI_Info info, changing;
     MPI_Errhandler handler;
     MPI_Group all, odd;
     MPI_Comm_dup(MPI_COMM_WORLD, &marked);
@@ -291,6 +314,7 @@ int main(int argc, char **argv)
     MPI_Info_create(&info);
     MPI_Info_set(info, "first", "a value with spaces");
     MPI_Info_set(info, "second", "two");
+    MPI_Info_create(&changing);
     MPI_Comm_dup(MPI_COMM_WORLD, &lenient);
     MPI_Comm_create_errhandler(handle, &handler);
     MPI_Comm_set_errhandler(lenient, handler);
@@ -319,6 +343,7 @@ int main(int argc, char **argv)
         hash = fold(hash, ask_attributes(marked, copied, type));
         ask_names(marked, type); /* the length of a predefined name is the library's own */
         hash = fold(hash, ask_info(info));
+        change_info(changing, round);
         hash = fold(hash, ask_errors(lenient, returning));
         ask_own_errors(round);
         ask_young(lenient, young, round);
@@ -334,7 +359,7 @@ int main(int argc, char **argv)
     MPI_Comm_free(&copied), MPI_Comm_free(&marked), MPI_Comm_free(&lenient), MPI_Comm_free(&returning);
     MPI_Comm_free(&grid), MPI_Comm_free(&row), MPI_Comm_free(&graph), MPI_Comm_free(&adjacent), MPI_Comm_free(&shared);
     MPI_Type_delete_attr(MPI_DOUBLE, type_key);
-    MPI_Comm_free_keyval(&end_key), MPI_Comm_free_keyval(&key), MPI_Type_free_keyval(&type_key), MPI_Type_free(&type), MPI_Type_free(&young), MPI_Info_free(&info);
+    MPI_Comm_free_keyval(&end_key), MPI_Comm_free_keyval(&key), MPI_Type_free_keyval(&type_key), MPI_Type_free(&type), MPI_Type_free(&young), MPI_Info_free(&info), MPI_Info_free(&changing);
     MPI_Errhandler_free(&handler), MPI_Group_free(&all), MPI_Group_free(&odd);
     CHECK(deletes == copies + 1, "%d copies, %d deletions", copies, deletes);
     int code = finish(hash);

@@ -4,7 +4,7 @@
  *
  *     X(name, "what", array, count)    what: two letters for each parameter: of a handle its kind, and < where it
  *                                      is given, > where it comes out, = for both; array, count: positions of an
- *                                      array of requests and of its length, or -1
+ *                                      array of requests and of its length, or -1; k, a key of attributes, is an int
  *
  * MANA_RECORD names a directory; each process writes `<program>.<rank>.<pid>` there when it finalizes: name, calls,
  * first and last epoch of a call, calls on an object at least two epochs old, and how often an object that the
@@ -44,10 +44,11 @@ static struct tally {
     int first, last;
 } tallies[TOTAL];
 
-/* What is known of a handle: which procedure made it, and when. A place is shared by all that have its hash. */
+/* What is known of a handle: which procedure made it, when, and how often a procedure returned it: so often it is freed. A
+ * place is shared by all that have its hash. */
 static struct object {
     unsigned long key;
-    int maker, birth;
+    int maker, birth, held;
 } objects[1 << 16];
 
 static atomic_flag busy = ATOMIC_FLAG_INIT;
@@ -85,23 +86,21 @@ static int epoch(void)
     return now;
 }
 
-static word handle(word value)
+static int is_int(char kind)
 {
 #ifdef HANDLES_ARE_INT
-    return (unsigned)value;
+    return kind != 0;
 #else
-    return value;
+    return kind == 'k';
 #endif
 }
 
-static word pointed(word pointer)
+static word handle(char kind, word value) { return is_int(kind) ? (word)(unsigned)value : value; }
+
+static word pointed(char kind, word pointer)
 {
     if (!pointer) return 0;
-#ifdef HANDLES_ARE_INT
-    return *(unsigned *)pointer;
-#else
-    return *(word *)pointer;
-#endif
+    return is_int(kind) ? (word) * (unsigned *)pointer : *(word *)pointer;
 }
 
 static struct object *place(char kind, word value, unsigned long *key)
@@ -119,7 +118,15 @@ static void made(int maker, char kind, word value, int now)
     struct object *object = place(kind, value, &key);
     if (!value) return;
     lock();
-    *object = (struct object){key, maker, now};
+    if (object->key != key) {
+        *object = (struct object){key, maker, now, 1};
+    } else { /* it was asked for, not made */
+        object->held += kind == 'e';
+        if (object->birth + 2 <= now) {
+            tallies[maker].old++;
+            tallies[object->maker].outlived++;
+        }
+    }
     unlock();
 }
 
@@ -128,7 +135,7 @@ static void gone(char kind, word value)
     unsigned long key;
     struct object *object = place(kind, value, &key);
     lock();
-    if (object->key == key) object->key = 0;
+    if (object->key == key && --object->held <= 0) object->key = 0;
     unlock();
 }
 
@@ -208,18 +215,18 @@ static word call(int i, word *a)
     if (length < 0 || length > 64 || (length && !a[p->array])) length = 0;
     for (int k = 0; p->what[2 * k]; k++) {
         char kind = p->what[2 * k], way = p->what[2 * k + 1];
-        if (way == '<') used(i, kind, handle(a[k]), now);
-        if (way == '=') used(i, kind, before[k] = pointed(a[k]), now);
+        if (way == '<') used(i, kind, handle(kind, a[k]), now);
+        if (way == '=') used(i, kind, before[k] = pointed(kind, a[k]), now);
     }
-    for (int k = 0; k < length; k++) used(i, 'r', several[k] = pointed(element(a[p->array], k)), now);
+    for (int k = 0; k < length; k++) used(i, 'r', several[k] = pointed('r', element(a[p->array], k)), now);
     rc = real(i)(a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8], a[9], a[10], a[11], a[12], a[13], a[14], a[15]);
     for (int k = 0; p->what[2 * k]; k++) {
         char kind = p->what[2 * k], way = p->what[2 * k + 1];
-        if (way == '>' && (int)rc == 0) made(i, kind, pointed(a[k]), epoch());
-        if (way == '=' && pointed(a[k]) != before[k]) gone(kind, before[k]);
+        if (way == '>' && (int)rc == 0) made(i, kind, pointed(kind, a[k]), epoch());
+        if (way == '=' && pointed(kind, a[k]) != before[k]) gone(kind, before[k]);
     }
     for (int k = 0; k < length; k++)
-        if (pointed(element(a[p->array], k)) != several[k]) gone('r', several[k]);
+        if (pointed('r', element(a[p->array], k)) != several[k]) gone('r', several[k]);
     if (strcmp(p->name, "MPI_Finalize") == 0) report();
     return rc;
 }

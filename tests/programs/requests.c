@@ -22,11 +22,11 @@ static int cancel(void *extra, int complete) { (void)extra, (void)complete; canc
 
 /* Sends that are cancelled: a send either is, and nobody receives it, or it completes and its message comes. Both MPIs do the
  * latter, and so do we. */
-static void cancelled_sends(long round, long pause, int right, int left)
+static void cancelled_sends(long round, long pause, int right, int left, int last)
 {
     enum { LONG = 200000, KINDS = 5 };
     static uint64_t out[LONG], in[LONG];
-    MPI_Request sends[KINDS];
+    static MPI_Request sends[KINDS]; /* the persistent one is made once */
     MPI_Status status;
     int sizes[KINDS] = {1, LONG, 1, LONG, 1}, gone, theirs, count;
     uint64_t expected;
@@ -35,7 +35,7 @@ static void cancelled_sends(long round, long pause, int right, int left)
     MPI_Isend(out, sizes[0], MPI_UINT64_T, right, 70, MPI_COMM_WORLD, &sends[0]);
     MPI_Isend(out, sizes[1], MPI_UINT64_T, right, 71, MPI_COMM_WORLD, &sends[1]);
     MPI_Issend(out, sizes[2], MPI_UINT64_T, right, 72, MPI_COMM_WORLD, &sends[2]);
-    MPI_Send_init(out, sizes[3], MPI_UINT64_T, right, 73, MPI_COMM_WORLD, &sends[3]);
+    if (round == 0) MPI_Send_init(out, sizes[3], MPI_UINT64_T, right, 73, MPI_COMM_WORLD, &sends[3]);
     MPI_Start(&sends[3]);
     MPI_Ibsend(out, sizes[4], MPI_UINT64_T, right, 74, MPI_COMM_WORLD, &sends[4]);
     for (int i = 0; i < KINDS; i++) CHECK(MPI_Cancel(&sends[i]) == MPI_SUCCESS, "send %d cannot be cancelled", i);
@@ -59,7 +59,30 @@ static void cancelled_sends(long round, long pause, int right, int left)
         MPI_Test_cancelled(&status, &gone);
         CHECK(gone == known, "send %d: cancelled after its message was received", i);
     }
-    MPI_Request_free(&sends[3]);
+    if (last) MPI_Request_free(&sends[3]);
+}
+
+/* Persistent requests, completed in each way to ask about several. */
+static void complete(int way, MPI_Request *requests)
+{
+    int flag = 0, count, index, indices[SET];
+    switch (way) {
+    case 0: MPI_Waitall(SET, requests, MPI_STATUSES_IGNORE); break;
+    case 1:
+        while (!flag) MPI_Testall(SET, requests, &flag, MPI_STATUSES_IGNORE);
+        break;
+    case 2:
+        for (int seen = 0; seen < SET; seen += count) {
+            MPI_Waitsome(SET, requests, &count, indices, MPI_STATUSES_IGNORE);
+            CHECK(count > 0 && count <= SET - seen, "%d complete after %d", count, seen);
+        }
+        break;
+    default:
+        for (int seen = 0; seen < SET; seen += flag) {
+            MPI_Testany(SET, requests, &index, &flag, MPI_STATUS_IGNORE);
+            CHECK(!flag || (index >= 0 && index < SET), "index %d after %d", index, seen);
+        }
+    }
 }
 
 int main(int argc, char **argv)
@@ -83,6 +106,11 @@ int main(int argc, char **argv)
     int space = 16 * (8 + MPI_BSEND_OVERHEAD);
     void *buffer = malloc((size_t)space);
     MPI_Buffer_attach(buffer, space);
+
+    /* A generalised request for the whole run. */
+    MPI_Request lasting;
+    int lasting_length = 8;
+    MPI_Grequest_start(query, release, cancel, &lasting_length, &lasting);
 
     for (long round = 0; round < rounds; round++) {
         int flag, count, index, indices[SET];
@@ -109,7 +137,7 @@ int main(int argc, char **argv)
             CHECK(in[i] == fold(fold((uint64_t)round, (uint64_t)i), (uint64_t)left), "round %ld: word %d", round, i);
             hash = fold(hash, in[i]);
         }
-        MPI_Waitall(SET, send, MPI_STATUSES_IGNORE);
+        complete((int)(round % 4), send);
 
         /* Get_status leaves the request; a freed active send and receive still take place. */
         MPI_Request one, other;
@@ -140,7 +168,7 @@ int main(int argc, char **argv)
         MPI_Get_count(&statuses[0], MPI_INT, &count);
         CHECK(count == length && statuses[0].MPI_TAG == 5 && queried == before + 1 && freed == (int)round + 1, "a generalised request");
 
-        if (round % 5 == 0) cancelled_sends(round, pause, right, left);
+        if (round % 5 == 0) cancelled_sends(round, pause, right, left, round + 5 >= rounds);
 
         /* The buffer is detached and attached again, while nothing is in it. */
         payload = fold((uint64_t)round, (uint64_t)world_rank);
@@ -158,6 +186,10 @@ int main(int argc, char **argv)
         MPI_Recv(&payload, 1, MPI_UINT64_T, MPI_PROC_NULL, 1, MPI_COMM_WORLD, &statuses[0]);
         CHECK(statuses[0].MPI_SOURCE == MPI_PROC_NULL, "source %d", statuses[0].MPI_SOURCE);
     }
+    MPI_Grequest_complete(lasting);
+    MPI_Wait(&lasting, &statuses[0]);
+    MPI_Get_count(&statuses[0], MPI_INT, &lasting_length);
+    CHECK(lasting_length == 8 && statuses[0].MPI_TAG == 5 && freed == (int)rounds + 1, "the lasting generalised request");
     for (int i = 0; i < SET; i++) MPI_Request_free(&send[i]), MPI_Request_free(&receive[i]);
     void *same;
     MPI_Buffer_detach(&same, &space);

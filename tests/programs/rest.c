@@ -10,18 +10,18 @@
 enum { WORDS = 64 };
 
 /* A name is known to today's mpirun only: after a restart it is published again. */
-static void names(void)
+static void names(MPI_Info hints)
 {
     char port[MPI_MAX_PORT_NAME] = "a-port-of-rank-0", found[MPI_MAX_PORT_NAME];
     MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
     int known = 0;
     for (int attempt = 0; attempt < 3 && !known; attempt++) {
-        if (world_rank == 0) CHECK(MPI_Publish_name("mana-test", MPI_INFO_NULL, port) == MPI_SUCCESS, "not published");
+        if (world_rank == 0) CHECK(MPI_Publish_name("mana-test", hints, port) == MPI_SUCCESS, "not published");
         MPI_Barrier(MPI_COMM_WORLD);
-        int mine = MPI_Lookup_name("mana-test", MPI_INFO_NULL, found) == MPI_SUCCESS;
+        int mine = MPI_Lookup_name("mana-test", hints, found) == MPI_SUCCESS;
         MPI_Allreduce(&mine, &known, 1, MPI_INT, MPI_MIN, MPI_COMM_WORLD);
         CHECK(!mine || strcmp(found, port) == 0, "found %s", found);
-        int code = world_rank == 0 ? MPI_Unpublish_name("mana-test", MPI_INFO_NULL, port) : MPI_SUCCESS;
+        int code = world_rank == 0 ? MPI_Unpublish_name("mana-test", hints, port) : MPI_SUCCESS;
         /* Between the two it may have been resumed. */
         MPI_Bcast(&code, 1, MPI_INT, 0, MPI_COMM_WORLD);
         if (code != MPI_SUCCESS) known = 0;
@@ -81,12 +81,14 @@ static void duplicate(MPI_Comm comm, long round)
     MPI_Comm_free(&copy);
 }
 
-static void environment(void)
+static void environment(MPI_Info first)
 {
     MPI_Info info;
-    int count;
+    int count, before;
     MPI_Info_create_env(0, NULL, &info);
     MPI_Info_get_nkeys(info, &count);
+    MPI_Info_get_nkeys(first, &before);
+    CHECK(count == before, "%d hints of the environment were %d", count, before);
     CHECK(count >= 0, "%d hints of the environment", count);
     for (int i = 0; i < count; i++) {
         char key[MPI_MAX_INFO_KEY + 1];
@@ -306,6 +308,8 @@ int main(int argc, char **argv)
     MPI_Win win;
     MPI_Comm_dup(MPI_COMM_WORLD, &comm);
     MPI_Comm_group(comm, &all);
+    MPI_Info hints;
+    MPI_Info_create(&hints);
     MPI_Win_create(board, sizeof board, 8, MPI_INFO_NULL, comm, &win);
 #ifdef MPICH_VERSION
     enum { ROOM = WORDS * 8 + MPI_BSEND_OVERHEAD };
@@ -314,6 +318,8 @@ int main(int argc, char **argv)
     uint64_t out = 0, in = 0;
     MPI_Request ready[2];
     MPI_Datatype type;
+    MPI_Info started_with;
+    MPI_Info_create_env(0, NULL, &started_with);
     MPI_Type_vector_c(3, 1, 2, MPI_INT, &type);
     MPI_Type_commit(&type);
     MPI_Buffer_attach_c(room, ROOM);
@@ -335,7 +341,7 @@ int main(int argc, char **argv)
         MPI_Comm parent = comm;
         MPI_Comm_get_parent(&parent);
         CHECK(parent == MPI_COMM_NULL, "a parent");
-        names();
+        names(hints);
         ranges(all);
 #ifdef OPEN_MPI
         attribute_functions(comm, win);
@@ -344,7 +350,7 @@ int main(int argc, char **argv)
 #ifdef MPICH_VERSION
         CHECK(MPIX_Query_cuda_support() == 0, "a graphics processor");
         duplicate(comm, round);
-        environment();
+        environment(started_with);
         buffered(comm, round, room, ROOM);
         contents(type);
         out = mix((uint64_t)(round * 31 + world_rank));
@@ -384,8 +390,10 @@ int main(int argc, char **argv)
     MPI_Count size;
     MPI_Request_free(&ready[0]), MPI_Request_free(&ready[1]);
     MPI_Type_free(&type);
+    MPI_Info_free(&started_with);
     MPI_Buffer_detach_c(&found, &size);
 #endif
+    MPI_Info_free(&hints);
     MPI_Win_free(&win);
     MPI_Group_free(&all);
     MPI_Comm_free(&comm);

@@ -113,6 +113,9 @@ int main(int argc, char **argv)
     long rounds = option(argc, argv, "--rounds", 150), pause = option(argc, argv, "--pause", 30);
     uint64_t hash = 0;
     make();
+    /* Made here, committed and first used at the end. */
+    MPI_Datatype late;
+    MPI_Type_vector(3, 1, 2, MPI_INT, &late);
     for (long round = 0; round < rounds; round++) {
         for (int i = 0; i < TYPES; i++) hash = fold(hash, round_of(round, i));
         /* Made, used and freed between two checkpoints, and across one. */
@@ -129,6 +132,11 @@ int main(int argc, char **argv)
         MPI_Wait(&request, MPI_STATUS_IGNORE);
         CHECK(in[0] == 1 && in[2] == 2 && in[4] == 3 && in[1] == 0, "a freed type was lost");
     }
+    int spread[6] = {1, 0, 2, 0, 3, 0}, close[3] = {0};
+    MPI_Type_commit(&late);
+    MPI_Sendrecv(spread, 1, late, world_rank, 98, close, 3, MPI_INT, world_rank, 98, MPI_COMM_WORLD, MPI_STATUS_IGNORE);
+    CHECK(close[0] == 1 && close[1] == 2 && close[2] == 3, "a type that was committed late");
+    MPI_Type_free(&late);
     for (int i = 0; i < TYPES; i++) MPI_Type_free(&types[i]);
     return finish(hash);
 }

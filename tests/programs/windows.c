@@ -86,17 +86,24 @@ static void changing(MPI_Win win, long round)
 }
 
 #if MPI_VERSION >= 4
-/* The forms with large counts. */
-static void large_counts(int right, int left)
+/* The forms with large counts, on windows that they have made at the beginning. */
+static MPI_Win first, second, third;
+static uint64_t *memory, own[4];
+
+static void large_windows(void)
 {
-    MPI_Win first, second, third;
-    uint64_t *memory, *shared, *theirs, *own = calloc(4, 8), mark = 100 + (uint64_t)world_rank, got[4] = {0};
-    MPI_Aint size, unit;
-    MPI_Request requests[4];
+    uint64_t *shared;
     MPI_Win_allocate_c(64, 8, MPI_INFO_NULL, MPI_COMM_WORLD, &memory, &first);
     MPI_Win_allocate_shared_c(64, 8, MPI_INFO_NULL, MPI_COMM_WORLD, &shared, &second);
     MPI_Win_create_c(own, 32, 8, MPI_INFO_NULL, MPI_COMM_WORLD, &third);
-    memset(memory, 0, 64);
+}
+
+static void large_counts(int right, int left)
+{
+    uint64_t *theirs, mark = 100 + (uint64_t)world_rank, got[4] = {0};
+    MPI_Aint size, unit;
+    MPI_Request requests[4];
+    memset(memory, 0, 64), memset(own, 0, sizeof own);
     MPI_Win_shared_query_c(second, right, &size, &unit, &theirs);
     CHECK(size == 64 && unit == 8, "shared_query_c: %ld, %ld", (long)size, (long)unit);
     MPI_Win_fence(0, first);
@@ -117,8 +124,6 @@ static void large_counts(int right, int left)
     MPI_Win_unlock_all(third);
     MPI_Barrier(MPI_COMM_WORLD);
     CHECK(own[0] == 100 + (uint64_t)left && own[1] == own[0] && own[2] == own[0] && got[2] == 0, "large counts, requests");
-    MPI_Win_free(&first), MPI_Win_free(&second), MPI_Win_free(&third);
-    free(own);
 }
 #endif
 
@@ -158,7 +163,6 @@ int main(int argc, char **argv)
     MPI_Errhandler handler;
     MPI_Win_create_errhandler(on_error, &handler);
     MPI_Win_set_errhandler(active, handler);
-    MPI_Errhandler_free(&handler);
     MPI_Win_set_name(life, "life");
     MPI_Win_set_name(dynamic, "dynamic");
 
@@ -174,6 +178,9 @@ int main(int argc, char **argv)
     MPI_Win_lock_all(0, life);
     MPI_Win_lock_all(MPI_MODE_NOCHECK, shared);
     MPI_Barrier(MPI_COMM_WORLD);
+#if MPI_VERSION >= 4
+    large_windows();
+#endif
 
     for (long round = 0; round < rounds; round++) {
         uint64_t mark = fold(fold((uint64_t)round, 5), (uint64_t)me), theirs_mark = fold(fold((uint64_t)round, 5), (uint64_t)left);
@@ -236,8 +243,9 @@ int main(int argc, char **argv)
             while (!flag) MPI_Win_test(active, &flag);
         CHECK(active_memory[round % SLOTS] == theirs_mark, "round %ld: post and start", round);
 
-        /* A wrong rank and a missing epoch: the handler of the window is called. */
+        /* A wrong rank and a missing epoch: the handler of the window is called. It is set again: the same. */
         int before = handled;
+        MPI_Win_set_errhandler(active, handler);
         MPI_Win_fence(0, fenced);
         MPI_Win_start(MPI_GROUP_EMPTY, 0, active);
         MPI_Put(&mark, 1, MPI_UINT64_T, n + 3, 0, 1, MPI_UINT64_T, active);
@@ -330,9 +338,10 @@ int main(int argc, char **argv)
     MPI_Info_create(&info);
     MPI_Win_set_info(life, info);
     MPI_Info_free(&info);
-    MPI_Win_get_errhandler(active, &handler);
-    CHECK(handler != MPI_ERRORS_ARE_FATAL, "the handler is lost");
-    MPI_Errhandler_free(&handler);
+    MPI_Errhandler now;
+    MPI_Win_get_errhandler(active, &now);
+    CHECK(now == handler, "the handler is another one");
+    MPI_Errhandler_free(&now), MPI_Errhandler_free(&handler);
     MPI_Win_call_errhandler(active, MPI_ERR_OTHER);
     CHECK(handled_code == MPI_ERR_OTHER, "call_errhandler: class %d", handled_code);
     uint64_t total = 0, all;
@@ -353,6 +362,9 @@ int main(int argc, char **argv)
     MPI_Type_free(&every_second);
     MPI_Win *each[] = {&life, &fenced, &shared, &dynamic, &active, &locked};
     for (int i = 0; i < 6; i++) MPI_Win_free(each[i]);
+#if MPI_VERSION >= 4
+    MPI_Win_free(&first), MPI_Win_free(&second), MPI_Win_free(&third);
+#endif
     CHECK(deleted == 2, "deleted %d times", deleted);
     MPI_Win_free_keyval(&key);
     MPI_Comm_free(&node);

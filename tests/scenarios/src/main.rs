@@ -63,7 +63,8 @@ struct Run {
     /// for themselves follow.
     #[arg(long)]
     lanes: Option<u32>,
-    /// Record which procedures the programs call, natively and in each mode, and write the table there.
+    /// Record which procedures the programs call, natively and in each mode, and write the table there; with
+    /// `--only`, what it has of an earlier recording is kept.
     #[arg(long, value_name = "FILE", requires = "mana")]
     coverage: Option<PathBuf>,
     /// Print the names and what each shows, and end.
@@ -126,8 +127,15 @@ fn run(arguments: &Run) -> anyhow::Result<bool> {
         arguments.seed,
         arguments.keep,
     )?;
-    if arguments.coverage.is_some() {
+    if let Some(file) = &arguments.coverage {
         context.record()?;
+        let earlier = std::fs::read_to_string(file).ok();
+        if let (Some(page), Some(recorder)) = (
+            earlier.filter(|_| !arguments.only.is_empty()),
+            context.recorder(),
+        ) {
+            recorder.keep(&page)?;
+        }
     }
     println!(
         "seed {}, {} run",
