@@ -9,6 +9,7 @@ use anyhow::{bail, Context as _, Result};
 use crate::generations::Stores;
 use crate::job::{Ended, Job};
 use crate::mpi::Mpi;
+use crate::programs::Program;
 
 /// Names the file that a program waits for before its end.
 pub const HOLD: &str = "MANA_TEST_GO";
@@ -158,6 +159,13 @@ impl Setup {
         );
         let path = self.configuration();
         std::fs::write(&path, text).with_context(|| format!("writing {}", path.display()))
+    }
+
+    /// With the environment that `program` needs.
+    pub fn needs(&mut self, program: &Program) {
+        let text = |&(name, value): &(&str, &str)| (name.to_owned(), value.to_owned());
+        self.environment
+            .extend(program.environment.iter().map(text));
     }
 
     /// From here on the programs that share `common.h` do not end before [`Setup::release`]: however slow the machine is,

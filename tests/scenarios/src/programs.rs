@@ -40,6 +40,8 @@ pub struct Program {
     pub flags: &'static [&'static str],
     /// Ranks it is run with.
     pub ranks: u32,
+    /// What it needs in its environment.
+    pub environment: &'static [(&'static str, &'static str)],
     /// Further arguments of a native run.
     pub native: &'static [&'static str],
     /// Arguments of the quick run.
@@ -66,6 +68,7 @@ impl Program {
         language: Language::C,
         flags: &[],
         ranks: 3,
+        environment: &[],
         native: &[],
         fast: &["--pause", "0"],
         slow: &[],
@@ -269,6 +272,7 @@ pub const PROGRAMS: &[Program] = &[
     Program {
         name: "partitioned",
         source: "partitioned.c",
+        native: &["--single", "1"],
         mpis: &[Mpi::Mpich],
         ..C
     },
@@ -276,6 +280,8 @@ pub const PROGRAMS: &[Program] = &[
         name: "dynamic",
         source: "dynamic.c",
         ranks: 3,
+        // Addresses of UCX, which MPICH's packages choose, are longer than the name of a port.
+        environment: &[("MPIR_CVAR_CH4_NETMOD", "ofi")],
         fast: &["--pause", "0", "--connected", "0"],
         says: "the program is connected to processes outside the job",
         mpis: &[Mpi::OpenMpi],

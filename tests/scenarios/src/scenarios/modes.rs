@@ -118,6 +118,7 @@ fn run(
         program.slow
     };
     let mut setup = product.setup(place.path(), mpi, program.ranks, intervals)?;
+    setup.needs(program);
     setup.environment.extend(environment.into_iter().flatten());
     if let Some(recording) = &mut recording {
         recording.follow(setup.stores());
@@ -185,6 +186,7 @@ pub fn native_with(
     command
         .args(program.line(executable, program.fast))
         .args(program.native)
+        .envs(program.environment.iter().copied())
         .envs(environment.into_iter().flatten())
         .current_dir(directory);
     let ended = Job::start(command, directory)?.wait(LIMIT)?;
