@@ -87,14 +87,15 @@ pub fn construct(recipe: &Recipe) -> Outcome<u64> {
 /// Makes a datatype of the program.
 fn create(recipe: Recipe, out: *mut u64, name: &'static str) -> i32 {
     let _guard = entry::enter();
-    let outcome = create_inner(recipe).map(|w| {
+    let outcome = make(recipe).map(|w| {
         // SAFETY: an output argument.
         unsafe { *out = w };
     });
     finish(outcome, MPI_COMM_WORLD, name)
 }
 
-fn create_inner(recipe: Recipe) -> Outcome<u64> {
+/// Makes a datatype that the program may have.
+pub fn make(recipe: Recipe) -> Outcome<u64> {
     let real = construct(&recipe)?;
     let c = core();
     if real < PREDEFINED_END {
@@ -168,7 +169,8 @@ unsafe fn copied<T: Copy>(array: *const T, n: i32) -> Vec<T> {
     unsafe { std::slice::from_raw_parts(array, n as usize) }.to_vec()
 }
 
-fn recipe(combiner: i32, integers: Vec<i32>, addresses: Vec<i64>, old: u64) -> Recipe {
+/// A recipe with one type in it.
+pub fn recipe(combiner: i32, integers: Vec<i32>, addresses: Vec<i64>, old: u64) -> Recipe {
     Recipe {
         combiner,
         integers,
@@ -184,7 +186,7 @@ fn joined(parts: &[&[i32]]) -> Vec<i32> {
 pub unsafe extern "C" fn MPI_Type_dup(oldtype: u64, newtype: *mut u64) -> i32 {
     let _guard = entry::enter();
     let outcome = (|| {
-        let new = create_inner(recipe(MPI_COMBINER_DUP, vec![], vec![], oldtype))?;
+        let new = make(recipe(MPI_COMBINER_DUP, vec![], vec![], oldtype))?;
         let committed = oldtype < PREDEFINED_END || core().datatype(oldtype)?.committed;
         core().datatype_mut(new)?.committed = committed;
         let copied = attributes::copy_type(oldtype, new);
@@ -451,7 +453,7 @@ fn f90(combiner: i32, integers: Vec<i32>, out: *mut u64, name: &'static str) -> 
         .iter()
         .find(|(_, t)| t.recipe == wanted)
         .map(|(i, _)| handle(kind::DATATYPE, i));
-    let outcome = known.map_or_else(|| create_inner(wanted), Ok).map(|w| {
+    let outcome = known.map_or_else(|| make(wanted), Ok).map(|w| {
         // SAFETY: an output argument.
         unsafe { *out = w };
     });

@@ -3,7 +3,7 @@
 //! Lower half. A buffer of more elements than an `int` counts becomes one element of a datatype made
 //! for the call. Everything after it (requests, drains, the rebuild) sees an ordinary call, whatever
 //! the library below offers. What has no such form (a reduction, or an array of counts, beyond an
-//! `int`) is an error. Most entries are generated; those by hand are below.
+//! `int`) is an error. Most entries are generated; those by hand are below, constructors of datatypes in `large_types`.
 
 use crate::datatypes;
 use crate::entry;

@@ -45,6 +45,7 @@ mod hooks;
 mod info;
 mod inter;
 mod large;
+mod large_types;
 mod library;
 mod life;
 mod lock;

@@ -217,6 +217,57 @@ static uint64_t ask_types(struct types *t, MPI_Comm comm, long seed)
     return hash;
 }
 
+#ifndef ORDINARY
+/* Types beyond what an int counts, which need no such memory: they stay, are asked what they are, and two of them carry messages. */
+enum { BEYOND = 9 };
+static const C far_away = 3000000000;
+
+static void make_beyond(MPI_Datatype *t)
+{
+    C sizes[2] = {far_away, 4}, subsizes[2] = {2, 2}, starts[2] = {far_away - 2, 1}, lengths[2] = {far_away, 1}, at[2] = {0, 2 * far_away};
+    C near[2] = {far_away, far_away + 2}, bytes[2] = {0, 16 * far_away};
+    MPI_Datatype parts[2] = {MPI_SHORT, U};
+    MPI_Type_contiguous_c(far_away, U, &t[0]);
+    MPI_Type_vector_c(3, 2, far_away, U, &t[1]);
+    MPI_Type_create_hvector_c(far_away, far_away, far_away, MPI_BYTE, &t[2]);
+    MPI_Type_indexed_c(2, lengths, at, MPI_INT, &t[3]);
+    MPI_Type_create_hindexed_c(2, lengths, bytes, MPI_INT, &t[4]);
+    MPI_Type_create_hindexed_block_c(2, far_away, bytes, MPI_SHORT, &t[5]);
+    MPI_Type_create_struct_c(2, lengths, bytes, parts, &t[6]);
+    MPI_Type_create_indexed_block_c(2, 1, near, U, &t[7]);
+    MPI_Type_create_subarray_c(2, sizes, subsizes, starts, MPI_ORDER_C, U, &t[8]);
+    for (int i = 0; i < BEYOND; i++) MPI_Type_commit(&t[i]);
+}
+
+static void ask_beyond(MPI_Datatype *t, MPI_Comm comm, long seed)
+{
+    const C f = far_away, sizes[BEYOND] = {8 * f, 48, f * f, 4 * f + 4, 4 * f + 4, 4 * f, 2 * f + 8, 16, 32};
+    const C extents[BEYOND] = {8 * f, 16 * f + 16, f * f, 8 * f + 4, 16 * f + 4, 18 * f, 16 * f + 8, 24, 32 * f};
+    const C lowest[BEYOND] = {0, 0, 0, 0, 0, 0, 0, 8 * f, 8 * (4 * (f - 2) + 1)};
+    uint64_t out[8], in[8];
+    for (int i = 0; i < BEYOND; i++) {
+        C size, lb, extent, true_lb, true_extent;
+        MPI_Type_size_c(t[i], &size);
+        MPI_Type_get_extent_c(t[i], &lb, &extent);
+        MPI_Type_get_true_extent_c(t[i], &true_lb, &true_extent);
+        CHECK(size == sizes[i] && extent == extents[i] && true_lb == lowest[i], "type %d beyond an int: %lld, %lld from %lld, %lld", i,
+              (long long)size, (long long)extent, (long long)lb, (long long)true_lb);
+    }
+    for (int i = BEYOND - 2; i < BEYOND; i++) {
+        MPI_Status status;
+        C elements;
+        words(out, 8, me, seed + i), memset(in, 0, sizeof in);
+        /* Where the buffer would begin. */
+        char *from = (char *)out - lowest[i], *to = (char *)in - lowest[i];
+        MPI_Sendrecv_c(from, 1, t[i], right, 60 + i, to, 1, t[i], left, 60 + i, comm, &status);
+        MPI_Get_elements_c(&status, t[i], &elements);
+        int second = i == BEYOND - 1 ? 1 : 2;
+        CHECK(elements == sizes[i] / 8 && in[0] == word(left, 0, seed + i) && in[second] == word(left, second, seed + i), "a message of type %d", i);
+        CHECK(in[3 - second] == 0, "type %d: a gap", i);
+    }
+}
+#endif
+
 static void fuse(void *in, void *inout, C *length, MPI_Datatype *type)
 {
     CHECK(*type == U, "another datatype");
@@ -345,6 +396,10 @@ int main(int argc, char **argv)
     struct types types = make_types();
     MPI_Op op;
     MPI_Op_create_c(fuse, 1, &op);
+#ifndef ORDINARY
+    MPI_Datatype beyond[BEYOND];
+    make_beyond(beyond);
+#endif
 
     static struct buffers open[KINDS];
     static struct flight flight;
@@ -368,6 +423,9 @@ int main(int argc, char **argv)
         hash = fold(hash, blocking(comm, seed + 50));
         hash = fold(hash, neighbours(ring, seed + 70));
         hash = fold(hash, ask_types(&types, comm, seed + 20));
+#ifndef ORDINARY
+        ask_beyond(beyond, comm, seed + 40);
+#endif
         for (int i = 0; i < 3; i++) words(fixed[i], WORDS, me, seed + 5 + i);
         sum_in[0] = (uint64_t)me, sum_in[1] = (uint64_t)round;
         MPI_Startall(5, persistent);
@@ -406,6 +464,9 @@ int main(int argc, char **argv)
 #endif
     MPI_Op_free(&op);
     for (int i = 0; i < 12; i++) MPI_Type_free(&types.all[i]);
+#ifndef ORDINARY
+    for (int i = 0; i < BEYOND; i++) MPI_Type_free(&beyond[i]);
+#endif
     void *address;
     int length;
     MPI_Buffer_detach(&address, &length);
