@@ -14,6 +14,7 @@
 //! | `arena`, `book` | placement of mappings, the break; what survives a restart |
 //! | `sites`, `patch` | finding system-call instructions by decoding, patching them |
 //! | `vdso`, `control` | the copied vDSO; the control page, slots |
+//! | `aside` | commands the lower half runs beside the program |
 //! | `calls`, `signals`, `children` | what the trapped system calls do |
 //! | `notice` | signals that are held back from the program for a while |
 //! | `threads` | one lower pthread for each thread of the program |
@@ -26,6 +27,7 @@
 
 mod api;
 mod arena;
+mod aside;
 mod book;
 mod calls;
 mod capture;
@@ -50,6 +52,7 @@ mod vdso;
 mod wait;
 
 pub use api::*;
+pub use aside::{Aside, Printed};
 pub use book::{in_upper_range, interface, restarts, set_interface};
 pub use control::{
     membarrier, membarrier_register, publish_comm, publish_interface, publish_slots,

@@ -1,10 +1,10 @@
 //! What Slurm's commands say about a job, and the one order it is given. Every question is bounded: a controller that
 //! does not answer delays nothing for long.
 
-use std::io::Read;
-use std::process::{Child, Command, Stdio};
+use std::io::{self, Read};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{channel, Receiver};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -18,10 +18,57 @@ pub const PATIENCE: Duration = Duration::from_secs(300);
 /// Between two tries.
 const PAUSE: Duration = Duration::from_secs(5);
 
+/// A command that was started.
+pub trait AtWork: Send {
+    /// How it has ended, if it has.
+    ///
+    /// # Errors
+    /// When it could not be executed, or waited for.
+    fn try_wait(&mut self) -> io::Result<Option<ExitStatus>>;
+    /// Ends it.
+    fn end(&mut self);
+}
+
+impl AtWork for Child {
+    fn try_wait(&mut self) -> io::Result<Option<ExitStatus>> {
+        Child::try_wait(self)
+    }
+
+    fn end(&mut self) {
+        let _ = self.kill();
+        let _ = self.wait();
+    }
+}
+
+/// What a command prints.
+pub type Printed = Box<dyn Read + Send>;
+/// Starts a command without input. What it prints to standard output and standard error is read.
+pub type Starter = fn(Command) -> io::Result<(Box<dyn AtWork>, [Printed; 2])>;
+
+static STARTER: OnceLock<Starter> = OnceLock::new();
+
+/// From now on commands are started by `starter`, no more as children of this process: in a process that a program
+/// shares, its waits for any child would take them.
+pub fn start_by(starter: Starter) {
+    STARTER.get_or_init(|| starter);
+}
+
+fn as_child(mut command: Command) -> io::Result<(Box<dyn AtWork>, [Printed; 2])> {
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let (Some(output), Some(errors)) = (child.stdout.take(), child.stderr.take()) else {
+        return Err(io::ErrorKind::BrokenPipe.into());
+    };
+    Ok((Box::new(child), [Box::new(output), Box::new(errors)]))
+}
+
 /// A command of Slurm's that is at work on an answer.
 pub struct Question {
     program: &'static str,
-    child: Child,
+    command: Box<dyn AtWork>,
     output: Reader,
     errors: Reader,
     limit: Duration,
@@ -38,22 +85,21 @@ impl Question {
     }
 
     fn put_for(program: &'static str, arguments: &[&str], limit: Duration) -> Result<Self, String> {
-        let mut child = Command::new(program)
+        let mut command = Command::new(program);
+        command
             .args(arguments)
             // What is to be loaded into the program has no business in Slurm's.
             .env_remove("LD_PRELOAD")
             // Times in seconds.
-            .env("SLURM_TIME_FORMAT", "%s")
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(|e| format!("cannot run {program}: {e}"))?;
+            .env("SLURM_TIME_FORMAT", "%s");
+        let start = STARTER.get().copied().unwrap_or(as_child);
+        let (command, [output, errors]) =
+            start(command).map_err(|e| format!("cannot run {program}: {e}"))?;
         Ok(Self {
             program,
-            output: Reader::start(child.stdout.take()),
-            errors: Reader::start(child.stderr.take()),
-            child,
+            output: Reader::start(output),
+            errors: Reader::start(errors),
+            command,
             limit,
             deadline: Instant::now() + limit,
         })
@@ -67,12 +113,11 @@ impl Question {
         let program = self.program;
         let mut pause = Duration::from_millis(1);
         let status = loop {
-            match self.child.try_wait() {
+            match self.command.try_wait() {
                 Ok(Some(status)) => break status,
                 Ok(None) if Instant::now() < self.deadline => thread::sleep(pause),
                 other => {
-                    let _ = self.child.kill();
-                    let _ = self.child.wait();
+                    self.command.end();
                     return Err(match other {
                         Err(e) => format!("waiting for {program}: {e}"),
                         _ => format!("{program} did not answer in {} s", self.limit.as_secs()),
@@ -101,7 +146,7 @@ struct Reader {
 }
 
 impl Reader {
-    fn start(source: Option<impl Read + Send + 'static>) -> Self {
+    fn start(mut source: Printed) -> Self {
         let text = Arc::new(Mutex::new(Vec::new()));
         let (done, ended) = channel();
         let kept = Arc::clone(&text);
@@ -109,7 +154,6 @@ impl Reader {
             // Dropped at the end: that is the message.
             let _done = done;
             let mut piece = [0; 4096];
-            let Some(mut source) = source else { return };
             while let Ok(n @ 1..) = source.read(&mut piece) {
                 let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
                 kept.extend_from_slice(&piece[..n]);

@@ -1,11 +1,14 @@
 //! The batch system's part in a job's end. What is known of it was asked by `mana_launch`.
 
+use std::io;
+use std::process::{Command, ExitStatus};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use libckpt::identity;
 use libckpt::refusal::{self, Refusal};
-use mana::slurm::{self, Question, Queued, Requeue, PATIENCE};
+use mana::slurm::{self, AtWork, Printed, Question, Queued, Requeue, PATIENCE};
+use split_process::Aside;
 
 use crate::{job, messages};
 
@@ -22,6 +25,29 @@ const RESERVE: Duration = Duration::from_secs(10);
 
 /// When the time limit comes, as Slurm last said after the start; 0: it was not asked.
 static ENDS_AT: AtomicU64 = AtomicU64::new(0);
+
+/// Slurm's commands, which are none of the program's children.
+struct Beside(Aside);
+
+impl AtWork for Beside {
+    fn try_wait(&mut self) -> io::Result<Option<ExitStatus>> {
+        self.0.try_wait()
+    }
+
+    fn end(&mut self) {
+        self.0.end();
+    }
+}
+
+/// From now on Slurm's commands run beside the program.
+pub fn ask_beside_the_program() {
+    fn start(command: Command) -> io::Result<(Box<dyn AtWork>, [Printed; 2])> {
+        let (aside, printed) = Aside::start(&command)?;
+        let output: [Printed; 2] = [Box::new(printed.output), Box::new(printed.errors)];
+        Ok((Box::new(Beside(aside)), output))
+    }
+    slurm::start_by(start);
+}
 
 /// What is left until the time limit, on the rank that knows.
 pub fn time_left() -> Option<Duration> {

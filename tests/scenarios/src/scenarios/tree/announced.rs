@@ -1,5 +1,7 @@
 //! Signals that announce the end, sent to every process of a tree, and those that are the program's own.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -8,7 +10,7 @@ use anyhow::{ensure, Context as _, Result};
 use nix::sys::signal::{kill, Signal};
 use nix::unistd::Pid;
 
-use super::{launch, line, missing, stage, static_nap, LIMIT, PYTHON, TREES};
+use super::{compile, launch, line, missing, source, stage, static_nap, LIMIT, PYTHON, TREES};
 use crate::context::{passed, skipped, Context, Verdict};
 use crate::job::Job;
 use crate::product::Intervals;
@@ -74,6 +76,11 @@ pub fn all() -> Vec<Scenario> {
         "tree/terminated",
         "processes that the program itself ends by SIGTERM end at once, and checkpoints go on",
         terminated,
+    ));
+    scenarios.push(Scenario::new(
+        "tree/asked",
+        "a program that waits for any child, in a Slurm job whose controller is slow: the last checkpoint is taken, and nobody but its own children is met",
+        asked,
     ));
     scenarios.push(Scenario::new(
         "tree/waiting",
@@ -156,6 +163,67 @@ fn announced(context: &Context, ended: &EndedTree) -> Result<Verdict> {
         "{} processes, {refused} last checkpoints refused",
         signalled.join(" and ")
     )))
+}
+
+/// Slurm's commands as seen from a job. Their slowness is all that is tried: the answers are those of a job that runs on.
+const SCONTROL: &str = "#!/bin/sh\n\
+     case $2 in\n\
+     config) echo 'KillWait = 30 sec';;\n\
+     job)\n\
+     \x20   if [ -e slow ]; then echo $PPID >> asked; sleep 4; fi\n\
+     \x20   echo \"JobId=77 JobState=RUNNING Restarts=0 EndTime=$(($(date +%s) + 600)) Partition=main\";;\n\
+     esac\n";
+
+/// What asks for the time left is none of the program's children.
+fn asked(context: &Context) -> Result<Verdict> {
+    let Some(product) = context.product() else {
+        return skipped("no installed tree was named with --mana");
+    };
+    let mut place = context.directory("tree-asked")?;
+    let program = place.path().join("any-child");
+    compile(&source("any_child.c"), &program, &[])?;
+    let mut setup = stage(product, place.path())?;
+    setup.configure(Intervals::default(), "")?;
+    let commands = place.path().join("slurm");
+    std::fs::create_dir(&commands).context("a directory for commands")?;
+    for (name, text) in [("scontrol", SCONTROL), ("squeue", "#!/bin/sh\n")] {
+        let command = commands.join(name);
+        std::fs::write(&command, text).context("writing a command")?;
+        std::fs::set_permissions(&command, Permissions::from_mode(0o755))
+            .context("making it executable")?;
+    }
+    let path = std::env::var("PATH").unwrap_or_default();
+    let path = format!("{}:{path}", commands.display());
+    setup.environment.push(("PATH".into(), path));
+    setup.environment.push(("SLURM_JOB_ID".into(), "77".into()));
+    let line = [program.display().to_string(), "over".to_owned()];
+    let mut job = launch(&setup, &[], &line)?;
+    job.until("the program under control", LIMIT, |job| {
+        let begun = job.messages().contains("under control");
+        (begun && job.processes().len() > 1).then_some(())
+    })?;
+    let create = |name: &str| std::fs::write(place.path().join(name), "").context("a file");
+    create("slow")?;
+    let root = job.processes().into_iter().map(|p| p.pid).min();
+    let root = Pid::from_raw(root.context("no process")?);
+    kill(root, Signal::SIGTERM).context("SIGTERM")?;
+    job.until("the last checkpoint", LIMIT, |job| {
+        let said = job.messages();
+        (said.contains(" committed: ") || said.contains("cannot be checkpointed")).then_some(())
+    })?;
+    let asked = std::fs::read_to_string(place.path().join("asked")).context("nobody has asked")?;
+    create("over")?;
+    let ended = job.wait(LIMIT)?;
+    same(&ended, "0 strange children, 0 signals too many")?;
+    ensure!(
+        ended.stderr.contains(" committed: ") && !ended.stderr.contains("scontrol"),
+        "{}",
+        ended.report()
+    );
+    let own = asked.lines().any(|parent| parent == root.to_string());
+    ensure!(!own, "the program's process has children: {asked}");
+    place.done();
+    passed()
 }
 
 /// A wait that no trampoline leads to (`rt_sigsuspend`): its call is found by decoding, in a handler.
