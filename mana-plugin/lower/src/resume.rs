@@ -27,6 +27,8 @@ use split_process::{Restorer, RunBuffer};
 
 use crate::{control, fresh, image, interface, job, messages, mpi, tree, waits, written, Failure};
 
+/// Bytes that are read at once.
+const PIECE: usize = 16 << 20;
 /// First number for descriptors that are needed only during the restore.
 pub const TEMPORARY_FD: i32 = 900;
 
@@ -123,7 +125,7 @@ pub fn run() -> Result<Infallible, Failure> {
     let buffers = restorer.map(&loaded.regions)?;
     waits::watched(leader, reading, || {
         fault::point("resume.memory");
-        fill(&image, 0, buffers)
+        fill(&image, 0, buffers, &|_| ())
     })?;
     restorer.protect()?;
     process_state::restore_mappings(&loaded.state, &context, &mut restored)?;
@@ -213,8 +215,13 @@ fn rendezvous(incarnation: u32) -> Result<PathBuf, Failure> {
 }
 
 /// Reads every run of process `process` of a tree into its place. The buffers come in the order of the
-/// image's table.
-pub fn fill(image: &ImageFile, process: usize, buffers: Vec<RunBuffer>) -> Result<(), Failure> {
+/// image's table. `note` hears of every piece.
+pub fn fill(
+    image: &ImageFile,
+    process: usize,
+    buffers: Vec<RunBuffer>,
+    note: &(dyn Fn(u64) + Sync),
+) -> Result<(), Failure> {
     let own = |r: &&RegionRecord| image::process_of(r) == process;
     let regions = image.regions().0.iter().filter(own);
     let places: Vec<_> = regions.flat_map(|r| &r.runs).collect();
@@ -243,7 +250,12 @@ pub fn fill(image: &ImageFile, process: usize, buffers: Vec<RunBuffer>) -> Resul
             else {
                 return Ok(());
             };
-            image.read_data(offset, bytes)?;
+            let mut at = offset;
+            for piece in bytes.chunks_mut(PIECE) {
+                image.read_data(at, piece)?;
+                at += piece.len() as u64;
+                note(piece.len() as u64);
+            }
         }
     };
     let (first, second) = split_process::with_signals_blocked(|| {

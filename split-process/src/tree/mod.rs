@@ -21,7 +21,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
 pub use execute::Execute;
-pub use table::{clock, exists, Place, Table, AT_ONCE};
+pub use table::{clock, exists, NotMet, Place, Table, AT_ONCE};
 
 static TABLE: AtomicPtr<Table> = AtomicPtr::new(std::ptr::null_mut());
 static OWN: AtomicPtr<Place> = AtomicPtr::new(std::ptr::null_mut());

@@ -17,6 +17,8 @@ const TEXT: usize = 224;
 const SIGNALS: usize = 64;
 /// A signal that is sent to many processes at once comes to all of them within this.
 pub const AT_ONCE: Duration = Duration::from_secs(2);
+/// Between two looks at those that are waited for.
+const LOOK: Duration = Duration::from_millis(200);
 /// Numbers made up for processes lie above every number of the kernel's.
 const MADE_UP: i32 = 0x1000_0000;
 /// "mana-tre" in memory order.
@@ -62,6 +64,8 @@ pub struct Table {
     next: AtomicI32,
     /// How many have arrived at each meeting of a resume.
     arrived: [AtomicU32; 4],
+    /// Bytes that the processes have read of their memory, for a resume.
+    read: AtomicU64,
     /// Signals that the root holds back (bit n is signal n).
     announced: AtomicU64,
     /// When it began to, and when it was last over; in ticks of [`clock`].
@@ -432,31 +436,85 @@ impl Table {
         self.failed.store(1, Ordering::Release);
     }
 
-    /// Waits until `count` processes have arrived at meeting `which` of a resume.
+    /// A process has read so many bytes of its memory for a resume: those that wait for it see that it is at work.
+    pub fn note_read(&self, bytes: u64) {
+        self.read.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Waits until the processes that the program knows as `ids` have arrived at meeting `which` of a resume. The slow are
+    /// waited for, the dead are not: the root looks after them for all.
     ///
     /// # Errors
-    /// When one has failed, or not all come in time.
-    pub fn meet(&self, which: usize, count: u32, limit: Duration) -> Result<(), &'static str> {
-        let Some(word) = self.arrived.get(which) else {
-            return Err("no such meeting");
-        };
+    /// When one has failed or ended, or for `limit` none has arrived and none has read anything.
+    pub fn meet(&self, which: usize, ids: &[i32], limit: Duration) -> Result<(), NotMet> {
+        let word = self.arrived.get(which).ok_or(NotMet::NoMeeting)?;
         word.fetch_add(1, Ordering::AcqRel);
         futex_wake(word);
-        let deadline = Instant::now() + limit;
+        let is_root = self.root() == std::process::id() as i32;
+        let mut seen = (0, 0);
+        let mut since = Instant::now();
         loop {
-            let now = word.load(Ordering::Acquire);
-            if now >= count {
+            let arrived = word.load(Ordering::Acquire);
+            if arrived as usize >= ids.len() {
                 return Ok(());
             }
-            if self.failed.load(Ordering::Acquire) != 0 {
-                return Err("another process of the tree could not be brought back");
+            let gone = match is_root {
+                true => {
+                    let ended = |id: &&i32| {
+                        let real = self.by_id(**id).and_then(Place::real);
+                        real.is_some_and(is_gone)
+                    };
+                    ids.iter().find(ended).map(|&id| NotMet::Ended { id })
+                }
+                false => is_gone(self.root()).then_some(NotMet::Failed),
+            };
+            let failed = self.failed.load(Ordering::Acquire) != 0;
+            if let Some(why) = gone.or(failed.then_some(NotMet::Failed)) {
+                // Who came last may have let one go on, and end.
+                if word.load(Ordering::Acquire) as usize >= ids.len() {
+                    return Ok(());
+                }
+                self.fail();
+                return Err(why);
             }
-            if Instant::now() >= deadline {
-                return Err("not all processes of the tree came in time");
+            let now = (arrived, self.read.load(Ordering::Relaxed));
+            if now != seen {
+                (seen, since) = (now, Instant::now());
+            } else if since.elapsed() >= limit {
+                return Err(NotMet::Late {
+                    missing: ids.len() - arrived as usize,
+                    seconds: limit.as_secs(),
+                });
             }
-            futex_wait(word, now, Duration::from_millis(200));
+            futex_wait(word, arrived, LOOK);
         }
     }
+}
+
+/// Why not all processes of a tree have met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum NotMet {
+    /// There are not so many.
+    #[error("there is no such meeting of processes")]
+    NoMeeting,
+    /// One has said so, or the root is gone.
+    #[error("another process of the tree could not be brought back")]
+    Failed,
+    /// One is gone, without a word.
+    #[error("process {id} of the tree ended while it was brought back")]
+    Ended {
+        /// As the program knows it.
+        id: i32,
+    },
+    /// None does anything.
+    #[error("{missing} processes of the tree did not come, and none has read anything of its memory for {seconds} s")]
+    Late {
+        /// How many.
+        missing: usize,
+        /// How long nothing was done.
+        seconds: u64,
+    },
 }
 
 #[cfg(test)]
@@ -485,6 +543,45 @@ mod tests {
         assert_eq!(table.by_id(50).and_then(Place::real), Some(70));
         first.free();
         assert!(table.by_id(50).is_none());
+    }
+
+    /// A process that reads for three times as long as one may be idle, and comes late.
+    #[test]
+    fn the_slow_are_waited_for() {
+        let table = table();
+        let limit = 2 * LOOK;
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for _ in 0..30 {
+                    std::thread::sleep(limit / 10);
+                    table.note_read(1);
+                }
+                assert_eq!(table.meet(0, &[1, 2], limit), Ok(()));
+            });
+            assert_eq!(table.meet(0, &[1, 2], limit), Ok(()));
+        });
+        // And one that does nothing is not.
+        let late = table.meet(1, &[1, 2], limit);
+        assert!(
+            matches!(late, Err(NotMet::Late { missing: 1, .. })),
+            "{late:?}"
+        );
+    }
+
+    #[test]
+    fn the_dead_are_not_waited_for() {
+        let table = table();
+        let mut process = std::process::Command::new("true").spawn().expect("started");
+        let place = table.reserve(1).expect("a place");
+        table.settle(place, process.id() as i32, Some(50));
+        let begin = Instant::now();
+        // Ended, and nobody has waited for it.
+        let met = table.meet(0, &[1, 50], Duration::from_secs(60));
+        assert_eq!(met, Err(NotMet::Ended { id: 50 }));
+        assert!(begin.elapsed() < Duration::from_secs(30));
+        process.wait().expect("ended");
+        // Everybody else hears of it.
+        assert_eq!(table.failed.load(Ordering::Relaxed), 1);
     }
 
     #[test]

@@ -24,7 +24,7 @@ use super::record::{Ended, Kin, Tree};
 use super::{member, root};
 use crate::{fresh, messages, resume, Failure};
 
-/// For all processes of the tree to come to the next step.
+/// While processes of the tree are waited for at the next step: how long none may have come nor read anything.
 const MEETING: Duration = Duration::from_secs(120);
 /// Meetings.
 const MADE: usize = 0;
@@ -269,9 +269,9 @@ fn bring_back(
     last: impl FnOnce(),
 ) -> Result<Infallible, Failure> {
     let table = family::table().ok_or("there is no tree")?;
-    let count = tree.members.len() as u32 + 1;
     let kin = root::kin(tree);
-    table.meet(MADE, count, MEETING)?;
+    let all: Vec<i32> = kin.iter().map(|kin| kin.id).collect();
+    table.meet(MADE, &all, MEETING)?;
     if let Some(kin) = kin.get(own).filter(|_| own != 0) {
         group(kin)?;
     }
@@ -282,10 +282,10 @@ fn bring_back(
     tree.files
         .place(own, &open, &context, &mut restored.warnings)?;
     let buffers = restorer.map(part.regions)?;
-    resume::fill(&image, own, buffers)?;
+    resume::fill(&image, own, buffers, &|bytes| table.note_read(bytes))?;
     restorer.protect()?;
     process_state::restore_mappings(part.state, &context, &mut restored)?;
-    table.meet(MAPPED, count, MEETING)?;
+    table.meet(MAPPED, &all, MEETING)?;
     if own == 0 {
         for warning in &open.restored.warnings {
             log::warn!("{warning}");
@@ -303,7 +303,7 @@ fn bring_back(
             table.fail();
             messages::fail(format_args!("timers: {e}"));
         }
-        if let Err(e) = table.meet(READY, count, MEETING) {
+        if let Err(e) = table.meet(READY, &all, MEETING) {
             messages::fail(format_args!("{e}"));
         }
         last();
