@@ -47,7 +47,7 @@ pub fn ask(config: &Config, launcher: &Launcher) -> (Option<Batch>, Option<Strin
     };
     let batch = Batch {
         asks: wants_grace && patience.is_none(),
-        name: task_name(&get).unwrap_or_else(|| job.clone()),
+        name: task_name(&get),
         job,
         ends_at,
         grace,

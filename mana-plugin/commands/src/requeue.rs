@@ -242,9 +242,9 @@ pub fn run(options: &cli::Requeue, speaker: &Speaker) -> Result<i32, Failure> {
     speaker.say(format_args!(
         "the step ended with code {code}: the job is requeued ({why})"
     ));
-    let name = task_name(&get).unwrap_or_else(|| number.clone());
+    let name = task_name(&get);
     let requeue = Requeue {
-        name: &name,
+        name: name.as_deref(),
         job: &number,
         restarts,
         limit: PATIENCE,

@@ -1,6 +1,7 @@
 //! What Slurm's commands say about a job, and the one order it is given. Every question is bounded: a controller that
 //! does not answer delays nothing for long.
 
+use std::cell::OnceCell;
 use std::io::{self, Read};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{channel, Receiver};
@@ -172,8 +173,8 @@ impl Reader {
 
 /// Whose start is to be put back into the queue.
 pub struct Requeue<'a> {
-    /// What `scontrol requeue` is told ([`task_name`]).
-    pub name: &'a str,
+    /// What `scontrol requeue` is told, if that is known ([`task_name`]).
+    pub name: Option<&'a str>,
     /// Slurm's number of the job.
     pub job: &'a str,
     /// Slurm's count of restarts, of this start.
@@ -188,9 +189,23 @@ impl Requeue<'_> {
     /// # Errors
     /// Why it could not be done, with the next step.
     pub fn order(&self, say: &dyn Fn(&str)) -> Result<(), String> {
-        let words = ["requeue", self.name];
-        let order = || Question::put("scontrol", &words).and_then(Question::answer);
-        self.order_by(&order, &|| self.is_over(), PAUSE, say)
+        let name = OnceCell::new();
+        if let Some(known) = self.name {
+            name.get_or_init(|| known.to_owned());
+        }
+        let order = || {
+            let name = match name.get() {
+                Some(name) => name,
+                None => {
+                    let text = Queued::ask(self.job)?.answer()?;
+                    let queued = Queued::read(self.job, &text)?;
+                    name.get_or_init(|| queued.name(self.job))
+                }
+            };
+            Question::put("scontrol", &["requeue", name])?.answer()
+        };
+        let named = || name.get().map_or(self.job, String::as_str);
+        self.order_by(&order, &|| self.is_over(), &named, PAUSE, say)
     }
 
     /// Whether Slurm ends this start, or has started another; `None`: it does not answer. An order may arrive although its
@@ -201,10 +216,11 @@ impl Requeue<'_> {
         Some(!queued.is_running() || queued.restarts.is_some_and(|n| n > self.restarts))
     }
 
-    fn order_by(
+    fn order_by<'n>(
         &self,
         order: &dyn Fn() -> Result<String, String>,
         is_over: &dyn Fn() -> Option<bool>,
+        name: &dyn Fn() -> &'n str,
         pause: Duration,
         say: &dyn Fn(&str),
     ) -> Result<(), String> {
@@ -221,7 +237,7 @@ impl Requeue<'_> {
                     _ if Instant::now() + pause >= deadline => {
                         return Err(format!(
                         "{why}; when Slurm answers again: scontrol requeue {}, or submit it anew",
-                        self.name
+                        name()
                     ))
                     }
                     answer => {
@@ -278,6 +294,8 @@ pub struct Queued {
     pub partition: String,
     /// How often it was started before.
     pub restarts: Option<u32>,
+    /// The array and the number of the task it is, if it is one.
+    pub task: Option<(String, u32)>,
 }
 
 impl Queued {
@@ -308,6 +326,9 @@ impl Queued {
                         preempted_at: time("PreemptTime"),
                         partition: value("Partition").unwrap_or_default().to_owned(),
                         restarts: value("Restarts").and_then(|text| text.parse().ok()),
+                        task: value("ArrayJobId")
+                            .zip(value("ArrayTaskId"))
+                            .and_then(|(array, task)| Some((array.to_owned(), task.parse().ok()?))),
                     });
                 }
                 Some(leader) if value("HetJobId") == Some(job) => {
@@ -317,6 +338,12 @@ impl Queued {
             }
         }
         found.ok_or_else(|| format!("scontrol says {:?} of job {job}", text.trim()))
+    }
+
+    /// What `scontrol requeue` is told of it, whose number is `job`: a task's is also that of its array, or of none.
+    fn name(&self, job: &str) -> String {
+        let task = self.task.as_ref();
+        task.map_or_else(|| job.to_owned(), |(array, task)| format!("{array}_{task}"))
     }
 
     /// Whether Slurm is not yet about to end it. `SIGNALING` is a running job while its signal is on the way to all nodes.
@@ -352,11 +379,15 @@ pub fn grace_time(partition: &str) -> Result<u64, String> {
     value.ok_or_else(|| format!("partition {partition} has no GraceTime"))
 }
 
-/// What `scontrol requeue` is told: the number of an array would mean all its tasks, and one of them has it.
+/// What `scontrol requeue` is told: the number of an array would mean all its tasks, and one of them has it. `None`: only
+/// Slurm can tell. A job that was submitted by a task of an array has that task's variables in its environment, where one
+/// that is a task has its own; both have their own `SLURM_JOB_ID`, which in one of an array's tasks is that of the array.
 pub fn task_name(get: &dyn Fn(&str) -> Option<String>) -> Option<String> {
+    let job = get("SLURM_JOB_ID")?;
     match (get("SLURM_ARRAY_JOB_ID"), get("SLURM_ARRAY_TASK_ID")) {
-        (Some(array), Some(task)) => Some(format!("{array}_{task}")),
-        _ => get("SLURM_JOB_ID"),
+        (Some(array), Some(task)) if array == job => Some(format!("{array}_{task}")),
+        (Some(_), Some(_)) => None,
+        _ => Some(job),
     }
 }
 
@@ -413,6 +444,15 @@ mod tests {
             ("SLURM_ARRAY_TASK_ID", "2"),
         ];
         assert_eq!(name(&array).as_deref(), Some("8_2"));
+        // Another task of it, or a job that this one has submitted.
+        let other = [("SLURM_JOB_ID", "9"), array[1], array[2]];
+        assert_eq!(name(&other), None);
+        let submitted = "JobId=9 JobName=wrap JobState=RUNNING Restarts=0 Partition=main\n";
+        for (text, name) in [(ARRAY, "8_1"), (submitted, "9")] {
+            let queued = Queued::read("9", text).expect("there");
+            assert_eq!(queued.name("9"), name);
+        }
+        assert_eq!(Queued::read("8", ARRAY).expect("there").name("8"), "8_2");
     }
 
     #[test]
@@ -467,13 +507,14 @@ mod tests {
             answer
         };
         let requeue = Requeue {
-            name: "8_2",
+            name: Some("8_2"),
             job: "8",
             restarts: 0,
             limit,
         };
         let say = |text: &str| said.borrow_mut().push(text.to_owned());
-        let done = requeue.order_by(&order, &is_over, Duration::from_millis(1), &say);
+        let pause = Duration::from_millis(1);
+        let done = requeue.order_by(&order, &is_over, &|| "8_2", pause, &say);
         (done, orders_given.get(), said.take())
     }
 

@@ -177,8 +177,8 @@ pub struct LaunchSpec {
 pub struct Batch {
     /// Its number of the job.
     pub job: String,
-    /// How `scontrol requeue` is told of it.
-    pub name: String,
+    /// How `scontrol requeue` is told of it; `None`: Slurm has to be asked.
+    pub name: Option<String>,
     /// When the job's time limit comes, in seconds since 1970; `None`: none, or not known.
     pub ends_at: Option<u64>,
     /// Seconds from its SIGTERM to its SIGKILL.

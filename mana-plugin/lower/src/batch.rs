@@ -155,7 +155,7 @@ pub fn requeue() -> Result<(), String> {
     };
     let left = time_left().map_or(PATIENCE, |left| left.saturating_sub(RESERVE));
     let requeue = Requeue {
-        name: &batch.name,
+        name: batch.name.as_deref(),
         job: &batch.job,
         restarts: spec.restart_count,
         limit: left.clamp(LIMIT, PATIENCE),
