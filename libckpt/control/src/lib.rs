@@ -5,6 +5,7 @@
 //! `docs/protocol.md` describes messages, authentication and what happens on failures. Nothing here
 //! links MPI or touches the program's memory.
 
+pub mod advice;
 mod agent;
 mod auth;
 mod client;

@@ -9,6 +9,7 @@
 //! levels in the background (`levels.rs`). Ranks end and get lost in `ending.rs`; a last checkpoint
 //! before an announced end is taken in `last.rs`.
 
+mod burden;
 mod ending;
 mod gate;
 mod last;
@@ -31,6 +32,7 @@ use crate::{
 
 pub use stall::ranges;
 
+use burden::Burden;
 use last::{Costs, Last};
 use levels::LevelJob;
 use limit::TimeLimit;
@@ -150,6 +152,7 @@ pub(crate) struct Core {
     /// Rank 0 can ask the batch system how much time is left.
     asks: bool,
     costs: Costs,
+    burden: Burden,
     outcome: Option<Outcome>,
     /// Rank 0 is to record a normal end, and has time until then.
     end_recorded_by: Option<Duration>,
@@ -192,6 +195,7 @@ impl Core {
             limit: TimeLimit::default(),
             asks: false,
             costs: Costs::default(),
+            burden: Burden::default(),
             outcome: None,
             end_recorded_by: None,
             end_asked: false,
@@ -272,6 +276,7 @@ impl Core {
     /// All ranks are there.
     fn begin(&mut self, now: Duration) {
         self.scheduler = Scheduler::new(self.settings.intervals, now);
+        self.burden.begin(now);
         let facts = self.facts();
         self.send(To::Others, ToRank::Started(facts));
         self.send(
@@ -428,6 +433,7 @@ impl Core {
         }
         if self.ranks.complete() {
             self.scheduler.set_interval(level, interval, now);
+            self.burden.forget();
         }
         self.start_next(now);
         Ok(())

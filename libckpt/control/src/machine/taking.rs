@@ -473,7 +473,12 @@ impl Core {
             figures: figures.clone(),
         });
         if taking.scheduled {
-            self.figures.covered += self.scheduler.taken(level, now);
+            let covered = self.scheduler.taken(level, now);
+            self.figures.covered += covered;
+            let interval = |level| self.scheduler.interval(level);
+            if let Some(line) = self.burden.add(now, &figures, covered, interval) {
+                self.warn(line);
+            }
         }
         let job = LevelJob::new(
             taking.checkpoint,

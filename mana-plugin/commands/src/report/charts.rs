@@ -7,10 +7,10 @@ use std::fmt::Write as _;
 
 use mana_control::Level;
 
-use super::advice::loss;
 use super::figures::{Advice, Checkpoint, Figures};
 use crate::view::size;
 use crate::view::text::{rate, time};
+use mana_control::advice::loss;
 
 /// Width of every picture.
 const WIDTH: f64 = 1000.0;

@@ -6,8 +6,8 @@ use libckpt::published::Entry;
 use mana_control::{Event, GenerationId, GenerationStatus, Level, Outcome, Record};
 use serde::Serialize;
 
-use super::advice::{daly, loss, young};
 use crate::cli::Failing;
+use mana_control::advice::{daly, loss, young};
 
 /// Everything the page shows. Times are seconds (points in time: since 1970), sizes bytes.
 #[derive(Clone, Debug, Default, Serialize)]

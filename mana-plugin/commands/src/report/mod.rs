@@ -7,7 +7,6 @@
 //! | `charts` | the pictures, as SVG |
 //! | `page` | the page around them |
 
-mod advice;
 mod charts;
 mod figures;
 mod page;

@@ -65,6 +65,27 @@ fn every_level_in_turn_and_a_normal_end() {
     assert_eq!(status.last.map(|last| last.stopped), Some(0.006));
 }
 
+/// Simulated ranks stand still for 6 ms.
+#[test]
+fn a_job_is_told_once_that_checkpoints_take_too_much_of_its_time() {
+    for (every, lines) in [(20, 1), (200, 0)] {
+        let mut sim = Sim::new(Program::idle(2), settings([every, 0, 0, 0]), 5, 1);
+        sim.program.ops = vec![vec![Op::Receive(0)]; 2];
+        sim.run(Duration::from_secs(150));
+        let said = sim.warnings();
+        assert_eq!(said.len(), lines, "every {every} ms: {said:?}");
+        let words = [
+            "local checkpoints every 20 ms stop the program for 6.0 ms each",
+            "an interval of 1.0 s",
+        ];
+        assert!(
+            said.iter()
+                .all(|line| words.iter().all(|word| line.contains(word))),
+            "{said:?}"
+        );
+    }
+}
+
 /// Rank 2 is inside a collective on {1, 2}; rank 1 must take a message of rank 0 to get there; rank 0
 /// sends it only after a collective on a communicator of its own, at whose gate it is held.
 #[test]

@@ -58,7 +58,7 @@ mod tests {
     /// docs/guide/intervals.md works an example through.
     #[test]
     fn the_example_of_the_guide() {
-        let page = include_str!("../../../../docs/guide/intervals.md");
+        let page = include_str!("../../../docs/guide/intervals.md");
         let (cost, mtbf) = (5.0, 86_400.0);
         let best = daly(cost, mtbf).round();
         let mut words = vec![format!(
