@@ -1,7 +1,7 @@
 """A pool of worker processes made by fork, that of the standard library, with a queue, a lock and a
 shared counter beside it. No MPI.
 
-usage: pool.py ROUNDS PAUSE    (milliseconds a task takes)
+usage: pool.py ROUNDS PAUSE [WORKERS]    (milliseconds a task takes)
 """
 
 import hashlib
@@ -42,6 +42,7 @@ def count(lock, counter, queue, turns, pause):
 
 def main():
     rounds, pause = int(sys.argv[1]), float(sys.argv[2])
+    workers = int(sys.argv[3]) if len(sys.argv) > 3 else 3
     context = multiprocessing.get_context("fork")
     lock, counter, queue = context.Lock(), context.Value("q", 0, lock=False), context.Queue()
     counters = [
@@ -50,7 +51,7 @@ def main():
     for process in counters:
         process.start()
     total = hashlib.sha256()
-    with context.Pool(3) as pool:
+    with context.Pool(workers) as pool:
         for start in range(rounds):
             tasks = [(start * 10 + i, pause) for i in range(6)]
             for number, text in pool.imap(work, tasks):

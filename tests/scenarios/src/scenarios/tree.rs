@@ -2,6 +2,7 @@
 //! says natively.
 
 mod announced;
+mod elsewhere;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -70,6 +71,15 @@ const TREES: &[Tree] = &[
         processes: 3,
     },
     Tree {
+        name: "many",
+        shows: "twenty workers of a pool, two processes and the root: killed and resumed",
+        source: "pool.py",
+        fast: &["4", "0", "20"],
+        slow: &["4", "900", "20"],
+        modules: "multiprocessing",
+        processes: 23,
+    },
+    Tree {
         name: "exec",
         shows: "a shell that executes the program in its own place: killed and resumed",
         source: "tree.c",
@@ -109,6 +119,7 @@ pub fn all() -> Vec<Scenario> {
         executes,
     ));
     scenarios.extend(announced::all());
+    scenarios.extend(elsewhere::all());
     scenarios
 }
 
@@ -158,8 +169,12 @@ fn line(tree: &Tree, place: &Path, arguments: &[&str]) -> Result<Vec<String>> {
 
 /// `mana_launch`, without an MPI launcher.
 fn launch(setup: &Setup, options: &[&str], line: &[String]) -> Result<Job> {
-    let mut command = Command::new(setup.product.command("mana_launch"));
+    let launch = setup.product.command("mana_launch");
+    let before = setup.before.iter().map(std::ffi::OsString::from);
+    let mut words = before.chain([launch.into()]);
+    let mut command = Command::new(words.next().unwrap_or_default());
     command
+        .args(words)
         .arg("--config")
         .arg(setup.configuration())
         .args(["--id", &setup.id])
@@ -202,10 +217,22 @@ fn run(context: &Context, tree: &Tree) -> Result<Verdict> {
     same(&launch(&setup, &[], &quick)?.wait(LIMIT)?, &expected)?;
 
     let slow = line(tree, place.path(), tree.slow)?;
+    let note = killed_and_resumed(context, tree, setup, &slow, &expected)?;
+    place.done();
+    Ok(Verdict::Passed(note))
+}
+
+/// The whole tree is killed, once or more often, and says what it says natively. How many there were.
+fn killed_and_resumed(
+    context: &Context,
+    tree: &Tree,
+    mut setup: Setup,
+    slow: &[String],
+    expected: &str,
+) -> Result<String> {
     let stores = setup.stores();
-    let mut setup = setup;
     setup.hold();
-    let mut job = launch(&setup, &["--fresh"], &slow)?;
+    let mut job = launch(&setup, &["--fresh"], slow)?;
     let mut notes = Vec::new();
     let kills = if context.full { 3 } else { 1 };
     for turn in 1..=kills {
@@ -225,14 +252,10 @@ fn run(context: &Context, tree: &Tree) -> Result<Verdict> {
         if turn == kills {
             setup.release()?;
         }
-        job = launch(&setup, &["--restart"], &slow)?;
+        job = launch(&setup, &["--restart"], slow)?;
     }
-    same(&job.wait(LIMIT)?, &expected)?;
-    place.done();
-    Ok(Verdict::Passed(format!(
-        "killed with {} processes",
-        notes.join(" and ")
-    )))
+    same(&job.wait(LIMIT)?, expected)?;
+    Ok(format!("killed with {} processes", notes.join(" and ")))
 }
 
 fn stage(product: &Product, directory: &Path) -> Result<Setup> {

@@ -170,7 +170,7 @@ const SCONTROL: &str = "#!/bin/sh\n\
      case $2 in\n\
      config) echo 'KillWait = 30 sec';;\n\
      job)\n\
-     \x20   if [ -e slow ]; then echo $PPID >> asked; sleep 4; fi\n\
+     \x20   if [ -e slow ]; then echo $PPID >> asked; sleep 4; touch answered; fi\n\
      \x20   echo \"JobId=77 JobState=RUNNING Restarts=0 EndTime=$(($(date +%s) + 600)) Partition=main\";;\n\
      esac\n";
 
@@ -211,6 +211,9 @@ fn asked(context: &Context) -> Result<Verdict> {
         let said = job.messages();
         (said.contains(" committed: ") || said.contains("cannot be checkpointed")).then_some(())
     })?;
+    // Its end is what the program could see.
+    let answered = place.path().join("answered");
+    job.until("the answer", LIMIT, |_| answered.exists().then_some(()))?;
     let asked = std::fs::read_to_string(place.path().join("asked")).context("nobody has asked")?;
     create("over")?;
     let ended = job.wait(LIMIT)?;
