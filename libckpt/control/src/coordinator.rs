@@ -50,10 +50,20 @@ pub struct CoordinatorOptions {
 /// What a handle may ask of the coordinator's thread.
 pub(crate) enum Command {
     Status(Sender<Status>),
+    Needed(Sender<Option<Needed>>),
     Request(Request),
     Kill(String),
     SetInterval(Level, Option<Duration>),
     Shutdown,
+}
+
+/// For how long a job may still need its coordinator, if it was told to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Needed {
+    /// From its SIGTERM to its kill.
+    pub grace: Duration,
+    /// What is left for its last checkpoint, if one was asked for; a batch system may give more time than the grace.
+    pub last: Option<Duration>,
 }
 
 /// How the job ended, for those who wait for it.
@@ -222,6 +232,14 @@ impl Coordinator {
             .map_err(|_| ControlError::Closed {
                 peer: "the coordinator".into(),
             })
+    }
+
+    /// For how long the job that runs now may need the coordinator from here on, if it is told to end now; `None`: there is
+    /// no such job.
+    pub fn needed(&self) -> Option<Needed> {
+        let (sender, receiver) = mpsc::channel();
+        self.tell(Command::Needed(sender));
+        receiver.recv_timeout(Duration::from_secs(10)).ok()?
     }
 
     /// Asks for a checkpoint. Does not wait; a refusal is logged.

@@ -32,7 +32,7 @@ mod wire;
 
 pub use agent::{Agent, AgentOptions};
 pub use client::{Client, Request};
-pub use coordinator::{Coordinator, CoordinatorOptions};
+pub use coordinator::{Coordinator, CoordinatorOptions, Needed};
 pub use error::ControlError;
 pub use event::{Event, EventLog, Record};
 pub use generation::{Checkpoint, GenerationId, Level};

@@ -290,6 +290,9 @@ impl Server {
                     // A caller that does not wait any more needs no answer.
                     let _ = reply.send(self.core.status(now));
                 }
+                Command::Needed(reply) => {
+                    let _ = reply.send(self.core.needed(now));
+                }
                 Command::Request(request) => {
                     if let Err(reason) = self.core.want(now, request, None) {
                         log::warn!("checkpoint not taken: {reason}");

@@ -4,7 +4,7 @@ use std::io::{BufRead as _, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use libckpt::identity;
 use mana_control::{Coordinator, CoordinatorOptions, Level, Request, Secret, Status};
@@ -53,6 +53,9 @@ impl log::Log for Lines {
 
     fn flush(&self) {}
 }
+
+/// Between two looks whether the job still needs its coordinator.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// Runs until told to quit, by a signal or on the terminal.
 pub fn run(options: &cli::Coordinator) -> Result<i32, Failure> {
@@ -129,9 +132,11 @@ fn stop_signals(interactive: bool) -> Result<mpsc::Receiver<Event>, Failure> {
     let (sender, receiver) = mpsc::channel();
     let from_signals = sender.clone();
     thread::spawn(move || {
-        if set.wait().is_ok() {
-            // Nobody listens any more: we are ending already.
-            let _ = from_signals.send(Event::Stop);
+        while let Ok(signal) = set.wait() {
+            if from_signals.send(Event::Signal(signal)).is_err() {
+                // Nobody listens any more: we are ending already.
+                break;
+            }
         }
     });
     if interactive {
@@ -147,20 +152,65 @@ fn stop_signals(interactive: bool) -> Result<mpsc::Receiver<Event>, Failure> {
 }
 
 enum Event {
-    Stop,
+    Signal(Signal),
     Line(String),
 }
 
+/// A SIGTERM has asked it to end. In a step of a Slurm job the ranks get it as well, and take a last checkpoint.
+struct Leave {
+    /// When it ends although the job has not.
+    latest: Instant,
+}
+
+impl Leave {
+    /// `None`: no job needs it.
+    fn begin(coordinator: &Coordinator) -> Option<Self> {
+        let needed = coordinator.needed()?;
+        let limit = needed.last.unwrap_or_default().max(needed.grace);
+        log::info!(
+            "SIGTERM: stays for the job's last checkpoint until it has ended, {} s at most; a second signal ends it at once",
+            limit.as_secs()
+        );
+        Some(Self {
+            latest: Instant::now() + limit,
+        })
+    }
+
+    /// Whether it is time.
+    fn is_over(&mut self, coordinator: &Coordinator) -> bool {
+        let Some(needed) = coordinator.needed() else {
+            return true;
+        };
+        let now = Instant::now();
+        self.latest = self.latest.max(now + needed.last.unwrap_or_default());
+        now >= self.latest
+    }
+}
+
 fn serve(coordinator: &Coordinator, events: mpsc::Receiver<Event>) {
+    let mut leave: Option<Leave> = None;
     loop {
-        match events.recv_timeout(Duration::from_secs(3600)) {
-            Ok(Event::Stop) | Err(mpsc::RecvTimeoutError::Disconnected) => return,
+        let limit = leave.as_ref().map_or(Duration::from_secs(3600), |_| LOOK);
+        match events.recv_timeout(limit) {
+            Ok(Event::Signal(Signal::SIGTERM)) if leave.is_none() => {
+                leave = Leave::begin(coordinator);
+                if leave.is_none() {
+                    return;
+                }
+            }
+            Ok(Event::Signal(_)) | Err(mpsc::RecvTimeoutError::Disconnected) => return,
             Ok(Event::Line(line)) => {
                 if act(coordinator, line.trim()) {
                     return;
                 }
             }
             Err(mpsc::RecvTimeoutError::Timeout) => {}
+        }
+        if leave
+            .as_mut()
+            .is_some_and(|leave| leave.is_over(coordinator))
+        {
+            return;
         }
     }
 }

@@ -17,7 +17,7 @@
 use std::time::Duration;
 
 use crate::protocol::ToRank;
-use crate::{AtEnd, Checkpoint, EndHow, GenerationId, Level};
+use crate::{AtEnd, Checkpoint, EndHow, GenerationId, Level, Needed};
 
 use super::report::seconds;
 use super::taking::Step;
@@ -222,6 +222,18 @@ impl Core {
         self.info(line);
         self.want_last(now, level);
         true
+    }
+
+    /// For how long a job that is told to end may need the coordinator; `None`: there is none.
+    pub fn needed(&self, now: Duration) -> Option<Needed> {
+        let is_there = self.ranks.iter().any(|(_, found)| found.connected);
+        (is_there && self.over().is_none()).then(|| Needed {
+            grace: self.settings.grace,
+            last: self
+                .last
+                .as_ref()
+                .map(|last| last.deadline.saturating_sub(now)),
+        })
     }
 
     /// Why no last checkpoint can be taken.

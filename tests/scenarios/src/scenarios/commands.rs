@@ -5,6 +5,7 @@ mod adapter;
 mod bad_input;
 mod clean_local;
 mod hangs;
+mod leaving;
 mod mismatch;
 mod pages;
 mod prune;
@@ -112,7 +113,7 @@ pub fn all() -> Vec<Scenario> {
         "the prolog for node-local storage follows no link of a user's and deletes what is old",
         clean_local::run,
     ));
-    let once: [(&str, &'static str, Play); 12] = [
+    let once: [(&str, &'static str, Play); 13] = [
         (
             "run",
             "mana run: resumes after a lost node, and does not start again what was ended on request",
@@ -122,6 +123,11 @@ pub fn all() -> Vec<Scenario> {
             "coordinators",
             "two stand-alone coordinators, two jobs; a third job is refused; both coordinators die",
             coordinators,
+        ),
+        (
+            "coordinator-leaves",
+            "SIGTERM to a stand-alone coordinator: it stays until its job has ended; a second one, or one without a job, ends it",
+            leaving::leaving,
         ),
         (
             "steps",

@@ -1,7 +1,7 @@
 //! Announced ends: signals and the time limit.
 
 use super::*;
-use crate::AtEnd;
+use crate::{AtEnd, Needed};
 
 const TERM: i32 = 15;
 const USR1: i32 = 10;
@@ -125,6 +125,26 @@ fn the_time_limit_is_met_once_and_in_time() {
     sim.run(secs(5999));
     assert_eq!(sim.ranks[0].committed.len(), 2);
     assert_eq!(sim.ranks[0].signals, [TERM]);
+}
+
+/// A coordinator beside the job, which is asked to end with it.
+#[test]
+fn a_job_needs_its_coordinator_until_its_last_checkpoint_is_over() {
+    let nobody = Core::new(None, None, None);
+    assert_eq!(nobody.needed(secs(1)), None);
+    let mut sim = computing(settings(AtEnd::Stop));
+    let grace = secs(5);
+    let needed = |last| Some(Needed { grace, last });
+    assert_eq!(sim.core.needed(sim.now), needed(None));
+    signal(&mut sim, 0, USR1);
+    let last = sim.core.needed(sim.now).expect("needed").last;
+    assert!(last.is_some_and(|last| last > secs(60)), "{last:?}");
+    sim.run(secs(60));
+    assert_eq!(sim.ranks[0].committed.len(), 1);
+    for rank in 0..4 {
+        sim.lose(rank);
+    }
+    assert_eq!(sim.core.needed(sim.now), None);
 }
 
 fn limit(sim: &mut Sim, left: Option<Duration>) {
