@@ -171,7 +171,7 @@ pub fn recover(session: &Session, wish: Wish, all: &dyn Collective) -> Result<Ou
         rejected.push(match wish.generation {
             Some(id) => format!("generation {id}: not there"),
             None => {
-                "something was committed, but no node and no directory holds any of it".to_owned()
+                "something was committed, but no node of this start and no directory that all see holds any of it: it may be on other nodes, where the job ran before; start it again with those".to_owned()
             }
         });
     }

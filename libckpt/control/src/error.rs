@@ -20,7 +20,7 @@ pub enum ControlError {
         source: io::Error,
     },
     /// No address answered as this job's coordinator.
-    #[error("no coordinator of job {job} at {tried}: {reason}; is the job still running{}?", if *silent { ", and can its node be reached from here" } else { "" })]
+    #[error("no coordinator of job {job} at {tried}: {reason}; {}", if *silent { "is the job still running, and can its node be reached from here?" } else { "the job does not run any more, or its coordinator has died ('mana list' shows what is stored)" })]
     Unreachable {
         /// The job.
         job: String,

@@ -32,8 +32,12 @@ pub fn running(choice: &JobChoice) -> Result<Rendezvous, Failure> {
     match found.as_slice() {
         [only] => Ok(Rendezvous::read(&Rendezvous::path(global, only))?),
         [] => Err(Failure::new(format!(
-            "no job runs under control with the global directory {} (an MPI program does from MPI_Init on); {WHICH}",
-            global.display()
+            "no job runs under control with the global directory {} (an MPI program does from MPI_Init on); {}",
+            global.display(),
+            match stored(choice, global) {
+                Ok(last) => format!("{last} was the last one ('mana list', 'mana report'); to see another directory's jobs {WHICH}"),
+                Err(_) => WHICH.to_owned(),
+            }
         ))),
         several => Err(Failure::new(format!(
             "several jobs run with {}: name one with --id ({})",

@@ -260,8 +260,11 @@ fn restart_in(
 
 /// A job resumes with as many ranks as it had.
 fn right_size(context: &Context, id: &str) -> Result<(), Failure> {
+    // Without a launcher it is alone.
+    let alone = context.launcher.wireups.is_empty() && !context.launcher.slurm_step;
+    let started = context.launcher.size.or(alone.then_some(1));
     let (Some(ranks), JobState::Unfinished { incarnation, .. }) =
-        (context.launcher.size, state(&context.config, id)?)
+        (started, state(&context.config, id)?)
     else {
         return Ok(());
     };
@@ -269,8 +272,13 @@ fn right_size(context: &Context, id: &str) -> Result<(), Failure> {
         return Ok(());
     }
     Err(Failure::of_job(format!(
-        "job {id} has {} ranks, but {ranks} were started: start as many as it had",
-        incarnation.size
+        "job {id} has {} ranks, but {ranks} {} started: start as many as it had ({}...)",
+        incarnation.size,
+        if ranks == 1 { "was" } else { "were" },
+        match context.launcher.words(incarnation.size) {
+            none if none.is_empty() => format!("mpirun -n {} ", incarnation.size),
+            words => words,
+        }
     )))
 }
 

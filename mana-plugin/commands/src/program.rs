@@ -155,10 +155,14 @@ fn search(name: &OsStr) -> Result<PathBuf, Failure> {
         })
         .find(|path| check(path).is_ok())
         .ok_or_else(|| {
-            Failure::new(format!(
-                "cannot run {}: not found on PATH (for a program of this directory write ./{0})",
-                name.to_string_lossy()
-            ))
+            let shown = name.to_string_lossy();
+            Failure::new(if shown.starts_with('-') {
+                format!("there is no option {shown} ('mana_launch --help' lists them; a key of mana.conf is set by --set KEY=VALUE)")
+            } else if Path::new(name).is_dir() {
+                format!("cannot run {shown}: it is a directory, and no program of this name is on PATH")
+            } else {
+                format!("cannot run {shown}: not found on PATH (for a program of this directory write ./{shown})")
+            })
         })
 }
 

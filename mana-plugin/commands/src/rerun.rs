@@ -4,6 +4,7 @@
 //! sent to us alone (by a batch system or `kill`) are passed on. After one that asks to stop, the
 //! command is not started again.
 
+use std::ffi::OsString;
 use std::mem::MaybeUninit;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::{Child, Command, ExitStatus};
@@ -37,6 +38,9 @@ pub fn run(options: &cli::Run, speaker: &Speaker) -> Result<i32, Failure> {
         .thread_swap_mask(SigmaskHow::SIG_BLOCK)
         .map_err(|e| Failure::new(format!("cannot block signals: {e}")))?;
     let name = options.command[0].to_string_lossy();
+    if !options.quiet && forgotten(&options.command) {
+        speaker.say(format_args!("no mana_launch is in this command line: unless a script in it has one, the program runs without checkpoints"));
+    }
     let mut attempt = 0;
     loop {
         let mut command = Command::new(&options.command[0]);
@@ -83,6 +87,15 @@ pub fn run(options: &cli::Run, speaker: &Speaker) -> Result<i32, Failure> {
             ));
         }
     }
+}
+
+/// No word of the line, alone or as the end of a path, is one of the commands that put a program under control.
+fn forgotten(command: &[OsString]) -> bool {
+    let ours = |word: &OsString| {
+        let text = word.to_string_lossy();
+        text.contains("mana_launch") || text.contains("mana_restart")
+    };
+    !command.iter().any(ours)
 }
 
 fn wait_set() -> SigSet {
@@ -139,5 +152,23 @@ fn described(status: ExitStatus) -> String {
         (Some(code), _) => format!("code {code}"),
         (None, Some(signal)) => format!("signal {signal}"),
         (None, None) => "an unknown status".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_without_mana_launch_is_noticed() {
+        let line = |text: &str| -> Vec<OsString> { text.split(' ').map(Into::into).collect() };
+        assert!(!forgotten(&line("mpirun -n 4 mana_launch ./app")));
+        assert!(!forgotten(&line("srun /opt/mana/bin/mana_restart --id a")));
+        assert!(!forgotten(&[
+            "sh".into(),
+            "-c".into(),
+            "mpirun mana_launch ./app".into()
+        ]));
+        assert!(forgotten(&line("mpirun -n 4 ./app")));
     }
 }

@@ -117,7 +117,7 @@ impl RunDirectory {
         if let Err(e) = fs::create_dir(&self.path) {
             if e.kind() == std::io::ErrorKind::AlreadyExists {
                 return Err(Failure::new(format!(
-                    "{} exists: go on with 'mana restart --id {}', or start under another --id",
+                    "{} exists: go on with 'mana restart --id {}', or start under another --id, or delete it to begin anew",
                     self.path.display(),
                     self.name
                 )));

@@ -43,7 +43,7 @@ pub fn status(options: &cli::Status) -> Result<i32, Failure> {
 
 /// Until the job ends, or nobody reads any more.
 fn watch(options: &cli::Status, client: &mut Client) -> Result<i32, Failure> {
-    if !options.json && std::io::stdout().is_terminal() {
+    if !options.json && std::io::stdout().is_terminal() && moves_its_cursor() {
         view::live(client)?;
         return Ok(0);
     }
@@ -83,6 +83,11 @@ fn watch(options: &cli::Status, client: &mut Client) -> Result<i32, Failure> {
         }
         std::thread::sleep(EVERY.saturating_sub(asked.elapsed()));
     }
+}
+
+/// Whether a live view can be drawn: a terminal that says it is dumb (an editor's, a log) takes lines.
+fn moves_its_cursor() -> bool {
+    std::env::var_os("TERM").is_some_and(|kind| !kind.is_empty() && kind != "dumb")
 }
 
 /// Nothing more will happen.

@@ -236,6 +236,10 @@ pub fn list(options: &cli::List) -> Result<i32, Failure> {
         return Ok(0);
     }
     println!("job {id}: {}", state_in_words(&catalog.records)?);
+    if rows.is_empty() {
+        println!("no generation is stored here");
+        return others(options, &id, &config.global_ckpt_dir);
+    }
     println!(
         "{:<10} {:<12} {:<22} {:>6} {:>10} {:>7} {:>8}",
         "generation", "state", "complete on", "ranks", "size", "images", "age"
@@ -260,8 +264,16 @@ pub fn list(options: &cli::List) -> Result<i32, Failure> {
             println!("           {problem}");
         }
     }
-    if rows.is_empty() {
-        println!("no generation is stored here");
+    others(options, &id, &config.global_ckpt_dir)
+}
+
+/// The names of the other jobs of the directory, after those of the one that was chosen for the user.
+fn others(options: &cli::List, id: &str, global: &Path) -> Result<i32, Failure> {
+    let mut all = job::names(global)?;
+    all.retain(|(name, _)| name != id);
+    if options.job.id.is_none() && !all.is_empty() {
+        let names: Vec<_> = all.into_iter().map(|(name, _)| name).collect();
+        println!("other jobs here (--id NAME): {}", names.join(", "));
     }
     Ok(0)
 }
@@ -312,9 +324,15 @@ pub fn verify(options: &cli::Verify) -> Result<i32, Failure> {
         wanted.retain(|g| g.number == number && incarnation.is_none_or(|i| i == g.incarnation));
     }
     if wanted.is_empty() {
-        return Err(Failure::new(format!(
-            "job {id}: no such generation is stored here ('mana list' shows all)"
-        )));
+        return Err(Failure::new(match options.generation {
+            Some(_) => {
+                format!("job {id}: no such generation is stored here ('mana list' shows all)")
+            }
+            None => format!(
+                "job {id}: {}; no generation is stored here",
+                state_in_words(&catalog.records)?
+            ),
+        }));
     }
     let (mut good, mut bad) = (0u32, 0u32);
     for generation in wanted {

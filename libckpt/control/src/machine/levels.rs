@@ -245,6 +245,7 @@ impl Core {
                 level,
                 reason: failure,
             });
+            self.figures.last_failure = Some(line.clone());
             self.warn(line);
         } else if stage == Stage::Work {
             return self.enter_stage(now, index, Stage::Record);

@@ -428,6 +428,8 @@ impl Core {
         let Some(taking) = self.taking.take() else {
             return;
         };
+        // They have run on since: what they said during the checkpoint is over.
+        self.ranks.forget_places();
         let Checkpoint { generation, level } = taking.checkpoint;
         let bytes = taking
             .images

@@ -178,9 +178,14 @@ pub fn doctor(options: &cli::Doctor) -> Result<i32, Failure> {
     } else {
         let count = |verdict| all.iter().filter(|f| f.verdict == verdict).count();
         println!(
-            "\n{} ok, {} warnings, {} that will not work{}",
+            "\n{} ok, {} warning{}, {} that will not work{}",
             count(Verdict::Ok),
             count(Verdict::Warning),
+            if count(Verdict::Warning) == 1 {
+                ""
+            } else {
+                "s"
+            },
             count(Verdict::No),
             if options.self_test {
                 ""

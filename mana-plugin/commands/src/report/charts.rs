@@ -475,7 +475,9 @@ pub fn losses(level: Level, interval: Option<f64>, advice: &Advice) -> String {
     if let Some(every) = interval {
         let here = (canvas.x(every.ln()), y(at(every)));
         canvas.dot(here, 4.5, "here", &format!("configured: {}", time(every)));
-        canvas.text(here.0 + 8.0, here.1 - 7.0, "note", "configured");
+        // Below its mark where there is no room above.
+        let dy = if here.1 < AREA.0 + 16.0 { 17.0 } else { -7.0 };
+        canvas.text(here.0 + 8.0, here.1 + dy, "note", "configured");
     }
     canvas.finish("part of the time lost, by interval")
 }

@@ -15,7 +15,7 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Cell, Gauge, Paragraph, Row, Sparkline, Table, Wrap};
 use ratatui::Frame;
 
-use super::text::{doing, nodes, ranges, rate, size, time};
+use super::text::{count, doing, extent, nodes, pause, ranges, rate, size, time};
 use crate::message::Failure;
 use crate::status::is_over;
 
@@ -26,6 +26,12 @@ const KEYS: Duration = Duration::from_millis(100);
 
 /// From here on the levels are told with what a job survives that has a checkpoint there.
 const WIDE: u16 = 110;
+
+/// From this width on the last checkpoint is told with its parts, a line each.
+const FULL: u16 = 100;
+
+/// From this height on there is room for everything.
+const ROOMY: u16 = 30;
 
 const HELP: &str = " q leave   c checkpoint now   n nodes/ranks   \u{2191}\u{2193} scroll ";
 
@@ -167,7 +173,7 @@ fn draw(frame: &mut Frame, state: &Status, choice: &Choice) {
         Constraint::Length(1),
         Constraint::Length(activity.max(3)),
         Constraint::Length(u16::try_from(levels).unwrap_or(4) + 3),
-        Constraint::Length(6),
+        Constraint::Length(history(state, frame.area().height)),
         Constraint::Min(4),
         Constraint::Length(1),
     ])
@@ -187,6 +193,18 @@ fn draw(frame: &mut Frame, state: &Status, choice: &Choice) {
         Span::styled(choice.note.clone(), Color::Yellow),
     ]);
     frame.render_widget(Paragraph::new(note), areas[5]);
+}
+
+/// Lines for the checkpoints so far, with their frame. The nodes and ranks below come first: one that all wait for must not
+/// be pushed off a small terminal by a picture, nor by room for what is not there yet.
+fn history(state: &Status, height: u16) -> u16 {
+    if state.last.is_none() && state.last_failure.is_none() {
+        3
+    } else if height < ROOMY {
+        5
+    } else {
+        6
+    }
 }
 
 fn phase_color(phase: &str) -> Color {
@@ -210,12 +228,7 @@ fn head(frame: &mut Frame, area: Rect, state: &Status) {
             state.phase.clone(),
             Style::new().fg(phase_color(&state.phase)).bold(),
         ),
-        Span::raw(format!(
-            "  {} ranks on {} nodes  up {}",
-            state.size,
-            state.nodes,
-            time(state.uptime)
-        )),
+        Span::raw(format!("  {}  up {}", extent(state), time(state.uptime))),
     ]);
     frame.render_widget(Paragraph::new(line), area);
 }
@@ -247,13 +260,16 @@ fn activities(frame: &mut Frame, area: Rect, state: &Status) {
             Color::Cyan
         };
         let label = format!(
-            "checkpoint {} ({})  {}  {} of {} ranks  {}  {}",
+            "checkpoint {} ({})  {}  {} of {} ranks{}  for {}",
             current.generation.number,
             current.level,
             current.step,
             current.ranks.saturating_sub(current.waits_for),
             current.ranks,
-            size(current.bytes),
+            match current.bytes {
+                0 => String::new(),
+                bytes => format!("  {}", size(bytes)),
+            },
             time(current.step_seconds)
         );
         bar(
@@ -335,7 +351,7 @@ fn level_table(frame: &mut Frame, area: Rect, state: &Status) {
         };
         let newest = match level.last {
             Some(id) => Span::styled(id.to_string(), Color::Green),
-            None => Span::styled("none", Color::Red),
+            None => Span::styled("none yet", Color::Yellow),
         };
         let mut cells = vec![
             Cell::from(level.level.name()),
@@ -366,36 +382,44 @@ fn level_table(frame: &mut Frame, area: Rect, state: &Status) {
 
 fn checkpoints(frame: &mut Frame, area: Rect, state: &Status) {
     let title = format!(
-        " {} due, {} committed, {} abandoned ",
-        state.due, state.committed, state.abandoned
+        " checkpoints of this start: {} committed, {} abandoned ",
+        state.committed, state.abandoned
     );
     let block = Block::bordered().title(title);
     let inner = block.inner(area);
     frame.render_widget(block, area);
     let [left, right] =
-        Layout::horizontal([Constraint::Min(30), Constraint::Length(34)]).areas(inner);
+        Layout::horizontal([Constraint::Min(30), Constraint::Length(28)]).areas(inner);
+    let is_full = area.width >= FULL;
     let mut lines = Vec::new();
+    if state.last.is_none() && state.last_failure.is_none() {
+        lines.push(Line::raw("none yet"));
+    }
     if let Some(last) = &state.last {
         lines.push(Line::raw(format!(
-            "last: {} ({})  {} in {}, written at {}",
+            "last: {} ({})  {} in {}{}",
             last.generation.number,
             last.level,
             size(last.bytes),
             time(last.seconds),
-            if last.write > 0.0 {
+            if is_full && last.write > 0.0 {
                 #[allow(clippy::cast_precision_loss, reason = "shown with one decimal")]
                 let bytes = last.bytes as f64;
-                rate(bytes / last.write)
+                format!(", written at {}", rate(bytes / last.write))
             } else {
-                "-".into()
+                String::new()
             }
         )));
+        let parts = format!(
+            " (gate {}, drain {}, snapshot {})",
+            pause(last.gate),
+            pause(last.drain),
+            pause(last.snapshot)
+        );
         lines.push(Line::raw(format!(
-            "      program stopped {:.0} ms (gate {:.0}, drain {:.0}, snapshot {:.0})",
-            last.stopped * 1e3,
-            last.gate * 1e3,
-            last.drain * 1e3,
-            last.snapshot * 1e3
+            "  program stopped {}{}",
+            pause(last.stopped),
+            if is_full { &parts } else { "" }
         )));
     }
     if let Some(why) = &state.last_failure {
@@ -415,7 +439,7 @@ fn checkpoints(frame: &mut Frame, area: Rect, state: &Status) {
         .map(|done| (done.stopped * 1e6) as u64)
         .collect();
     if let Some(longest) = state.recent.iter().map(|d| d.stopped).reduce(f64::max) {
-        let text = format!("pauses, the longest {:.0} ms", longest * 1e3);
+        let text = format!("pauses, the longest {}", pause(longest));
         frame.render_widget(Paragraph::new(text).fg(Color::Gray), caption);
         frame.render_widget(Sparkline::default().data(&pauses).fg(Color::Cyan), chart);
     }
@@ -433,7 +457,10 @@ fn node_table(frame: &mut Frame, area: Rect, state: &Status, scroll: usize) {
         let states: Vec<String> = node
             .states
             .iter()
-            .map(|(state, count)| format!("{count} {state}"))
+            .map(|(state, ranks)| match node.ranks.len() {
+                1 => state.clone(),
+                _ => format!("{ranks} {state}"),
+            })
             .collect();
         let wrong = node.states.contains_key("lost");
         let what: Vec<String> = node
@@ -463,7 +490,7 @@ fn node_table(frame: &mut Frame, area: Rect, state: &Status, scroll: usize) {
     let widths = widths.into_iter().chain([Constraint::Min(10)]);
     let table = Table::new(rows, widths)
         .header(header(&["node", "host", "ranks", "state", "doing"]))
-        .block(Block::bordered().title(format!(" {} nodes ", nodes.len())));
+        .block(Block::bordered().title(format!(" {} ", count(nodes.len() as u64, "node"))));
     frame.render_widget(table, area);
 }
 
@@ -489,7 +516,7 @@ fn rank_table(frame: &mut Frame, area: Rect, state: &Status, scroll: usize) {
     let widths = widths.into_iter().chain([Constraint::Min(10)]);
     let table = Table::new(rows, widths)
         .header(header(&["rank", "node", "host", "pid", "state", "doing"]))
-        .block(Block::bordered().title(format!(" {} ranks ", state.ranks.len())));
+        .block(Block::bordered().title(format!(" {} ", count(state.ranks.len() as u64, "rank"))));
     frame.render_widget(table, area);
 }
 
@@ -552,6 +579,18 @@ mod tests {
         );
         assert!(!working.contains("survives") && working.contains("1.9 GiB/s"));
         state.level_work.clear();
+        let before = screen(
+            &Status {
+                last: None,
+                last_failure: None,
+                recent: Vec::new(),
+                ..state.clone()
+            },
+            &Choice::default(),
+            80,
+            24,
+        );
+        assert!(before.contains("none yet"), "{before}");
         let quiet = screen(&state, &Choice::default(), 80, 24);
         assert!(quiet.contains("next checkpoint (local) in 17 s"), "{quiet}");
     }

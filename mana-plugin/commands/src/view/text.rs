@@ -8,16 +8,37 @@ use mana_control::{GenerationStatus, RankStatus, Stall, Status};
 /// One committed generation.
 pub fn generation_line(g: &GenerationStatus) -> String {
     format!(
-        "checkpoint {} ({}) committed: {} in {:.1} s, program stopped {:.0} ms (gate {:.0}, drain {:.0}, snapshot {:.0})",
+        "checkpoint {} ({}) committed: {} in {}, program stopped {} (gate {}, drain {}, snapshot {})",
         g.generation.number,
         g.level,
         size(g.bytes),
-        g.seconds,
-        g.stopped * 1e3,
-        g.gate * 1e3,
-        g.drain * 1e3,
-        g.snapshot * 1e3
+        time(g.seconds),
+        pause(g.stopped),
+        pause(g.gate),
+        pause(g.drain),
+        pause(g.snapshot)
     )
+}
+
+/// A short time in words: "24 ms", "18 s".
+pub fn pause(seconds: f64) -> String {
+    if seconds < 0.9995 {
+        format!("{:.0} ms", seconds * 1e3)
+    } else {
+        time(seconds)
+    }
+}
+
+/// "1 rank", "4 ranks".
+pub fn count(number: impl Into<u64>, noun: &str) -> String {
+    let number = number.into();
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {noun}{plural}")
+}
+
+/// "4 ranks on 2 nodes".
+pub fn extent(s: &Status) -> String {
+    format!("{} on {}", count(s.size, "rank"), count(s.nodes, "node"))
 }
 
 /// Bytes in words.
@@ -88,6 +109,8 @@ pub fn ranges(ranks: &[u32]) -> String {
 /// What a rank does: what its first thread waits for, else what it said.
 pub fn doing(rank: &RankStatus) -> String {
     match rank.waiting.as_slice() {
+        // Said already.
+        [] if rank.doing == rank.state => String::new(),
         [] => rank.doing.clone(),
         [only] => format!("{}, for {}", only.text, time(only.seconds)),
         [first, rest @ ..] => format!(
@@ -128,7 +151,7 @@ pub fn nodes(state: &Status) -> Vec<NodeSummary> {
         *node.states.entry(rank.state.clone()).or_default() += 1;
         let what = match rank.waiting.first() {
             Some(first) => first.text.clone(),
-            None => rank.doing.clone(),
+            None => doing(rank),
         };
         match node.doing.iter_mut().find(|(known, _)| *known == what) {
             Some((_, count)) => *count += 1,
@@ -144,7 +167,7 @@ pub fn nodes(state: &Status) -> Vec<NodeSummary> {
 
 /// One line, for `--watch` without a terminal.
 pub fn line(s: &Status) -> String {
-    let mut text = format!("{} {} ranks on {} nodes", s.phase, s.size, s.nodes);
+    let mut text = format!("{} {}", s.phase, extent(s));
     // Writing to a String cannot fail.
     if let Some(c) = &s.current {
         let _ = write!(
@@ -178,11 +201,11 @@ pub fn line(s: &Status) -> String {
     if let Some(last) = &s.last {
         let _ = write!(
             text,
-            "; last: {} ({}, {}, stopped {:.0} ms)",
+            "; last: {} ({}, {}, stopped {})",
             last.generation.number,
             last.level,
             size(last.bytes),
-            last.stopped * 1e3
+            pause(last.stopped)
         );
     }
     text
@@ -223,12 +246,11 @@ pub fn intervals(state: &Status) -> String {
 fn write_state(out: &mut String, s: &Status) -> std::fmt::Result {
     writeln!(
         out,
-        "job {}  start {}  {}  {} ranks on {} nodes  up {}",
+        "job {}  start {}  {}  {}  up {}",
         s.job,
         s.incarnation,
         s.phase,
-        s.size,
-        s.nodes,
+        extent(s),
         time(s.uptime)
     )?;
     if let Some(why) = &s.closed {

@@ -132,6 +132,14 @@ fn sizes_and_times() {
         ["3.2 s", "-4.0 s", "61 s", "13 min", "2.5 h", "4.6 d"]
     );
     assert_eq!(ranges(&[0, 1, 2, 5]), "0-2, 5");
+    assert_eq!(
+        [0.0241, 0.9994, 0.9999, 18.3].map(pause),
+        ["24 ms", "999 ms", "1.0 s", "18 s"]
+    );
+    assert_eq!(
+        [count(1_u32, "rank"), count(2_u32, "rank")],
+        ["1 rank", "2 ranks"]
+    );
 }
 
 #[test]
