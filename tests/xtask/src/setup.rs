@@ -47,6 +47,7 @@ const TEST: &[&str] = &[
     "libpetsc-real-dev",
     "libpetsc3.18-dev-examples",
     "python3-venv",
+    "tmux",
     "xfsprogs",
     "zsh",
 ];

@@ -6,9 +6,12 @@ mod bad_input;
 mod clean_local;
 mod hangs;
 mod leaving;
+mod live;
 mod mismatch;
 mod pages;
+mod picture;
 mod prune;
+mod screen;
 mod several_programs;
 mod watchdog;
 
@@ -107,6 +110,14 @@ pub fn all() -> Vec<Scenario> {
         "commands/report",
         "the page of a job that was made up, looked at in a browser",
         pages::report,
+    ));
+    scenarios.push(Scenario::new(
+        "commands/live-view",
+        "the live view in a real terminal of three sizes, with and without colour: running, stalled, lost, resumed, ended",
+        |c| match picture::on_path("tmux") {
+            Some(_) => run(c, "live-view", Mpi::OpenMpi, live::live),
+            None => skipped("tmux is not installed"),
+        },
     ));
     scenarios.push(Scenario::new(
         "commands/clean-local",

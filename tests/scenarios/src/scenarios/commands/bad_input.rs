@@ -74,6 +74,13 @@ const BAD: &[Wrong] = &[
     wrong(None, &["--coord-port", "77"], "true", &["--coord-host"]),
     wrong(None, &[], "no-such-program", &["no-such-program", "PATH"]),
     wrong(None, &[], "./no-such-program", &["./no-such-program"]),
+    wrong(
+        None,
+        &["--intervall", "60"],
+        "true",
+        &["no option --intervall", "--help", "--set"],
+    ),
+    wrong(None, &[], "..", &["..", "is a directory"]),
     wrong(None, &[], "./text", &["./text", "#!"]),
     wrong(None, &[], "./static", &["./static", "static"]),
     wrong(None, &[], "./thirty-two", &["32-bit"]),

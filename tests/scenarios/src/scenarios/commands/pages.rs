@@ -1,24 +1,20 @@
 //! `mana report`: the page of a job that was made up, looked at in a browser if there is one; and
 //! `mana doctor`, the coordinator's letters, the lines and their forms.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::{BufReader, Write as _};
-use std::path::{Path, PathBuf};
+use std::io::Write as _;
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{ensure, Context as _, Result};
 
-use super::{says, with_port, Stage, LIMIT, SHORT};
+use super::{picture, says, with_port, Stage, LIMIT, SHORT};
 use crate::context::{skipped, Context, Verdict};
 use crate::job::Job;
 use crate::scenarios::modes::same;
 
-/// Browsers that can take a picture of a page without a screen.
-const BROWSERS: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
 /// Size of the picture.
-const WINDOW: (u32, u32) = (1180, 3300);
+const WINDOW: picture::Size = (1180, 3300);
 /// Colours of the page (light) that must be seen, and how many pixels of each at least.
 const COLOURS: [(&str, [u8; 3], usize); 5] = [
     ("local", [0x2f, 0x7e, 0xd8], 2000),
@@ -134,70 +130,21 @@ pub fn report(context: &Context) -> Result<Verdict> {
                 .is_some_and(|e| e > 0.9),
         "{figures:#}"
     );
-    let Some(browser) = browser() else {
+    let Some(browser) = picture::browser() else {
         return skipped(format!(
             "the page was made, but no browser is here to look at it ({})",
-            BROWSERS.join(", ")
+            picture::BROWSERS.join(", ")
         ));
     };
-    let picture = directory.join("page.png");
-    let mut command = Command::new(&browser);
-    command
-        .args([
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--hide-scrollbars",
-        ])
-        .args([
-            "--no-first-run",
-            "--disable-extensions",
-            "--disable-dev-shm-usage",
-        ])
-        .arg(format!(
-            "--user-data-dir={}",
-            directory.join("profile").display()
-        ))
-        .arg(format!("--window-size={},{}", WINDOW.0, WINDOW.1))
-        .arg(format!("--screenshot={}", picture.display()))
-        .arg(format!("file://{}", page.display()));
-    Job::start(command, directory)?.wait(SHORT)?.expect(0)?;
-    let seen = colours(&picture)?;
+    let taken = directory.join("page.png");
+    picture::take(&browser, &page, WINDOW, &taken, directory)?;
+    let seen = picture::colours(&taken, WINDOW)?;
     for (name, colour, least) in COLOURS {
         let count = seen.get(&colour).copied().unwrap_or(0);
         ensure!(count >= least, "{name}: {count} pixels of {colour:02x?}");
     }
     place.done();
     Ok(Verdict::Passed("looked at in a browser".into()))
-}
-
-fn browser() -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    let there = |name: &&str| {
-        std::env::split_paths(&path)
-            .map(|d| d.join(name))
-            .find(|p| p.is_file())
-    };
-    BROWSERS.iter().find_map(there)
-}
-
-/// How often each colour is in a picture.
-fn colours(path: &Path) -> Result<BTreeMap<[u8; 3], usize>> {
-    let file = std::fs::File::open(path).with_context(|| path.display().to_string())?;
-    let mut reader = png::Decoder::new(BufReader::new(file)).read_info()?;
-    let mut bytes = vec![0; reader.output_buffer_size()];
-    let info = reader.next_frame(&mut bytes)?;
-    ensure!(
-        (info.width, info.height) == WINDOW && info.bit_depth == png::BitDepth::Eight,
-        "{info:?}"
-    );
-    let step = info.color_type.samples();
-    ensure!(step >= 3, "{info:?}");
-    let mut seen = BTreeMap::new();
-    for pixel in bytes.chunks_exact(step) {
-        *seen.entry([pixel[0], pixel[1], pixel[2]]).or_default() += 1;
-    }
-    Ok(seen)
 }
 
 /// `mana doctor`, with the jobs of its self-test.
