@@ -7,7 +7,7 @@
 
 use mana_raw::entry::Frame;
 use mana_raw::sys;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::AtomicI32;
 
 use super::table::Place;
 use crate::calls::{is_process, Then};
@@ -127,19 +127,60 @@ enum Became {
     Gone(i32),
 }
 
-/// A child was found: its number, and an end to its place if it is gone now.
-fn found(real: i32, became: Became) -> i32 {
-    let known = id(real);
-    if let (Became::Gone(signal), Some(table)) = (became, super::table()) {
-        let place = table.by_real(real);
-        if notice::may_hold(signal) && place.is_none_or(|p| p.ended_by_tree() != signal) {
-            table.note_loss(known, signal);
-        }
-        if let Some(place) = place {
-            place.free();
+/// A child that was seen and not yet waited for. After that the kernel knows it no more, and the root may free its place
+/// at any time ([`super::table::Table::sweep`]): what is in it is read before.
+struct Seen {
+    real: i32,
+    known: i32,
+    /// The signal by which the program has wanted to end it, or 0.
+    wanted: i32,
+}
+
+impl Seen {
+    fn child(real: i32) -> Self {
+        let place = super::table().and_then(|t| t.by_real(real));
+        Self {
+            real,
+            known: id(real),
+            wanted: place.map_or(0, Place::ended_by_tree),
         }
     }
-    known
+
+    /// It was waited for: its number, and an end to its place if it is gone now.
+    fn waited(self, became: Became) -> i32 {
+        if let (Became::Gone(signal), Some(table)) = (became, super::table()) {
+            if notice::may_hold(signal) && self.wanted != signal {
+                table.note_loss(self.known, signal);
+            }
+            if let Some(place) = table.by_real(self.real) {
+                place.free();
+            }
+        }
+        self.known
+    }
+}
+
+/// Looks what `waitid` would tell, without waiting: the result, and 0 as process if there is nothing.
+fn look(kind: usize, number: i32, options: usize, told: &mut Told, usage: usize) -> isize {
+    // SAFETY: the program's call, which does not wait; `told` is as large as a siginfo, and `usage` is the program's.
+    unsafe {
+        sys::syscall(
+            sys::WAITID,
+            [
+                kind,
+                number as isize as usize,
+                told.as_mut_ptr() as usize,
+                options | libc::WNOHANG as usize,
+                usage,
+                0,
+            ],
+        )
+    }
+}
+
+/// Another thread of this process was first.
+fn is_taken(result: isize, process: i32) -> bool {
+    process == 0 || result == -(libc::ECHILD as isize)
 }
 
 fn wait4(frame: &Frame, thread: &'static Thread) -> Then {
@@ -153,25 +194,45 @@ fn wait4(frame: &Frame, thread: &'static Thread) -> Then {
         1.. => (libc::P_PID as usize, real(wanted)),
         _ => (libc::P_PGID as usize, real(wanted.wrapping_neg())),
     };
-    let target = match wanted {
-        ..=0 if kind == libc::P_PGID as usize => -number,
-        -1 => -1,
-        _ => number,
-    };
     let local = AtomicI32::new(0);
     let status = match frame.rsi {
         0 => local.as_ptr() as usize,
         given => given,
     };
-    let options = frame.rdx | libc::WNOHANG as usize;
-    // SAFETY: the program's call, which does not wait; its places are checked by the kernel.
-    let got = unsafe {
-        sys::syscall(
-            sys::WAIT4,
-            [target as isize as usize, status, options, frame.r10, 0, 0],
-        )
-    };
-    if got > 0 {
+    let options = frame.rdx | libc::WEXITED as usize;
+    loop {
+        let mut told: Told = [0; 32];
+        let result = look(kind, number, options | WNOWAIT, &mut told, 0);
+        if result < 0 {
+            return Then::Result(result);
+        }
+        if told[PID] == 0 {
+            return match frame.rdx & libc::WNOHANG as usize {
+                0 => wait_in_shim(thread, kind, number, options),
+                _ => Then::Result(0),
+            };
+        }
+        let seen = Seen::child(told[PID]);
+        // SAFETY: the program's call, which does not wait; its places are checked by the kernel.
+        let got = unsafe {
+            sys::syscall(
+                sys::WAIT4,
+                [
+                    told[PID] as usize,
+                    status,
+                    frame.rdx | libc::WNOHANG as usize,
+                    frame.r10,
+                    0,
+                    0,
+                ],
+            )
+        };
+        if is_taken(got, got as i32) {
+            continue;
+        }
+        if got < 0 {
+            return Then::Result(got);
+        }
         // SAFETY: the kernel has just written there.
         let status = unsafe { (status as *const i32).read_unaligned() };
         let became = match (libc::WIFEXITED(status), libc::WIFSIGNALED(status)) {
@@ -179,14 +240,8 @@ fn wait4(frame: &Frame, thread: &'static Thread) -> Then {
             (_, true) => Became::Gone(libc::WTERMSIG(status)),
             _ => Became::Other,
         };
-        return Then::Result(found(got as i32, became) as isize);
+        return Then::Result(seen.waited(became) as isize);
     }
-    if got == 0 && frame.rdx & libc::WNOHANG as usize == 0 {
-        let options = frame.rdx | libc::WEXITED as usize;
-        return wait_in_shim(thread, kind, number, options);
-    }
-    local.store(0, Ordering::Relaxed);
-    Then::Result(got)
 }
 
 /// What `waitid` tells: the first seven words of a siginfo.
@@ -204,37 +259,40 @@ fn waitid(frame: &Frame, thread: &'static Thread) -> Then {
     if kind > P_PIDFD {
         return Then::Native;
     }
-    let mut told: Told = [0; 32];
-    let options = frame.r10 | libc::WNOHANG as usize;
-    // SAFETY: the program's call, which does not wait; `told` is as large as a siginfo.
-    let result = unsafe {
-        sys::syscall(
-            sys::WAITID,
-            [
-                kind,
-                number as isize as usize,
-                told.as_mut_ptr() as usize,
-                options,
-                frame.r8,
-                0,
-            ],
-        )
-    };
-    if result < 0 {
-        return Then::Result(result);
-    }
-    if told[PID] == 0 && frame.r10 & libc::WNOHANG as usize == 0 {
-        return wait_in_shim(thread, kind, number, frame.r10);
-    }
-    if told[PID] != 0 {
+    let told = loop {
+        let mut told: Told = [0; 32];
+        let result = look(kind, number, frame.r10 | WNOWAIT, &mut told, frame.r8);
+        if result < 0 {
+            return Then::Result(result);
+        }
+        let process = told[PID];
+        if process == 0 && frame.r10 & libc::WNOHANG as usize == 0 {
+            return wait_in_shim(thread, kind, number, frame.r10);
+        }
+        if process == 0 {
+            break told;
+        }
+        let seen = Seen::child(process);
+        if frame.r10 & WNOWAIT != 0 {
+            told[PID] = seen.waited(Became::Other);
+            break told;
+        }
+        let one = libc::P_PID as usize;
+        let result = look(one, process, frame.r10, &mut told, frame.r8);
+        if is_taken(result, told[PID]) {
+            continue;
+        }
+        if result < 0 {
+            return Then::Result(result);
+        }
         let became = match told[CODE] {
-            _ if frame.r10 & WNOWAIT != 0 => Became::Other,
             libc::CLD_EXITED => Became::Gone(0),
             libc::CLD_KILLED | libc::CLD_DUMPED => Became::Gone(told[STATUS]),
             _ => Became::Other,
         };
-        told[PID] = found(told[PID], became);
-    }
+        told[PID] = seen.waited(became);
+        break told;
+    };
     if frame.rdx != 0 {
         // Number, error, code; then process, user, status. The word between is padding.
         for word in [0, 1, 2, 4, 5, 6] {
