@@ -230,6 +230,11 @@ pub trait RankHooks: Send {
     /// written. Older generations stay.
     fn abandon(&mut self, generation: GenerationId, reason: &str);
 
+    /// The connection was lost after [`RankHooks::durable`] and before [`RankHooks::commit`]: other ranks may have committed
+    /// the generation, or may yet. Let the program run on, and delete nothing: this rank's image may be the one that a
+    /// resume needs.
+    fn undecided(&mut self, generation: GenerationId);
+
     /// What this rank is doing, for `mana_status`.
     fn state(&mut self) -> String {
         String::new()
@@ -343,6 +348,9 @@ impl<H: RankHooks + ?Sized> RankHooks for Box<H> {
 
     fn abandon(&mut self, generation: GenerationId, reason: &str) {
         (**self).abandon(generation, reason);
+    }
+    fn undecided(&mut self, generation: GenerationId) {
+        (**self).undecided(generation);
     }
     fn state(&mut self) -> String {
         (**self).state()

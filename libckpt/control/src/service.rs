@@ -87,6 +87,8 @@ struct Inquiry {
 struct Taking {
     checkpoint: Checkpoint,
     step: Step,
+    /// The coordinator was told that what this rank has written is on stable storage.
+    durable: bool,
     report_every: Duration,
     /// When a thread of the program was first seen waiting at a gate.
     held_since: Option<Instant>,
@@ -140,9 +142,12 @@ impl Service {
                 return self.shared.update(|exchange| exchange.disconnected = true);
             };
             if let Some(taking) = self.taking.take() {
-                if !matches!(taking.step, Step::Committed) {
-                    self.hooks
-                        .abandon(taking.checkpoint.generation, "the coordinator is gone");
+                let generation = taking.checkpoint.generation;
+                match taking.step {
+                    Step::Committed => {}
+                    // Others may have been told to commit, and have done it.
+                    _ if taking.durable => self.hooks.undecided(generation),
+                    _ => self.hooks.abandon(generation, "the coordinator is gone"),
                 }
             }
             // Whoever is found has not been told.
@@ -286,6 +291,7 @@ impl Service {
                 self.taking = Some(Taking {
                     checkpoint,
                     step: Step::Ordered,
+                    durable: false,
                     report_every,
                     held_since: None,
                     stopped_at: None,
@@ -519,6 +525,7 @@ impl Service {
                     watch.put_off(now);
                     if let Poll::Ready(result) = self.hooks.durable() {
                         taking.step = Step::Ordered;
+                        taking.durable = result.is_ok();
                         self.wire
                             .push_message(&FromRank::Durable { generation, result })?;
                     }

@@ -153,6 +153,9 @@ impl RankHooks for Rank {
     fn abandon(&mut self, generation: GenerationId, reason: &str) {
         self.note(format!("abandon {} {reason}", generation.number));
     }
+    fn undecided(&mut self, generation: GenerationId) {
+        self.note(format!("undecided {}", generation.number));
+    }
     fn finish(&mut self, outcome: &Outcome) {
         self.note(format!("finish {outcome:?}"));
     }

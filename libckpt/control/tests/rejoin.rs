@@ -18,7 +18,15 @@ use mana_control::{
 const LIMIT: Duration = Duration::from_secs(20);
 
 /// A rank that tells what the connection does.
-struct Rank(Sender<String>);
+struct Rank(Sender<String>, Writing);
+
+/// How long a rank writes, and whether it tells what becomes of it.
+#[derive(Clone, Copy, PartialEq)]
+enum Writing {
+    AtOnce,
+    AtOnceAndTold,
+    ForEver,
+}
 
 impl Rank {
     fn tell(&self, text: impl Into<String>) {
@@ -49,6 +57,11 @@ impl RankHooks for Rank {
     }
     fn resume(&mut self) {}
     fn durable(&mut self) -> Poll<Result<ImageReport, StepError>> {
+        match self.1 {
+            Writing::ForEver => return Poll::Pending,
+            Writing::AtOnceAndTold => self.tell("durable"),
+            Writing::AtOnce => {}
+        }
         Poll::Ready(Ok(ImageReport::default()))
     }
     fn commit(&mut self, _: Checkpoint, _: Option<&[ImageReport]>) -> Result<(), StepError> {
@@ -76,7 +89,14 @@ impl RankHooks for Rank {
     fn signal_over(&mut self, signal: i32) {
         self.tell(format!("signal {signal}"));
     }
-    fn abandon(&mut self, _: GenerationId, _: &str) {}
+    fn abandon(&mut self, _: GenerationId, _: &str) {
+        if self.1 != Writing::AtOnce {
+            self.tell("abandoned");
+        }
+    }
+    fn undecided(&mut self, _: GenerationId) {
+        self.tell("undecided");
+    }
     fn end_job(&mut self, _: EndHow, _: &str) {}
 }
 
@@ -102,8 +122,12 @@ fn options(rank: u32, coordinator: &Coordinator, limit: Duration) -> AgentOption
 }
 
 fn spawn(options: AgentOptions) -> (Agent, Receiver<String>) {
+    spawn_writing(options, Writing::AtOnce)
+}
+
+fn spawn_writing(options: AgentOptions, writing: Writing) -> (Agent, Receiver<String>) {
     let (sender, told) = channel();
-    let agent = Agent::spawn(options, Box::new(Rank(sender))).expect("agent");
+    let agent = Agent::spawn(options, Box::new(Rank(sender, writing))).expect("agent");
     (agent, told)
 }
 
@@ -125,6 +149,11 @@ fn coordinator(port: u16, stand_alone: bool, file: Option<&Path>) -> Coordinator
 
 /// Until the coordinator takes one (it refuses while a rank is missing).
 fn checkpoint(coordinator: &Coordinator) -> GenerationStatus {
+    ask(coordinator, true).expect("waited for")
+}
+
+/// The same, and its end is waited for or not.
+fn ask(coordinator: &Coordinator, wait: bool) -> Option<GenerationStatus> {
     let request = Request {
         level: Some(Level::Local),
         kill: false,
@@ -135,8 +164,8 @@ fn checkpoint(coordinator: &Coordinator) -> GenerationStatus {
         rendezvous.job = "4711".into();
         rendezvous.incarnation = 1;
         let mut client = Client::connect(&rendezvous, LIMIT).expect("tool");
-        match client.checkpoint(request, true, LIMIT) {
-            Ok(taken) => return taken.expect("waited for"),
+        match client.checkpoint(request, wait, LIMIT) {
+            Ok(taken) => return taken,
             Err(e) => assert!(Instant::now() < deadline, "{e}"),
         }
         std::thread::sleep(Duration::from_millis(20));
@@ -217,6 +246,27 @@ fn a_cut_that_heals_costs_nothing_but_time() {
     let ends = [first, second].map(|agent| std::thread::spawn(move || agent.exit(0, LIMIT)));
     for end in ends {
         assert_eq!(end.join().expect("ended"), Some(Outcome::Finished));
+    }
+}
+
+/// What is on stable storage may have been committed by others: it is not deleted without the coordinator's word.
+#[test]
+fn a_cut_before_the_commit_leaves_what_is_durable() {
+    let coordinator = coordinator(0, false, None);
+    let ranks = [Writing::ForEver, Writing::AtOnceAndTold].map(|writing| {
+        let relay = Relay::to(coordinator.port());
+        let rank = u32::from(writing == Writing::AtOnceAndTold);
+        let mut far = options(rank, &coordinator, LIMIT);
+        far.addresses = vec![relay.address.clone()];
+        (relay, spawn_writing(far, writing))
+    });
+    ask(&coordinator, false);
+    assert_eq!(hear(&ranks[1].1 .1), "durable");
+    for (relay, _) in &ranks {
+        relay.set_cut(true);
+    }
+    for ((_, (_, told)), what) in ranks.iter().zip(["abandoned", "undecided"]) {
+        assert_eq!([hear(told), hear(told)], [what, "lost"]);
     }
 }
 

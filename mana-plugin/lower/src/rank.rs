@@ -526,6 +526,13 @@ impl RankHooks for Rank {
             .ok();
     }
 
+    fn undecided(&mut self, generation: GenerationId) {
+        self.release();
+        self.taking = None;
+        self.reports.remove(&generation);
+        log::debug!("generation {generation}: not known whether it was committed, kept");
+    }
+
     fn abandon(&mut self, generation: GenerationId, reason: &str) {
         fault::point("rank.abandon");
         self.release();

@@ -59,7 +59,14 @@ pub fn run(context: &Context, mpi: Mpi) -> Result<Verdict> {
     resumed(&text, 1)?;
 
     let text = slices.ended()?;
-    same(&slices, &text, &expected)?;
+    // Told to hurry, the program may print its result while its job is being requeued: that repeats.
+    let last = text.rfind("resumed generation ").unwrap_or(0);
+    same(&slices, &text[last..], &expected)?;
+    ensure!(
+        results(&text).iter().all(|result| *result == expected),
+        "job {}: another result\n{text}",
+        slices.id
+    );
     let requeued = count(&text, "the job is requeued and goes on by itself");
     ensure!(requeued >= 1, "it was never requeued\n{text}");
     resumed(&text, requeued)?;
