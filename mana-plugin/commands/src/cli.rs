@@ -440,6 +440,9 @@ pub struct Exercise {
     /// How long
     #[arg(long, default_value_t = 1)]
     pub seconds: u32,
+    /// It does not end before it was resumed
+    #[arg(long)]
+    pub until_resumed: bool,
 }
 
 /// `mana report`

@@ -109,7 +109,7 @@ fn execute(verb: Verb, speaker: &mut Speaker) -> Result<i32, Failure> {
         Verb::Run(options) => rerun::run(&options, speaker),
         Verb::Requeue(options) => requeue::run(&options, speaker),
         Verb::Doctor(options) => doctor::doctor(&options),
-        Verb::Exercise(options) => doctor::exercise(options.seconds),
+        Verb::Exercise(options) => doctor::exercise(options.seconds, options.until_resumed),
         Verb::Report(options) => report::report(&options),
         Verb::FailNode(options) => node_failure::fail(&options),
         Verb::List(options) => stores::list(&options),

@@ -16,6 +16,8 @@ use crate::message::Failure;
 const PAUSE: Duration = Duration::from_millis(50);
 /// Rounds a second.
 const ROUNDS: u32 = 20;
+/// Nobody may be left to resume it.
+const HOLD: Duration = Duration::from_secs(180);
 
 type Init = unsafe extern "C" fn(*mut c_int, *mut *mut *mut c_char) -> c_int;
 type Ask = unsafe extern "C" fn(usize, *mut c_int) -> c_int;
@@ -123,8 +125,17 @@ fn line(hash: u64, size: u32) -> String {
     format!("RESULT {hash:016x} of {size} ranks")
 }
 
-/// `mana exercise`
-pub fn exercise(seconds: u32) -> Result<i32, Failure> {
+/// Whether this process is one of a resumed job. (Nothing of ours, nothing to wait for.)
+fn is_resumed() -> bool {
+    symbol(c"mana_1_restarts").is_none_or(|restarts| {
+        // SAFETY: as mana.h declares it.
+        let restarts: extern "C" fn() -> c_int = unsafe { std::mem::transmute(restarts) };
+        restarts() != 0
+    })
+}
+
+/// `mana exercise`: so many seconds, and then until it was resumed, [`HOLD`] at most.
+pub fn exercise(seconds: u32, until_resumed: bool) -> Result<i32, Failure> {
     let mpi = Mpi::start()?;
     let (rank, size) = mpi.as_ref().map_or((0, 1), |mpi| (mpi.rank, mpi.size));
     let mut hash = 0xcbf2_9ce4_8422_2325;
@@ -134,6 +145,11 @@ pub fn exercise(seconds: u32) -> Result<i32, Failure> {
         if round > 0 {
             std::thread::sleep(PAUSE);
         }
+    }
+    let mut held = Duration::ZERO;
+    while until_resumed && held < HOLD && !is_resumed() {
+        std::thread::sleep(PAUSE);
+        held += PAUSE;
     }
     if rank == 0 {
         println!("{}", line(hash, size));

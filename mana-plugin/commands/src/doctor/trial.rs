@@ -230,7 +230,13 @@ impl Trial<'_> {
         command.args(["--mpi", &self.mpi]);
         if program {
             command.arg("--").arg(self.installation.command());
-            command.args(["exercise", "--seconds", &SECONDS.to_string()]);
+            // However slow the machine is, it does not end before its checkpoint.
+            command.args([
+                "exercise",
+                "--until-resumed",
+                "--seconds",
+                &SECONDS.to_string(),
+            ]);
         }
         command
             .env_remove("MANA_COORD_HOST")

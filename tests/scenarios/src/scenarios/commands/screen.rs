@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure, Context as _, Result};
@@ -25,8 +26,11 @@ pub struct Terminal {
 impl Terminal {
     /// `script` is run by sh in a terminal of `columns` and `lines`, in `directory`.
     pub fn open(directory: &Path, columns: u16, lines: u16, script: &str) -> Result<Self> {
+        // A server that was told to end may still be there when the next one begins.
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let terminal = Self {
-            socket: directory.join("tmux"),
+            socket: directory.join(format!("tmux-{number}")),
         };
         let (columns, lines) = (columns.to_string(), lines.to_string());
         let mut command = terminal.command();
