@@ -44,6 +44,13 @@ pub fn is_process() -> bool {
     REAL_PID.load(Ordering::Relaxed) == kernel_pid()
 }
 
+/// Whether the caller, which is not the process, is in its memory, and not in a copy that was forked of it.
+pub fn borrows() -> bool {
+    // SAFETY: mapped as long as the program.
+    let entry = unsafe { crate::control::page() }.syscall_entry;
+    entry != mana_raw::entry::child_entry as *const () as usize
+}
+
 /// The C entry: switches FS around [`dispatch`] and says where the shim goes on.
 ///
 /// # Safety
@@ -104,7 +111,8 @@ fn call(frame: &mut Frame, thread: &'static Thread) -> Then {
         30 => Then::Result(attach_segment(frame)),
         sys::RT_SIGACTION => {
             if !is_process() {
-                return Then::Native;
+                // SAFETY: as below.
+                return unsafe { borrower_action(frame) };
             }
             // SAFETY: pointers of the program, checked by the kernel as for the real call.
             Then::Result(unsafe { signals::action(frame.rdi, frame.rsi, frame.rdx, frame.r10) })
@@ -149,6 +157,23 @@ fn call(frame: &mut Frame, thread: &'static Thread) -> Then {
         sys::TIMER_CREATE => timer_create(frame),
         _ => numbers::call(frame, thread).unwrap_or(Then::Native),
     }
+}
+
+/// `rt_sigaction` of a child that is not the process. One that borrows its memory makes all handlers default before it
+/// executes a program, which does that anyway: what may be held back is, until then.
+///
+/// # Safety
+/// The pointers are the program's.
+unsafe fn borrower_action(frame: &Frame) -> Then {
+    let keeps = tree::own().is_some() && borrows() && crate::notice::may_hold(frame.rdi as i32);
+    // SAFETY: the program's structure, whose first word is the handler.
+    if !keeps || frame.rsi == 0 || unsafe { *(frame.rsi as *const usize) } != libc::SIG_DFL {
+        return Then::Native;
+    }
+    // SAFETY: the program's call, with a look at the old action only.
+    Then::Result(unsafe {
+        sys::syscall(frame.rax, [frame.rdi, 0, frame.rdx, frame.r10, 0, 0])
+    })
 }
 
 /// Makes a call here with the kernel's numbers in place of the program's, its first two arguments: a
@@ -420,7 +445,7 @@ fn replace(frame: &Frame, thread: &'static Thread) -> Then {
         }
     }
     let call = [frame.rdi, frame.rsi, frame.rdx, frame.r10, frame.r8, 0];
-    Then::Result(tree::execute::leave(frame, thread, frame.rax, call, 0))
+    Then::Result(tree::execute::leave(thread, frame.mask, frame.rax, call, 0))
 }
 
 /// `/proc/self/exe` is the launcher; the program means itself.

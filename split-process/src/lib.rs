@@ -67,7 +67,7 @@ pub use notice::{
 };
 pub use park::{park_all, set_pending, Parked};
 pub use restore::{Restorer, RunBuffer};
-pub use signals::with_signals_blocked;
+pub use signals::{block_signals, with_signals_blocked};
 pub use snapshot::{may_be_unforkable, Snapshot};
 pub use start::{set_hooks, start};
 pub use threads::Job;

@@ -14,7 +14,8 @@
 //! |---|---|
 //! | the rank's (the root of a tree) | is held, and reported by [`next_notice`]; in the tree's table it counts as announced until it is over |
 //! | a member of the tree | is held; the member's control thread looks at [`held_since`] and at the table |
-//! | a child in neither | is the program's: there is nobody to ask |
+//! | a child that borrows a member's memory (`vfork`, `posix_spawn`) | stays pending, blocked, until the child has executed a program that is a member |
+//! | a child in none of these | is the program's: there is nobody to ask |
 
 use crate::book::book;
 use crate::threads::Thread;
@@ -125,6 +126,8 @@ enum Asks {
     Listener,
     /// The control thread of a member of a tree.
     Member(&'static tree::Place),
+    /// The member that it is about to become.
+    Borrower,
 }
 
 /// `None`: nobody does.
@@ -132,8 +135,11 @@ fn who_asks() -> Option<Asks> {
     if LISTENER.load(Ordering::Relaxed) == calls::kernel_pid() {
         return Some(Asks::Listener);
     }
-    let member = tree::own().filter(|_| calls::is_process());
-    member.map(Asks::Member)
+    let member = tree::own()?;
+    if calls::is_process() {
+        return Some(Asks::Member(member));
+    }
+    calls::borrows().then_some(Asks::Borrower)
 }
 
 /// Whether the program has sent it, by one of its processes or as the end of something it has started.
@@ -171,6 +177,12 @@ pub unsafe extern "C" fn handler(signal: i32, info: *const u64, context: usize) 
     let Some(asks) = who_asks() else {
         return to_program(number);
     };
+    // SAFETY: GS points to this thread's record.
+    let thread: &'static Thread = unsafe { &*(base::block() as *const Thread) };
+    if matches!(asks, Asks::Borrower) {
+        // SAFETY: the kernel's siginfo and context.
+        return unsafe { keep_pending(thread, number, info, context) };
+    }
     let place = &PLACES[number];
     let passed = place
         .state
@@ -202,14 +214,60 @@ pub unsafe extern "C" fn handler(signal: i32, info: *const u64, context: usize) 
                 crate::threads::wake(&ARRIVALS);
             }
             Asks::Member(own) => own.wake(),
+            Asks::Borrower => {}
         }
     }
-    // SAFETY: GS points to this thread's record.
-    let thread: &'static Thread = unsafe { &*(base::block() as *const Thread) };
     if thread.depth() == 1 {
         wait::undisturbed(thread, context);
     }
     0
+}
+
+/// In a child that borrows this memory: what is from outside is sent again and blocked in `context`, so that it is there
+/// for the program that the child executes. What the handler answers.
+///
+/// # Safety
+/// As for [`handler`].
+unsafe fn keep_pending(
+    thread: &'static Thread,
+    number: usize,
+    info: *const u64,
+    context: usize,
+) -> u32 {
+    let own = calls::kernel_pid();
+    // SAFETY: the kernel's siginfo.
+    if unsafe { is_own(info) } || thread.borrower.load(Ordering::Relaxed) == -own {
+        return to_program(number);
+    }
+    let bit = 1u64 << (number - 1);
+    if thread.borrower.swap(own, Ordering::Relaxed) != own {
+        thread.borrower_holds.store(0, Ordering::Relaxed);
+    }
+    thread.borrower_holds.fetch_or(bit, Ordering::Relaxed);
+    // SAFETY: the mask in the kernel's context of this handler; the kernel reads the 128 bytes, and a process may send
+    // itself any. Every signal is blocked here.
+    unsafe {
+        *((context + wait::MASK) as *mut u64) |= bit;
+        sys::syscall(
+            sys::RT_TGSIGQUEUEINFO,
+            [own as usize, own as usize, number, info as usize, 0, 0],
+        );
+    }
+    0
+}
+
+/// The mask a child that borrows this memory has given itself, without what is blocked for it here. Nothing more is held
+/// back from it if it `leaves` the tree.
+pub fn mask_of_borrower(thread: &Thread, mask: u64, leaves: bool) -> u64 {
+    let own = calls::kernel_pid();
+    let holds = match thread.borrower.load(Ordering::Relaxed) == own {
+        true => thread.borrower_holds.load(Ordering::Relaxed),
+        false => 0,
+    };
+    if leaves {
+        thread.borrower.store(-own, Ordering::Relaxed);
+    }
+    mask & !holds
 }
 
 /// What the program itself wants done: 1 if its handler is to be called.

@@ -195,6 +195,13 @@ pub fn set_mask(mask: u64) -> u64 {
     old
 }
 
+/// Blocks the signals of `mask` (bit n is signal n + 1) in this thread, too, and returns the old mask.
+pub fn block_signals(mask: u64) -> u64 {
+    let old = set_mask(!0);
+    set_mask(old | mask);
+    old
+}
+
 /// Runs `f` with every signal blocked, so that threads it creates (helpers of an MPI library)
 /// never run a handler of the program: they would do it with the wrong FS.
 pub fn with_signals_blocked<R>(f: impl FnOnce() -> R) -> R {

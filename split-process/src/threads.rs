@@ -8,7 +8,7 @@ use mana_raw::entry::{self, Frame, RED_ZONE};
 use mana_raw::layout::ThreadBlock;
 use mana_raw::{base, shim, sys};
 use std::cell::UnsafeCell;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Work for a parked thread.
@@ -47,6 +47,10 @@ pub struct Thread {
     pub robust: [AtomicUsize; 2],
     /// What the thread executed last, as the kernel takes it; see `tree::execute`.
     pub words: AtomicUsize,
+    /// The child that borrows the process's memory and this record (`vfork`), as the kernel numbers it, and the signals
+    /// that are held back for it (bit n is signal n + 1); see `notice`.
+    pub borrower: AtomicI32,
+    pub borrower_holds: AtomicU64,
     /// How the thread enters the upper half: FS, stack, target.
     start: UnsafeCell<[usize; 3]>,
 }

@@ -25,6 +25,8 @@ const RAX: usize = 144;
 const RCX: usize = 152;
 /// Instruction pointer.
 pub const RIP: usize = 168;
+/// Signal mask.
+pub const MASK: usize = 296;
 
 const EINTR: isize = -4;
 

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::{channel, Receiver, Sender};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use libckpt::config::OnError;
@@ -54,6 +54,10 @@ struct Control {
 
 static CONTROL: OnceLock<Control> = OnceLock::new();
 static AGENT: OnceLock<Agent> = OnceLock::new();
+/// Whether the attempt to register this rank is over.
+static REGISTERED: (Mutex<bool>, Condvar) = (Mutex::new(false), Condvar::new());
+/// A signal that comes before waits for that no longer than this.
+const REGISTERING: Duration = Duration::from_secs(5);
 
 /// This rank's storage and its place in the job, as the control thread found them.
 pub struct Place {
@@ -396,14 +400,22 @@ fn spawn_agent(place: &Place) -> Result<(), Failure> {
         fd_floor: 0,
     };
     let hooks = rank::Rank::new(Arc::clone(session), place.incarnation, place.thread_level);
-    let agent = Agent::spawn(options, Box::new(hooks))?;
-    AGENT.set(agent).map_err(|_| "the agent runs already")?;
+    // The coordinator says that the job is under control as soon as it knows of the last rank.
     crate::notices::begin();
-    Ok(())
+    let agent = Agent::spawn(options, Box::new(hooks))
+        .map_err(Failure::from)
+        .and_then(|agent| Ok(AGENT.set(agent).map_err(|_| "the agent runs already")?));
+    let (registered, changed) = &REGISTERED;
+    *registered.lock().unwrap_or_else(PoisonError::into_inner) = true;
+    changed.notify_all();
+    agent
 }
 
 /// Asks for a last checkpoint, since this signal has come. False: nobody can take one.
 pub fn announce(signal: i32) -> bool {
+    let (registered, changed) = &REGISTERED;
+    let over = registered.lock().unwrap_or_else(PoisonError::into_inner);
+    drop(changed.wait_timeout_while(over, REGISTERING, |over| !*over));
     let agent = AGENT.get().filter(|agent| agent.is_connected());
     if let Some(agent) = agent {
         agent.signal(signal);

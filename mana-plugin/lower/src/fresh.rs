@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use mana::spec::LaunchSpec;
 use split_process::{Hooks, Launch};
 
-use crate::{awaited, control, job, mpi, tree, Failure};
+use crate::{awaited, control, job, mpi, notices, tree, Failure};
 
 /// The glue's part in the split process.
 pub fn hooks() -> Hooks {
@@ -48,7 +48,7 @@ pub fn enter() -> Result<Infallible, Failure> {
         upper_library_path: spec.stub.iter().map(|s| s.directory.clone()).collect(),
         mask: None,
     };
-    let resolved = launch.resolve()?;
+    let mut resolved = launch.resolve()?;
     if spec.adapter.is_none() {
         tree::member::set_name(&resolved.program);
         // Children are carried too; without this a living one makes a checkpoint fail by name.
@@ -56,6 +56,8 @@ pub fn enter() -> Result<Infallible, Failure> {
             log::warn!("{e}");
         }
         // No MPI_Init will come: the job has one rank, and begins here.
+        // A signal that comes once the job is said to be under control waits for its handler.
+        resolved.launch.mask = Some(notices::block());
         control::begin_job(None, -1)?;
     } else {
         awaited::begin();

@@ -33,7 +33,7 @@ fn configured() -> Option<(u64, u64)> {
     }
 }
 
-/// From here on such signals are held back. On the control thread, once this rank is registered.
+/// From here on such signals are held back. On the control thread, before this rank is registered.
 pub fn begin() {
     let Some((always, unhandled)) = configured() else {
         return;
@@ -45,6 +45,12 @@ pub fn begin() {
         Ok(_) => split_process::hold_signals(always, unhandled),
         Err(e) => log::warn!("no thread for signals: no last checkpoint before the end: {e}"),
     }
+}
+
+/// Blocks them in the calling thread; its mask before (bit n is signal n + 1).
+pub fn block() -> u64 {
+    let (always, unhandled) = configured().unwrap_or_default();
+    split_process::block_signals((always | unhandled) >> 1)
 }
 
 /// Those held back, and until when whatever happens.

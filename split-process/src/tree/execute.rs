@@ -46,6 +46,10 @@ fn forget_words(thread: &Thread) {
 /// `None`: by the root, and to be done as without a tree.
 pub fn execute(frame: &Frame, thread: &'static Thread) -> Option<isize> {
     let call = [frame.rdi, frame.rsi, frame.rdx, frame.r10, frame.r8, 0];
+    let mut mask = frame.mask;
+    if !is_process() {
+        mask = notice::mask_of_borrower(thread, mask, false);
+    }
     let instead = (frame.rax == sys::EXECVE && frame.rdi != 0)
         .then(|| {
             let on_execute = crate::start::hooks().on_execute?;
@@ -55,7 +59,7 @@ pub fn execute(frame: &Frame, thread: &'static Thread) -> Option<isize> {
                 path,
                 frame.rsi as *const *const libc::c_char,
                 frame.rdx as *const *const libc::c_char,
-                frame.mask,
+                mask,
             )
         })
         .flatten();
@@ -84,7 +88,7 @@ pub fn execute(frame: &Frame, thread: &'static Thread) -> Option<isize> {
     // anew, with everything.
     let root = is_process() && !super::is_member();
     let blocked = if root { 0 } else { notice::mask() };
-    let result = leave(frame, thread, sys::EXECVE, call, blocked);
+    let result = leave(thread, mask, sys::EXECVE, call, blocked);
     forget_words(thread);
     Some(result)
 }
@@ -106,7 +110,17 @@ fn plainly(frame: &Frame, thread: &'static Thread, call: [usize; 6]) -> isize {
     if let Some(place) = place {
         place.set_plain(true);
     }
-    let result = leave(frame, thread, frame.rax, call, 0);
+    // What is not there is not executed: the child goes on.
+    // SAFETY: the program's path, which the kernel checks.
+    let there = || unsafe {
+        let access = [frame.rdi, libc::X_OK as usize, 0, 0, 0, 0];
+        frame.rax != sys::EXECVE || sys::syscall(libc::SYS_access as usize, access) == 0
+    };
+    let mask = match made && there() {
+        true => notice::mask_of_borrower(thread, frame.mask, true),
+        false => frame.mask,
+    };
+    let result = leave(thread, mask, frame.rax, call, 0);
     if let Some(place) = place {
         place.set_plain(false);
         if made {
@@ -116,12 +130,12 @@ fn plainly(frame: &Frame, thread: &'static Thread, call: [usize; 6]) -> isize {
     result
 }
 
-/// The call itself, as if from the program: its mask (and `blocked`), and not inside the lower half (whose depth
+/// The call itself, as if from the program: with its `mask` (and `blocked`), and not inside the lower half (whose depth
 /// outlives a child that borrows it). A park signal that comes meanwhile is ignored: what is executed has
 /// no handler for it yet, and would end.
 pub fn leave(
-    frame: &Frame,
     thread: &'static Thread,
+    mask: u64,
     number: usize,
     call: [usize; 6],
     blocked: u64,
@@ -135,7 +149,7 @@ pub fn leave(
         notice::carry(thread);
     }
     thread.with_block(|block| block.in_lower -= 1);
-    signals::set_mask(frame.mask | blocked);
+    signals::set_mask(mask | blocked);
     // SAFETY: the program's call, or one whose words live in `thread.words`.
     let result = unsafe { sys::syscall(number, call) };
     signals::set_mask(!0);

@@ -63,16 +63,11 @@ fn node_lost(context: &Context) -> Result<Verdict> {
     setup.hold();
     let slow = line(tree, place.path(), tree.slow)?;
     let stores = setup.stores();
-    let on_global = || {
-        let all = stores.generations();
-        let whole = all
-            .iter()
-            .filter(|(_, g)| g.committed() && !g.global.is_empty());
-        whole.count()
-    };
     let mut job = launch(&setup, &["--fresh"], &slow)?;
+    // The images alone are not the level: its manifest comes after them.
     job.until("a generation on the global level", LIMIT, |job| {
-        (on_global() > 0 && job.processes().len() >= tree.processes).then_some(())
+        let complete = job.messages().contains("complete on level global");
+        (complete && job.processes().len() >= tree.processes).then_some(())
     })?;
     let processes = job.processes().len();
     let failed = setup.mana("fail-node", &["0"], LIMIT)?;
