@@ -171,9 +171,7 @@ unsafe fn borrower_action(frame: &Frame) -> Then {
         return Then::Native;
     }
     // SAFETY: the program's call, with a look at the old action only.
-    Then::Result(unsafe {
-        sys::syscall(frame.rax, [frame.rdi, 0, frame.rdx, frame.r10, 0, 0])
-    })
+    Then::Result(unsafe { sys::syscall(frame.rax, [frame.rdi, 0, frame.rdx, frame.r10, 0, 0]) })
 }
 
 /// Makes a call here with the kernel's numbers in place of the program's, its first two arguments: a

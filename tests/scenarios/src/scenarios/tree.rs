@@ -2,6 +2,7 @@
 //! says natively.
 
 mod announced;
+mod early;
 mod elsewhere;
 
 use std::path::{Path, PathBuf};
@@ -120,6 +121,7 @@ pub fn all() -> Vec<Scenario> {
     ));
     scenarios.extend(announced::all());
     scenarios.extend(elsewhere::all());
+    scenarios.extend(early::all());
     scenarios
 }
 
