@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::store::{create_sealed, make_dir, names, read_sealed, remove_file, write_sealed, Store};
-use crate::{Error, GenerationId};
+use crate::{Error, GenerationId, Topology};
 
 const INCARNATION: [u8; 8] = *b"incarntn";
 const COMMITTED: [u8; 8] = *b"committd";
@@ -43,6 +43,8 @@ pub struct Incarnation {
     pub restart_count: u32,
     /// The batch system's name of the job it belongs to; restart counts of different ones cannot be compared.
     pub batch_job: Option<String>,
+    /// Where its ranks were, and who kept whose copies.
+    pub topology: Topology,
 }
 
 impl Incarnation {

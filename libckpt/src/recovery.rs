@@ -171,11 +171,34 @@ pub fn recover(session: &Session, wish: Wish, all: &dyn Collective) -> Result<Ou
         rejected.push(match wish.generation {
             Some(id) => format!("generation {id}: not there"),
             None => {
-                "something was committed, but no node of this start and no directory that all see holds any of it: it may be on other nodes, where the job ran before; start it again with those".to_owned()
+                "something was committed, but no node of this start and no directory that all see holds any of it".to_owned()
             }
         });
     }
+    rejected.extend(elsewhere(session));
     Err(Error::NothingIntact { reasons: rejected })
+}
+
+/// Hosts named in a line; of more the number is told.
+const NAMED: usize = 32;
+
+/// The hosts of the last start that has committed something, of which this start has none: what is missing may be there.
+fn elsewhere(session: &Session) -> Option<String> {
+    let last = session.records().newest_commit().ok()??;
+    let here = &session.topology().names;
+    let others = last.topology.names.iter().filter(|n| !here.contains(n));
+    let others: Vec<&str> = others.map(String::as_str).collect();
+    let named = others.get(..NAMED.min(others.len()))?.join(",");
+    let more = match others.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    (!others.is_empty()).then(|| {
+        format!(
+            "start {} of the job ran on {named}{more}, where none of this start's ranks is: start it again with those of them that live (Slurm: -w {named})",
+            last.number
+        )
+    })
 }
 
 /// The same data on all ranks.

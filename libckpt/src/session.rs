@@ -199,6 +199,7 @@ impl Session {
                 created: now(),
                 restart_count: beginning.restart_count,
                 batch_job: identity::batch_job(&|name: &str| std::env::var(name).ok()),
+                topology: self.topology.clone(),
             };
             self.records.begin(incarnation)
         };

@@ -22,7 +22,7 @@ pub struct Place {
 }
 
 /// The nodes of a job.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Topology {
     /// Names of the nodes.
     pub names: Vec<String>,

@@ -194,6 +194,35 @@ fn ranks_may_sit_on_other_nodes() {
 }
 
 #[test]
+fn a_start_elsewhere_is_told_where_the_job_was() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let c = config(dir.path(), 3);
+    first_start(&c, &[Level::Partner], &[]);
+    let on = |names: [&str; 4]| {
+        let mut told = run(RANKS, |all| {
+            let topology = Topology {
+                names: names.map(str::to_owned).to_vec(),
+                node_of: (0..RANKS).collect(),
+                partner_of: (0..RANKS).map(|n| (n + 1) % RANKS).collect(),
+            };
+            let session = Session::with_topology(&c, "j", SECRET, topology, all).expect("open");
+            let outcome = recover(&session, Wish::default(), all);
+            all.barrier().expect("barrier");
+            outcome.map(drop).map_err(|e| e.to_string())
+        });
+        told.dedup();
+        assert_eq!(told.len(), 1, "{told:?}");
+        told.remove(0)
+    };
+    (0..RANKS).for_each(|n| lose(&c, n));
+    let reason = on(["n7", "node1", "n8", "n9"]).expect_err("nothing is here");
+    assert!(reason.contains("on node0,node2,node3, where"), "{reason}");
+    assert!(reason.contains("-w node0,node2,node3"), "{reason}");
+    let reason = on(["node0", "node1", "node2", "node3"]).expect_err("nothing is here");
+    assert!(!reason.contains("Slurm"), "{reason}");
+}
+
+#[test]
 fn every_damage_falls_to_the_next_source() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let damages: [fn(&Path); 4] = [
@@ -324,6 +353,7 @@ fn two_starts_at_once_get_two_numbers() {
             created: 0,
             restart_count: 0,
             batch_job: None,
+            topology: crate::Topology::default(),
         };
         records.begin(incarnation).expect("begin").number
     });

@@ -337,6 +337,7 @@ mod tests {
                 created: 0,
                 restart_count: 0,
                 batch_job: None,
+                topology: libckpt::Topology::default(),
             },
             committed,
         }

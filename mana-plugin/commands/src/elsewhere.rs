@@ -98,6 +98,7 @@ mod tests {
                 created,
                 restart_count: 0,
                 batch_job: None,
+                topology: libckpt::Topology::default(),
             };
             let begun = records.begin(incarnation).expect("begun");
             if committed {

@@ -382,6 +382,7 @@ mod tests {
                 created: 0,
                 restart_count,
                 batch_job: batch_job.map(str::to_owned),
+                topology: libckpt::Topology::default(),
             });
             let number = begun.expect("begun").number;
             if commits {
