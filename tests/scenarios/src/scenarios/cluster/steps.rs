@@ -80,9 +80,11 @@ pub fn run(context: &Context, mpi: Mpi) -> Result<Verdict> {
     let mut steps = Vec::new();
     let text = loop {
         let text = std::fs::read_to_string(&output).unwrap_or_default();
-        // The step that ends may have a copy, too.
-        let parallel = text.split_once("RESULT ").map_or("", |(_, rest)| rest);
-        let complete = identities(parallel, "complete on level partner");
+        // The step that ends may have a copy, too, also after its result.
+        let (first, parallel) = text.split_once("RESULT ").unwrap_or_default();
+        let ended = identities(first, " ");
+        let mut complete = identities(parallel, "complete on level partner");
+        complete.retain(|step| !ended.contains(step));
         if steps.is_empty() && complete.len() >= 2 {
             steps = complete;
             cluster
