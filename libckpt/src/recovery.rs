@@ -88,6 +88,8 @@ pub struct Recovered {
     pub sources: Vec<Source>,
     /// What was found bad on the way, on all ranks.
     pub rejected: Vec<String>,
+    /// The levels on which nothing of it is missing.
+    pub whole: Vec<Level>,
 }
 
 /// How to choose.
@@ -152,6 +154,10 @@ pub fn recover(session: &Session, wish: Wish, all: &dyn Collective) -> Result<Ou
                 .filter(|h| h.generation == id)
                 .flat_map(|h| h.complete.iter().copied())
                 .collect();
+            let untouched = sources.iter().all(|s| *s == Source::Here(Copy::Own));
+            let whole = complete.iter().copied();
+            let whole = whole.filter(|level| untouched || *level == Level::Global);
+            let whole = whole.collect();
             *session
                 .adopting
                 .lock()
@@ -164,6 +170,7 @@ pub fn recover(session: &Session, wish: Wish, all: &dyn Collective) -> Result<Ou
                 source,
                 sources,
                 rejected,
+                whole,
             }));
         }
     }

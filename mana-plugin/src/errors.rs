@@ -4,6 +4,7 @@
 //! Lower half.
 
 use crate::entry;
+use crate::explanations;
 use crate::state::{core, Errhandler, Outcome};
 use crate::upcall;
 use mana_raw::layout::AGAIN;
@@ -56,6 +57,7 @@ pub fn raise(comm: u64, code: i32, name: &str) -> i32 {
 /// Does with an error on `object` (a word) what its handler says; `place` tells a human where it was.
 #[cold]
 pub fn handle_error(handler: u64, object: u64, code: i32, place: impl FnOnce() -> String) -> i32 {
+    let code = explanations::code(code);
     match handler {
         MPI_ERRORS_RETURN => code,
         MPI_ERRORS_THROW_EXCEPTIONS => {
@@ -81,8 +83,9 @@ pub fn handle_error(handler: u64, object: u64, code: i32, place: impl FnOnce() -
                 place(),
                 text(code)
             );
+            let class = explanations::class(code).unwrap_or(code);
             // SAFETY: a query of a constant.
-            let native = unsafe { (core().adapter.extras.error_code)(code) };
+            let native = unsafe { (core().adapter.extras.error_code)(class) };
             abort(on, native)
         }
     }
@@ -115,6 +118,10 @@ pub fn text(code: i32) -> String {
     if let Some((_, _, text)) = c.state.codes.iter().find(|(k, _, _)| *k == code) {
         return String::from_utf8_lossy(text).into_owned();
     }
+    if let Some(text) = explanations::text(code) {
+        return String::from_utf8_lossy(&text).into_owned();
+    }
+    let code = explanations::class(code).unwrap_or(code);
     let mut buf = [0 as c_char; MPI_MAX_ERROR_STRING as usize];
     // SAFETY: the buffer has the length that is passed.
     let rc = unsafe { (c.adapter.extras.error_string)(code, buf.as_mut_ptr(), buf.len()) };
@@ -251,6 +258,7 @@ pub unsafe extern "C" fn MPI_Error_class(errorcode: i32, errorclass: *mut i32) -
     let class = code_index(errorcode)
         .and_then(|at| core().state.codes.get(at))
         .map_or(errorcode, |c| c.1);
+    let class = explanations::class(class).unwrap_or(class);
     // SAFETY: an output argument.
     unsafe { *errorclass = class };
     MPI_SUCCESS
@@ -392,6 +400,7 @@ pub unsafe extern "C" fn MPI_Comm_call_errhandler(comm: u64, errorcode: i32) -> 
     if let Err(code) = core().comm(comm).map(|_| ()) {
         return raise(comm, code, "MPI_Comm_call_errhandler");
     }
+    explanations::forget();
     raise(comm, errorcode, "MPI_Comm_call_errhandler");
     MPI_SUCCESS
 }

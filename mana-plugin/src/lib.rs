@@ -31,6 +31,7 @@ mod dynamic;
 mod entry;
 mod errors;
 mod events;
+mod explanations;
 mod failed;
 mod failures;
 mod farewells;

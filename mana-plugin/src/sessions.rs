@@ -353,6 +353,7 @@ pub unsafe extern "C" fn MPI_Session_call_errhandler(session: u64, errorcode: i3
     if let Err(code) = self::session(session).map(|_| ()) {
         return finish(Err(code), MPI_COMM_WORLD, "MPI_Session_call_errhandler");
     }
+    crate::explanations::forget();
     raise(session, errorcode, "MPI_Session_call_errhandler");
     MPI_SUCCESS
 }

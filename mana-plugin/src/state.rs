@@ -8,6 +8,7 @@
 
 use crate::buffers::Owner;
 use crate::drained::Queue;
+use crate::explanations::Explanations;
 use crate::files::{Datarep, File};
 use crate::gate::Gate;
 use crate::group::Members;
@@ -499,6 +500,8 @@ pub struct State {
     pub keyvals: Slab<Keyval>,
     /// Error classes and codes of the program: code, class, text; see `errors`.
     pub codes: Vec<(i32, i32, Vec<u8>)>,
+    /// What libraries have said of errors.
+    pub explanations: Explanations,
     /// Buffered sends.
     pub buffer: Option<AttachedBuffer>,
     /// Messages sent to each world rank.
@@ -550,6 +553,7 @@ impl State {
             errhandlers: Slab::starting_at(FIRST_INDEX),
             keyvals: Slab::starting_at(FIRST_INDEX),
             codes: Vec::new(),
+            explanations: Explanations::default(),
             buffer: None,
             sent: Vec::new(),
             received: Vec::new(),
@@ -565,7 +569,7 @@ impl State {
 }
 
 /// Version of [`State`].
-pub const VERSION: u32 = 11;
+pub const VERSION: u32 = 12;
 
 /// The layer's state in this process.
 pub struct Core {

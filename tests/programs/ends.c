@@ -23,6 +23,10 @@ int main(int argc, char **argv)
         if (!strcmp(how, "abort-zero")) MPI_Abort(MPI_COMM_WORLD, 0);
         if (!strcmp(how, "abort-large")) MPI_Abort(MPI_COMM_WORLD, 300);
         if (!strcmp(how, "abort-self")) MPI_Abort(MPI_COMM_SELF, 38);
+        if (!strcmp(how, "abort-code")) {
+            MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
+            MPI_Abort(MPI_COMM_WORLD, MPI_Send(&value, 1, MPI_INT, 99, 1, MPI_COMM_WORLD));
+        }
         if (!strcmp(how, "root")) MPI_Bcast(&value, 1, MPI_INT, 99, MPI_COMM_SELF);
         if (!strcmp(how, "rank")) MPI_Send(&value, 1, MPI_INT, 99, 1, MPI_COMM_WORLD);
         if (!strcmp(how, "tag")) MPI_Send(&value, 1, MPI_INT, 0, -5, MPI_COMM_WORLD);

@@ -18,7 +18,12 @@ static void note(const char *what, int code)
 {
     int class = -1;
     MPI_Error_class(code, &class);
-    if (show && world_rank == 0) fprintf(stderr, "%-28s %d\n", what, class);
+    if (show && world_rank == 0) {
+        char text[MPI_MAX_ERROR_STRING];
+        int length;
+        MPI_Error_string(code, text, &length);
+        fprintf(stderr, "%-28s %d %s\n", what, class, text);
+    }
     hash = fold(hash, (uint64_t)class);
 }
 
@@ -103,6 +108,33 @@ static void mistakes(void)
     TRY(MPI_Dims_create(5, 1, dims));
 }
 
+/* What the library says of an error beyond its class, if it does, and a code that stays that error's. */
+static void explanations(void)
+{
+    static int first;
+    static char said[MPI_MAX_ERROR_STRING];
+    char text[MPI_MAX_ERROR_STRING];
+    int data = 0, length, class;
+    MPI_File file;
+    int code = MPI_Bcast(&data, 1, MPI_INT, 99, comm);
+    MPI_Error_string(code, text, &length);
+    hash = fold(hash, strstr(text, "99") != NULL);
+    if (!first) {
+        first = code;
+        strcpy(said, text);
+    }
+    MPI_Error_class(first, &class);
+    CHECK(class == MPI_ERR_ROOT, "class %d of an error of before", class);
+    MPI_Error_string(first, text, &length);
+    CHECK(strncmp(text, said, 12) == 0, "text of an error of before: %s, it was %s", text, said);
+    code = MPI_Recv(&data, 1, MPI_INT, 0, -77, comm, MPI_STATUS_IGNORE);
+    MPI_Error_string(code, text, &length);
+    hash = fold(hash, strstr(text, "-77") != NULL);
+    code = MPI_File_open(MPI_COMM_SELF, "no-such-file", MPI_MODE_RDONLY, MPI_INFO_NULL, &file);
+    MPI_Error_string(code, text, &length);
+    hash = fold(hash, strstr(text, "no-such-file") != NULL);
+}
+
 int main(int argc, char **argv)
 {
     start(&argc, &argv);
@@ -122,6 +154,7 @@ int main(int argc, char **argv)
     for (long round = 0; round < rounds; round++) {
         MPI_Comm_set_errhandler(comm, MPI_ERRORS_RETURN);
         mistakes();
+        explanations();
         show = 0;
         MPI_Comm_set_errhandler(comm, own);
         int before = handled, byte = 0;

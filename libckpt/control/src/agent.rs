@@ -15,7 +15,7 @@ use crate::connect::{after, await_message, Target};
 use crate::protocol::{FromRank, Registration, Rejoin, ToRank};
 use crate::service::Service;
 use crate::wire::{above, Wire};
-use crate::{ControlError, Outcome, RankHooks, Request, Secret, Settings};
+use crate::{ControlError, Outcome, RankHooks, Request, Resumed, Secret, Settings};
 
 /// Who this rank is, and where its coordinator listens.
 #[derive(Clone, Debug)]
@@ -36,6 +36,8 @@ pub struct AgentOptions {
     pub program: String,
     /// The number the next generation should have (the coordinator takes the largest of all ranks).
     pub next_number: u64,
+    /// What the job has resumed from, on rank 0, if it has.
+    pub resumed: Option<Resumed>,
     /// What this rank was configured with; the coordinator follows rank 0's unless it has its own.
     pub settings: Settings,
     /// `host:port` of the coordinator, in the order to try.
@@ -80,6 +82,7 @@ impl AgentOptions {
             next_number: self.next_number,
             settings: self.settings.clone(),
             rejoin,
+            resumed: self.resumed.clone().filter(|_| rejoin.is_none()),
         })))?;
         let answer = await_message(&mut wire, deadline, "registration")?;
         match exactly(&answer, &wire.peer)? {

@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -77,6 +78,19 @@ impl fmt::Display for GenerationId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}", self.incarnation, self.number)
     }
+}
+
+/// The generation that a start has resumed from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resumed {
+    /// Its name.
+    pub generation: GenerationId,
+    /// The levels on which nothing of it is missing.
+    pub levels: Vec<Level>,
+    /// Bytes of all its images.
+    pub bytes: u64,
+    /// Time since it was begun.
+    pub age: Duration,
 }
 
 /// A checkpoint being taken.

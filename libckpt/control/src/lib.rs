@@ -35,7 +35,7 @@ pub use client::{Client, Request};
 pub use coordinator::{Coordinator, CoordinatorOptions, Needed};
 pub use error::ControlError;
 pub use event::{Event, EventLog, Record};
-pub use generation::{Checkpoint, GenerationId, Level};
+pub use generation::{Checkpoint, GenerationId, Level, Resumed};
 pub use hooks::{
     CaptureStarted, CommSeq, DrainReport, EndHow, GatePoll, ImageReport, Outcome, RankHooks,
     Started, StepError,

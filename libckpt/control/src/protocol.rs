@@ -11,12 +11,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     CaptureStarted, Checkpoint, CommSeq, DrainReport, EndHow, GatePoll, GenerationId,
-    GenerationStatus, ImageReport, Level, Outcome, Place, Request, Settings, Started, Status,
+    GenerationStatus, ImageReport, Level, Outcome, Place, Request, Resumed, Settings, Started, Status,
     StepError,
 };
 
 /// Version of handshake and messages; both sides must have the same.
-pub(crate) const VERSION: u16 = 5;
+pub(crate) const VERSION: u16 = 6;
 /// Longest payload a coordinator accepts from a rank or tool.
 pub(crate) const MAX_TO_COORDINATOR: usize = 4 << 20;
 /// Longest payload a rank or tool accepts from the coordinator (the reports of a million ranks).
@@ -39,6 +39,8 @@ pub(crate) struct Registration {
     pub next_number: u64,
     pub settings: Settings,
     pub rejoin: Option<Rejoin>,
+    /// Rank 0 of a resume, at its first registration.
+    pub resumed: Option<Resumed>,
 }
 
 /// The rank has lost its connection and comes back.

@@ -102,13 +102,13 @@ pub struct LevelStatus {
     pub interval: Option<f64>,
     /// Seconds until the next is due (negative: overdue).
     pub next_due: Option<f64>,
-    /// The last generation complete on this level in this incarnation.
+    /// The last generation complete on this level: of this start, or the one it has resumed from, if nothing of that is missing.
     pub last: Option<GenerationId>,
-    /// Seconds since then.
+    /// Seconds since then; of one of an earlier start, since it was begun.
     pub age: Option<f64>,
     /// Bytes of all its images.
     pub bytes: Option<u64>,
-    /// How long it took to get there: the writing of the images (local), or the work for this level.
+    /// How long it took to get there, in this start: the writing of the images (local), or the work for this level.
     pub seconds: Option<f64>,
     /// Bytes a second, over all ranks.
     pub bandwidth: Option<f64>,

@@ -199,6 +199,7 @@ fn agent_options(rank: u32, size: u32, rendezvous: &Rendezvous) -> AgentOptions 
         node: rank / 2,
         program: "notes".into(),
         next_number: 5,
+        resumed: None,
         settings: Settings {
             stopped_limit: Duration::from_secs(5),
             ..Settings::default()

@@ -111,6 +111,7 @@ fn options(rank: u32, coordinator: &Coordinator, limit: Duration) -> AgentOption
         node: rank,
         program: "test".into(),
         next_number: 1,
+        resumed: None,
         settings: Settings::default(),
         addresses: rendezvous.addresses,
         secret: rendezvous.secret,

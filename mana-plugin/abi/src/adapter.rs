@@ -16,7 +16,7 @@ pub const ADAPTER_SYMBOL: &core::ffi::CStr = c"mana_adapter_v1";
 /// "mana-adp" in memory order.
 pub const ADAPTER_MAGIC: u64 = u64::from_le_bytes(*b"mana-adp");
 /// Version of [`AdapterTable`].
-pub const ADAPTER_VERSION: u32 = 7;
+pub const ADAPTER_VERSION: u32 = 8;
 
 /// The libraries an adapter can be built for.
 #[repr(u32)]
@@ -100,6 +100,9 @@ pub struct Extras {
     ) -> i32,
     /// The library's text for a standard error class, NUL-terminated, at most `len` bytes.
     pub error_string: unsafe extern "C" fn(class: i32, text: *mut c_char, len: usize) -> i32,
+    /// What the library says of the last error that this thread has got from it, once: its standard class, or `MPI_SUCCESS`
+    /// if there is none that was not asked for. `text` ends with a NUL after at most `len` bytes; it may be null with 0.
+    pub last_error: unsafe extern "C" fn(text: *mut c_char, len: usize) -> i32,
     /// The library's number of a standard error class, for an exit code.
     pub error_code: unsafe extern "C" fn(class: i32) -> i32,
     /// The library's code for an invalid handle of the tool interface, or session.

@@ -37,6 +37,10 @@ pub use handles::{
 pub use status::Status;
 pub use windows::{SharedMemory, SharedPart};
 
+/// Codes from here on stand for errors of which the library has said more than their class, which is their last byte. They have
+/// the same number in every ABI (but for that byte), beyond the codes that programs add.
+pub const EXPLAINED_CODES: i32 = 0x5000_0000;
+
 include!(concat!(env!("OUT_DIR"), "/procedures.rs"));
 
 /// Slot after the procedures: the stub hands over its callback entries ([`RegisterStub`]).

@@ -150,10 +150,29 @@ pub(crate) unsafe extern "C" fn tool_error(session: bool) -> i32 {
 
 /// [`mpi_std::Extras::error_string`]
 pub(crate) unsafe extern "C" fn error_text(class: i32, text: *mut c_char, len: usize) -> i32 {
+    // SAFETY: the caller's promise.
+    unsafe { text_of(t::class(class), text, len) }
+}
+
+/// [`mpi_std::Extras::last_error`]
+pub(crate) unsafe extern "C" fn last_error(text: *mut c_char, len: usize) -> i32 {
+    let (code, class) = t::last_error();
+    // SAFETY: the caller's promise.
+    if class != 0 && len > 0 && unsafe { text_of(code, text, len) } != 0 {
+        return 0;
+    }
+    class
+}
+
+/// The library's text for a code of its own, NUL-terminated, at most `len` bytes.
+///
+/// # Safety
+/// `text` has room for `len` bytes.
+unsafe fn text_of(code: i32, text: *mut c_char, len: usize) -> i32 {
     let mut buffer = [0 as c_char; 1024];
     let mut n = 0;
     // SAFETY: longer than any library's limit.
-    let rc = unsafe { ffi::MPI_Error_string(t::class(class), buffer.as_mut_ptr(), &mut n) };
+    let rc = unsafe { ffi::MPI_Error_string(code, buffer.as_mut_ptr(), &mut n) };
     if rc != 0 || len == 0 {
         return t::error(rc);
     }

@@ -46,6 +46,7 @@ static TABLE: AdapterTable = AdapterTable {
         send_watch: watch::send,
         recv_watch: watch::recv,
         error_string: by_hand::error_text,
+        last_error: by_hand::last_error,
         error_code: by_hand::error_code,
         tool_error: by_hand::tool_error,
         progress: watch::progress,

@@ -2,6 +2,7 @@
 //!
 //! Lower half. Nothing here allocates for short arrays, nothing panics.
 
+use core::cell::Cell;
 use core::ffi::c_void;
 use core::mem::{size_of, transmute_copy, MaybeUninit};
 
@@ -250,6 +251,16 @@ pub(crate) fn error(code: i32) -> i32 {
     }
 }
 
+thread_local! {
+    /// The last error this thread has got from the library: its code and standard class.
+    static LAST_ERROR: Cell<(i32, i32)> = const { Cell::new((0, 0)) };
+}
+
+/// The last error this thread has got from the library, once: its code and standard class; zeros: none.
+pub(crate) fn last_error() -> (i32, i32) {
+    LAST_ERROR.replace((0, 0))
+}
+
 #[cold]
 fn failure(code: i32) -> i32 {
     let mut class = 0;
@@ -258,7 +269,9 @@ fn failure(code: i32) -> i32 {
         return mpi_std::MPI_ERR_UNKNOWN;
     }
     // SAFETY: read-only data.
-    search(unsafe { &mana_error }, class, 1)
+    let class = search(unsafe { &mana_error }, class, 1);
+    LAST_ERROR.set((code, class));
+    class
 }
 
 /// Assertions about an epoch, bit by bit.

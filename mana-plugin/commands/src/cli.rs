@@ -3,6 +3,7 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -254,9 +255,32 @@ pub struct Status {
     /// End the job (with --checkpoint: once that is complete)
     #[arg(long)]
     pub kill: bool,
+    /// Take checkpoints of a level every so many seconds, until the job's next start (0: by hand only)
+    #[arg(long, value_name = "LEVEL=SECONDS", value_parser = interval, conflicts_with_all = ["checkpoint", "kill", "watch"])]
+    pub interval: Vec<(Level, Duration)>,
     /// Give up after this long
     #[arg(long, value_name = "SECONDS", default_value_t = 600)]
     pub timeout: u64,
+}
+
+fn interval(text: &str) -> Result<(Level, Duration), String> {
+    let (level, every) = text
+        .split_once('=')
+        .ok_or("LEVEL=SECONDS is wanted, as in local=600")?;
+    Ok((Level::from_str(level, true)?, interval_seconds(every)?))
+}
+
+/// An interval: a number of seconds, of a year at most, or zero.
+///
+/// # Errors
+/// What it is instead.
+pub fn interval_seconds(text: &str) -> Result<Duration, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if (0.0..=366.0 * 86400.0).contains(&seconds) => {
+            Ok(Duration::from_secs_f64(seconds))
+        }
+        _ => Err(format!("{text:?} is not a number of seconds")),
+    }
 }
 
 /// A storage level.
@@ -595,6 +619,16 @@ mod tests {
         };
         assert!(launch.fresh && launch.start.quiet);
         assert_eq!(launch.program, ["lmp", "--help", "-in", "x"]);
+    }
+
+    #[test]
+    fn intervals_are_those_of_levels() {
+        let of = |text| interval(text).ok();
+        assert_eq!(of("local=2.5"), Some((Level::Local, Duration::from_millis(2500))));
+        assert_eq!(of("global=0"), Some((Level::Global, Duration::ZERO)));
+        for wrong in ["60", "local", "local=", "nowhere=60", "local=-1", "local=never"] {
+            assert_eq!(of(wrong), None, "{wrong}");
+        }
     }
 
     /// README.md and the pages of the guide.

@@ -232,12 +232,6 @@ enum Order {
 
 fn parse(line: &str) -> Result<Order, String> {
     let words: Vec<&str> = line.split_whitespace().collect();
-    let seconds = |word: &str| match word.parse::<f64>() {
-        Ok(seconds) if (0.0..=366.0 * 86400.0).contains(&seconds) => {
-            Ok(Duration::from_secs_f64(seconds))
-        }
-        _ => Err(format!("{word:?} is not a number of seconds")),
-    };
     Ok(match words.as_slice() {
         [] => Order::Nothing,
         ["l"] => Order::List,
@@ -245,8 +239,8 @@ fn parse(line: &str) -> Result<Order, String> {
         ["c"] => Order::Checkpoint(None),
         ["c", level] => Order::Checkpoint(Some(level.parse()?)),
         ["i"] => Order::Intervals,
-        ["i", all] => Order::SetInterval(None, seconds(all)?),
-        ["i", level, one] => Order::SetInterval(Some(level.parse()?), seconds(one)?),
+        ["i", all] => Order::SetInterval(None, cli::interval_seconds(all)?),
+        ["i", level, one] => Order::SetInterval(Some(level.parse()?), cli::interval_seconds(one)?),
         ["k"] => Order::Kill,
         ["q"] => Order::Quit,
         ["h" | "?"] => Order::Help,

@@ -29,12 +29,17 @@ pub fn status(options: &cli::Status) -> Result<i32, Failure> {
         println!("job {}: told to end", rendezvous.job);
         return Ok(0);
     }
+    for (level, every) in &options.interval {
+        client.set_interval(level.to_control(), (!every.is_zero()).then_some(*every))?;
+    }
     if options.watch {
         return watch(options, &mut client);
     }
     let state = client.status()?;
     if options.json {
         println!("{}", serde_json::to_string_pretty(&state)?);
+    } else if !options.interval.is_empty() {
+        print!("{}", view::text::intervals(&state));
     } else {
         print!("{}", view::describe(&state));
     }

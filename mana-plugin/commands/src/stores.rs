@@ -16,6 +16,7 @@ use serde::Serialize;
 use crate::cli;
 use crate::job;
 use crate::message::{chain, Failure};
+use crate::run_directory::RunDirectory;
 use crate::settings;
 use crate::view::size;
 
@@ -212,7 +213,12 @@ struct Listed {
 /// `mana list`
 pub fn list(options: &cli::List) -> Result<i32, Failure> {
     let config = settings::load(&options.job.settings)?;
-    let id = job::stored(&options.job, &config.global_ckpt_dir)?;
+    let id = job::stored(&options.job, &config.global_ckpt_dir).map_err(|mut e| {
+        if let Some(runs) = runs(&config.global_ckpt_dir) {
+            e.text = format!("{}; {runs}", e.text);
+        }
+        e
+    })?;
     let catalog = Catalog::open(&config, &id)?;
     let mut rows = Vec::new();
     for generation in catalog.generations()? {
@@ -275,7 +281,22 @@ fn others(options: &cli::List, id: &str, global: &Path) -> Result<i32, Failure> 
         let names: Vec<_> = all.into_iter().map(|(name, _)| name).collect();
         println!("other jobs here (--id NAME): {}", names.join(", "));
     }
+    if let Some(runs) = runs(global).filter(|_| options.job.id.is_none()) {
+        println!("{runs}");
+    }
     Ok(0)
+}
+
+/// The runs of `mana start` in the current directory whose checkpoints are elsewhere than `global`, and how to ask for one.
+fn runs(global: &Path) -> Option<String> {
+    let mut all = RunDirectory::all().ok()?;
+    all.retain(|run| run.global() != global);
+    let first = all.first()?.name();
+    let names: Vec<_> = all.iter().map(RunDirectory::name).collect();
+    Some(format!(
+        "runs of mana start here: {} (--config {first}.run/mana.conf)",
+        names.join(", ")
+    ))
 }
 
 fn state_in_words(records: &Records) -> Result<String, Failure> {

@@ -7,13 +7,15 @@
 use std::collections::BTreeMap;
 use std::sync::mpsc::{channel, Receiver, Sender};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use libckpt::config::OnError;
 use libckpt::recovery::{self, Outcome as Recovery, Recovered, Wish};
 use libckpt::session::{Beginning, Session};
 use libckpt::{Collective, GenerationId};
-use mana_control::{Agent, AgentOptions, Event, EventLog, Outcome, Record, Request, Secret};
+use mana_control::{
+    Agent, AgentOptions, Event, EventLog, Outcome, Record, Request, Resumed, Secret,
+};
 use mana_plugin::WorldCollective;
 
 use crate::meeting::{self, Asker};
@@ -85,7 +87,7 @@ pub fn begin_job(world: Option<WorldCollective>, thread_level: i32) -> Result<()
                     log::info!("{note}");
                 }
             }
-            spawn_agent(&place)?;
+            spawn_agent(&place, None)?;
             Ok(place)
         });
         let ends = job().spec.config.on_error == OnError::Stop;
@@ -159,7 +161,8 @@ pub fn recover(
                 asker.done(Ok(resume));
                 if let Ok(Command::Go(reply)) = commands.recv() {
                     // If nobody waits for the answer, the process ends.
-                    let _ = reply.send(spawn_agent(&place));
+                    let from = recovered.as_deref().filter(|_| place.session.rank() == 0);
+                    let _ = reply.send(spawn_agent(&place, from.map(inherited)));
                     if let Some(recovered) = recovered {
                         protect_again(&place.session, recovered);
                     }
@@ -249,6 +252,18 @@ fn note_resume(place: &Place, recovered: &Recovered) {
     };
     if let Err(e) = log.append(&Record::now(place.incarnation, event)) {
         log::warn!("the resume is not in the job's events: {e}");
+    }
+}
+
+/// For the status, until there are newer ones.
+fn inherited(recovered: &Recovered) -> Resumed {
+    let manifest = &recovered.manifest;
+    let begun = UNIX_EPOCH + Duration::from_secs(manifest.created);
+    Resumed {
+        generation: recovered.generation,
+        levels: recovered.whole.clone(),
+        bytes: manifest.images.iter().map(|image| image.len).sum(),
+        age: begun.elapsed().unwrap_or_default(),
     }
 }
 
@@ -376,7 +391,7 @@ fn begin<T>(
     })
 }
 
-fn spawn_agent(place: &Place) -> Result<(), Failure> {
+fn spawn_agent(place: &Place, resumed: Option<Resumed>) -> Result<(), Failure> {
     let spec = &job().spec;
     let session = &place.session;
     let host = hostname::get()
@@ -391,6 +406,7 @@ fn spawn_agent(place: &Place) -> Result<(), Failure> {
         node: session.node(),
         program: spec.program.display().to_string(),
         next_number: place.first,
+        resumed,
         settings: coordinator::settings(session),
         addresses: place.addresses.clone(),
         secret: place.secret.clone(),

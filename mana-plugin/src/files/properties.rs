@@ -289,6 +289,7 @@ pub unsafe extern "C" fn MPI_File_call_errhandler(fh: u64, errorcode: i32) -> i3
     if let Err(code) = handler(fh).map(|_| ()) {
         return raise(MPI_FILE_NULL, code, "MPI_File_call_errhandler");
     }
+    crate::explanations::forget();
     raise(fh, errorcode, "MPI_File_call_errhandler");
     MPI_SUCCESS
 }

@@ -83,6 +83,7 @@ pub unsafe extern "C" fn MPI_Win_call_errhandler(win: u64, errorcode: i32) -> i3
     if let Err(code) = core().window(win).map(|_| ()) {
         return raise(win, code, "MPI_Win_call_errhandler");
     }
+    crate::explanations::forget();
     raise(win, errorcode, "MPI_Win_call_errhandler");
     MPI_SUCCESS
 }

@@ -56,6 +56,8 @@ pub fn tag_back(value: i32) -> i32 {
 pub fn error(code: i32) -> i32 {
     if code == 0 {
         0
+    } else if code >= mpi_std::EXPLAINED_CODES {
+        code & !0xff | failure(code & 0xff)
     } else if code > LAST_CODE {
         code - LAST_CODE + mpi_std::MPI_ERR_LASTCODE
     } else {
@@ -75,6 +77,10 @@ pub fn error_back(class: i32) -> i32 {
 
 #[cold]
 fn error_back_cold(class: i32) -> i32 {
+    // Their last byte is the class: a program may end with it.
+    if class >= mpi_std::EXPLAINED_CODES {
+        return class & !0xff | failure_back(class & 0xff);
+    }
     // The program's own classes and codes follow the last one of its ABI.
     if class > mpi_std::MPI_ERR_LASTCODE {
         return class - mpi_std::MPI_ERR_LASTCODE + LAST_CODE;

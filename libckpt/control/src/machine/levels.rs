@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use crate::protocol::{bounded, ToRank, ToTool};
 use crate::{
-    Checkpoint, Event, GenerationId, GenerationStatus, Level, LevelWorkStatus, Settings, StepError,
+    Checkpoint, Event, GenerationId, GenerationStatus, Level, LevelWorkStatus, Resumed, Settings,
+    StepError,
 };
 
 use super::ranks::Roll;
@@ -126,6 +127,19 @@ impl Core {
     pub(super) fn start_levels(&mut self, now: Duration, job: LevelJob) {
         self.jobs.push(job);
         self.enter_stage(now, self.jobs.len() - 1, Stage::Record);
+    }
+
+    /// What an earlier start has left on the levels.
+    pub(super) fn inherit(&mut self, now: Duration, resumed: &Resumed) {
+        for level in &resumed.levels {
+            self.figures.complete[level.index()].get_or_insert(Complete {
+                generation: resumed.generation,
+                at: now,
+                age: resumed.age,
+                bytes: resumed.bytes,
+                seconds: None,
+            });
+        }
     }
 
     /// Orders the current level's `stage` from all ranks.
@@ -261,8 +275,9 @@ impl Core {
             self.figures.complete[level.index()] = Some(Complete {
                 generation: checkpoint.generation,
                 at: now,
+                age: Duration::ZERO,
                 bytes,
-                seconds: took,
+                seconds: Some(took),
             });
             self.event(Event::LevelComplete {
                 generation: checkpoint.generation,

@@ -3,6 +3,7 @@
 //! A limit may be changed while the job runs, and it moves when the job is suspended. Rank 0 asks after half of the time that
 //! was left, then after half of the rest, and so on: a handful of questions a day. A last one comes shortly before the last
 //! checkpoint would begin, which waits for the answer: a job that has slept longer than its limit does not take it for over.
+//! One that slept after the answer, and so finds that checkpoint overdue, asks once more.
 
 use std::time::Duration;
 
@@ -19,6 +20,8 @@ const SHORTEST: Duration = Duration::from_secs(600);
 const UNMEASURED: Duration = Duration::from_secs(60);
 /// ... and this much earlier than twice the measured cost.
 const SLACK: Duration = Duration::from_secs(10);
+/// Found this much after its time, the last checkpoint's beginning was slept through.
+const OVERDUE: Duration = Duration::from_secs(2);
 /// The same limit, as far as clocks and whole seconds tell.
 const SAME: Duration = Duration::from_secs(5);
 
@@ -114,15 +117,23 @@ impl Core {
         [self.ask_limit_at(), begin].into_iter().flatten().min()
     }
 
+    fn ask_limit(&mut self, now: Duration) {
+        self.limit.asked_at = now;
+        self.limit.answer_by = Some(now.saturating_add(ANSWER));
+        self.send(To::Rank(0), ToRank::AskLimit);
+    }
+
     /// Asks, if it is time to. How long it then still is to the limit, if the last checkpoint before it has to begin now.
     pub(super) fn tick_limit(&mut self, now: Duration) -> Option<Duration> {
         if self.ask_limit_at().is_some_and(|at| now >= at) {
-            self.limit.asked_at = now;
-            self.limit.answer_by = Some(now.saturating_add(ANSWER));
-            self.send(To::Rank(0), ToRank::AskLimit);
+            self.ask_limit(now);
         }
         self.limit.answer_by.take_if(|by| now >= *by);
         let begins = self.margin_at()?;
+        let slept = now.saturating_sub(begins) >= OVERDUE && self.limit.asked_at < begins;
+        if slept && self.limit.answer_by.is_none() {
+            self.ask_limit(now);
+        }
         if now < begins || self.limit.answer_by.is_some() {
             return None;
         }

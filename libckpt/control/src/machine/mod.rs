@@ -111,8 +111,11 @@ struct Figures {
 struct Complete {
     generation: GenerationId,
     at: Duration,
+    /// How old it was then.
+    age: Duration,
     bytes: u64,
-    seconds: f64,
+    /// What it took; `None`: an earlier start did it.
+    seconds: Option<f64>,
 }
 
 /// How many committed generations a status shows.
@@ -258,6 +261,9 @@ impl Core {
         self.next_number = self.next_number.max(found.next_number);
         if rank == 0 {
             self.note_limit(now, found.settings.time_left);
+            if let Some(resumed) = &found.resumed {
+                self.inherit(now, resumed);
+            }
             self.asks = found.settings.asks;
             if self.own_settings.is_none() {
                 self.settings = found.settings.clone();

@@ -111,12 +111,13 @@ impl Core {
                             .filter(|_| self.closed.is_none())
                             .map(|due| due.as_secs_f64() - now.as_secs_f64()),
                         last: last.map(|done| done.generation),
-                        age: last.map(|done| since(done.at)),
+                        age: last.map(|done| since(done.at) + done.age.as_secs_f64()),
                         bytes: last.map(|done| done.bytes),
-                        seconds: last.map(|done| done.seconds),
-                        bandwidth: last
-                            .filter(|done| done.seconds > 0.0)
-                            .map(|done| done.bytes as f64 / done.seconds),
+                        seconds: last.and_then(|done| done.seconds),
+                        bandwidth: last.and_then(|done| {
+                            let took = done.seconds.filter(|took| *took > 0.0)?;
+                            Some(done.bytes as f64 / took)
+                        }),
                         survives: survives(level).into(),
                     }
                 })

@@ -22,6 +22,7 @@ const WAYS: &[&str] = &[
     "truncate",
     "exit",
     "well",
+    "abort-code",
     "abort-zero",
     "abort-large",
     "abort-self",

@@ -397,6 +397,12 @@ fn several(context: &Context) -> Result<Verdict> {
         "{}",
         which.report()
     );
+    let listed = place.mana(&["list"])?;
+    ensure!(
+        listed.report().contains("runs of mana start here: one, two"),
+        "{}",
+        listed.report()
+    );
     for name in ["one", "two"] {
         place.mana(&["stop", "--id", name])?.expect(0)?;
     }

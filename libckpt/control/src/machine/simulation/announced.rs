@@ -228,6 +228,33 @@ fn a_job_that_has_slept_asks_before_it_ends() {
     }
 }
 
+/// The job was suspended after the last answer, or while it waited for it.
+#[test]
+fn a_job_that_has_slept_through_its_last_checkpoint_asks_again() {
+    for answered in [true, false] {
+        let mut sim = computing(settings(AtEnd::Requeue));
+        sim.core.note_limit(Duration::ZERO, Some(secs(600)));
+        until(&mut sim, secs(531));
+        assert_eq!(sim.ranks[0].asked_limit.len(), 1);
+        if answered {
+            limit(&mut sim, Some(secs(69)));
+        }
+        until(&mut sim, secs(535));
+        sim.now = secs(4000);
+        sim.core.tick(sim.now);
+        sim.route();
+        until(&mut sim, secs(4001));
+        assert_eq!(sim.ranks[0].asked_limit.len(), 2);
+        limit(&mut sim, Some(secs(60 + 4)));
+        until(&mut sim, secs(4003));
+        assert!(sim.ranks[0].committed.is_empty(), "{:?}", sim.log);
+        until(&mut sim, secs(4060));
+        assert_eq!(sim.ranks[0].committed.len(), 1, "{:?}", sim.log);
+        assert_eq!(sim.ranks[0].how, Some(EndHow::Requeue), "{:?}", sim.log);
+        assert_eq!(sim.ranks[0].asked_limit.len(), 2);
+    }
+}
+
 #[test]
 fn nothing_committed_is_not_requeued() {
     let mut sim = computing(settings(AtEnd::Requeue));

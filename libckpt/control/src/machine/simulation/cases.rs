@@ -465,6 +465,42 @@ fn requests_that_cannot_be_served_say_why() {
 }
 
 #[test]
+fn a_resumed_generation_counts_until_there_is_a_newer_one() {
+    let mut core = Core::new(Some("job".into()), Some(2), Some(settings([0; 4])));
+    let resumed = Resumed {
+        generation: GenerationId {
+            incarnation: 1,
+            number: 7,
+        },
+        levels: vec![Level::Local, Level::Global],
+        bytes: 1 << 20,
+        age: Duration::from_secs(60),
+    };
+    let registration = Registration {
+        size: 1,
+        host: "h".into(),
+        node: 0,
+        pid: 1,
+        program: String::new(),
+        next_number: 8,
+        settings: settings([0; 4]),
+        rejoin: None,
+        resumed: Some(resumed.clone()),
+    };
+    core.register(Duration::from_secs(1), 0, "job", 2, &registration)
+        .expect("registered");
+    let status = core.status(Duration::from_secs(11));
+    let of = |level: Level| status.levels[level.index()].clone();
+    for level in [Level::Local, Level::Global] {
+        assert_eq!(of(level).last, Some(resumed.generation), "{level}");
+        assert_eq!(of(level).age, Some(70.0), "{level}");
+        assert_eq!(of(level).bytes, Some(1 << 20), "{level}");
+        assert_eq!((of(level).seconds, of(level).bandwidth), (None, None));
+    }
+    assert_eq!(of(Level::Partner).last, None);
+}
+
+#[test]
 fn impossible_ranks_are_refused() {
     let mut core = Core::new(Some("job".into()), Some(1), None);
     let registration = |size| Registration {
@@ -476,6 +512,7 @@ fn impossible_ranks_are_refused() {
         next_number: 1,
         settings: Settings::default(),
         rejoin: None,
+        resumed: None,
     };
     let now = Duration::ZERO;
     assert!(core.register(now, 4, "job", 1, &registration(4)).is_err());
@@ -522,6 +559,7 @@ fn sixteen_thousand_ranks() {
             next_number: 1,
             settings: Settings::default(),
             rejoin: None,
+            resumed: None,
         };
         sim.core
             .register(Duration::ZERO, rank, "job", 1, &registration)

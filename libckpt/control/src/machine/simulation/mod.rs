@@ -163,6 +163,7 @@ impl Sim {
                 next_number: 1,
                 settings: Settings::default(),
                 rejoin: None,
+                resumed: None,
             };
             sim.nodes = sim.nodes.max(registration.node + 1);
             sim.core

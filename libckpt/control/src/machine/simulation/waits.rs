@@ -17,6 +17,7 @@ fn core(ranks: u32, registered: u32, settings: &Settings) -> Core {
             next_number: 1,
             settings: settings.clone(),
             rejoin: None,
+            resumed: None,
         };
         core.register(Duration::ZERO, rank, "job", 1, &registration)
             .expect("register");

@@ -168,7 +168,7 @@ fn ended(stage: &Stage, setup: &Setup, album: &mut Album) -> Result<()> {
     let seen = terminal.until(
         "the resumed job",
         SHORT,
-        &["running", "start 2", "none yet"],
+        &["running", "start 2", "none yet", " 1."],
     )?;
     whole(&seen, USUAL)?;
     album.add("resumed", &terminal.coloured()?, Some((GREEN, 50)))?;
