@@ -4,6 +4,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::Resumed;
 
 fn settings(intervals_ms: [u64; 4]) -> Settings {
     Settings {
