@@ -193,7 +193,7 @@ fn forward(out: &mut String, p: &Procedure) -> Result<(), Failure> {
         p.name,
         mpi_table::names(p)
     )?;
-    let comm = comm_of(p).map_or("MPI_COMM_WORLD", |q| &q.name);
+    let comm = comm_of(p).map_or("crate::errors::NO_OBJECT", |q| &q.name);
     writeln!(out, "    finish(outcome, {comm}, {:?})\n}}\n", p.name)?;
     // The operation is looked up by the program's datatype word, which the line above it shadows.
     if p.params().iter().any(|q| q.kind == Kind::Op) {

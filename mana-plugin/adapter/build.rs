@@ -38,6 +38,9 @@ fn always(name: &str) -> bool {
         || name.ends_with("SYNC")
 }
 
+/// Compiled with the library's compiler, too.
+const NO_OBJECT: &str = "src/no_object.c";
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-env-changed=MPICC");
@@ -128,6 +131,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     c.push_str("MPI_Status *const mana_status_ignore = MPI_STATUS_IGNORE;\n");
     c.push_str("MPI_Status *const mana_statuses_ignore = MPI_STATUSES_IGNORE;\n");
     c.push_str("#ifdef OPEN_MPI\nMANA_FAMILY_OPENMPI\n#endif\n");
+    println!("cargo:rerun-if-changed={NO_OBJECT}");
     let source = out.join("constants.c");
     fs::write(
         out.join("constants.rs"),
@@ -147,6 +151,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     cc::Build::new()
         .compiler(&mpicc)
         .file(&source)
+        .file(NO_OBJECT)
         .try_compile("mana_constants")?;
     Ok(())
 }

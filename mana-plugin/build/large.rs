@@ -47,13 +47,13 @@ pub fn entry(
         .params()
         .iter()
         .find(|q| q.kind == Kind::Comm && !q.by_pointer())
-        .map_or("MPI_COMM_WORLD", |q| &q.name);
+        .map_or("crate::errors::NO_OBJECT", |q| &q.name);
     writeln!(
         out,
         "{} {{\n    let _guard = crate::entry::enter();\n    let narrowed = (|| {{",
         signature(p)
     )?;
-    if comm != "MPI_COMM_WORLD" && p.params().iter().any(|q| q.length.is_some()) {
+    if comm != "crate::errors::NO_OBJECT" && p.params().iter().any(|q| q.length.is_some()) {
         writeln!(
             out,
             "        let (index, _) = crate::collectives::comm(comm)?;"

@@ -4,7 +4,7 @@
 //! Lower half. Predefined attributes are answered with the address of a word of this library that
 //! never moves while the process lives; the stub copies the value to memory of the upper half.
 
-use crate::errors::{check, finish, function};
+use crate::errors::{check, finish, function, NO_OBJECT};
 use crate::state::{core, Keyval, Outcome, PredefinedType};
 use crate::{entry, upcall};
 use mpi_std::*;
@@ -35,7 +35,7 @@ fn create(
             // SAFETY: an output argument.
             unsafe { *key = keyval(i) };
         });
-    finish(outcome, MPI_COMM_WORLD, name)
+    finish(outcome, crate::errors::NO_OBJECT, name)
 }
 
 macro_rules! keys {
@@ -52,7 +52,7 @@ macro_rules! keys {
                 // SAFETY: as above.
                 unsafe { *$keyval = MPI_KEYVAL_INVALID };
             });
-            finish(outcome, MPI_COMM_WORLD, stringify!($free))
+            finish(outcome, crate::errors::NO_OBJECT, stringify!($free))
         }
     )*};
 }
@@ -361,7 +361,7 @@ pub unsafe extern "C" fn MPI_Type_get_attr(
     let _guard = entry::enter();
     // SAFETY: the program's arguments.
     let outcome = unsafe { get(kind::DATATYPE, datatype, type_keyval, attribute_val, flag) };
-    finish(outcome, MPI_COMM_WORLD, "MPI_Type_get_attr")
+    finish(outcome, crate::errors::NO_OBJECT, "MPI_Type_get_attr")
 }
 
 pub unsafe extern "C" fn MPI_Type_set_attr(
@@ -372,7 +372,7 @@ pub unsafe extern "C" fn MPI_Type_set_attr(
     let _guard = entry::enter();
     finish(
         set(kind::DATATYPE, datatype, type_keyval, attribute_val as u64),
-        MPI_COMM_WORLD,
+        NO_OBJECT,
         "MPI_Type_set_attr",
     )
 }
@@ -381,7 +381,7 @@ pub unsafe extern "C" fn MPI_Type_delete_attr(datatype: u64, type_keyval: i32) -
     let _guard = entry::enter();
     finish(
         delete(kind::DATATYPE, datatype, type_keyval),
-        MPI_COMM_WORLD,
+        NO_OBJECT,
         "MPI_Type_delete_attr",
     )
 }

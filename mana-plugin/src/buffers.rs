@@ -159,26 +159,26 @@ fn owner_of(comm: u64) -> Outcome<(Owner, u32)> {
 pub unsafe extern "C" fn MPI_Buffer_attach(buffer: *const c_void, size: i32) -> i32 {
     let _guard = entry::enter();
     let outcome = attach(Owner::Process, buffer, size);
-    finish(outcome, MPI_COMM_WORLD, "MPI_Buffer_attach")
+    finish(outcome, crate::errors::NO_OBJECT, "MPI_Buffer_attach")
 }
 
 pub unsafe extern "C" fn MPI_Buffer_detach(buffer_addr: *mut c_void, size: *mut i32) -> i32 {
     let _guard = entry::enter();
     // SAFETY: the program's arguments.
     let outcome = unsafe { detach(Owner::Process, buffer_addr, size) };
-    finish(outcome, MPI_COMM_WORLD, "MPI_Buffer_detach")
+    finish(outcome, crate::errors::NO_OBJECT, "MPI_Buffer_detach")
 }
 
 pub unsafe extern "C" fn MPI_Buffer_flush() -> i32 {
     let _guard = entry::enter();
-    finish(flush(Owner::Process), MPI_COMM_WORLD, "MPI_Buffer_flush")
+    finish(flush(Owner::Process), crate::errors::NO_OBJECT, "MPI_Buffer_flush")
 }
 
 pub unsafe extern "C" fn MPI_Buffer_iflush(request: *mut u64) -> i32 {
     let _guard = entry::enter();
     // SAFETY: the program's argument.
     let outcome = unsafe { iflush(Owner::Process, WORLD, request) };
-    finish(outcome, MPI_COMM_WORLD, "MPI_Buffer_iflush")
+    finish(outcome, crate::errors::NO_OBJECT, "MPI_Buffer_iflush")
 }
 
 pub unsafe extern "C" fn MPI_Comm_attach_buffer(

@@ -91,7 +91,7 @@ fn create(recipe: Recipe, out: *mut u64, name: &'static str) -> i32 {
         // SAFETY: an output argument.
         unsafe { *out = w };
     });
-    finish(outcome, MPI_COMM_WORLD, name)
+    finish(outcome, crate::errors::NO_OBJECT, name)
 }
 
 /// Makes a datatype that the program may have.
@@ -200,7 +200,7 @@ pub unsafe extern "C" fn MPI_Type_dup(oldtype: u64, newtype: *mut u64) -> i32 {
         unsafe { *newtype = word };
         copied
     })();
-    finish(outcome, MPI_COMM_WORLD, "MPI_Type_dup")
+    finish(outcome, crate::errors::NO_OBJECT, "MPI_Type_dup")
 }
 
 pub unsafe extern "C" fn MPI_Type_contiguous(count: i32, oldtype: u64, newtype: *mut u64) -> i32 {
@@ -457,7 +457,7 @@ fn f90(combiner: i32, integers: Vec<i32>, out: *mut u64, name: &'static str) -> 
         // SAFETY: an output argument.
         unsafe { *out = w };
     });
-    finish(outcome, MPI_COMM_WORLD, name)
+    finish(outcome, crate::errors::NO_OBJECT, name)
 }
 
 pub unsafe extern "C" fn MPI_Type_create_f90_real(p: i32, r: i32, newtype: *mut u64) -> i32 {
@@ -510,7 +510,7 @@ pub unsafe extern "C" fn MPI_Type_commit(datatype: *mut u64) -> i32 {
         core().datatype_mut(word)?.committed = true;
         Ok(())
     })();
-    finish(outcome, MPI_COMM_WORLD, "MPI_Type_commit")
+    finish(outcome, crate::errors::NO_OBJECT, "MPI_Type_commit")
 }
 
 pub unsafe extern "C" fn MPI_Type_free(datatype: *mut u64) -> i32 {
@@ -531,7 +531,7 @@ pub unsafe extern "C" fn MPI_Type_free(datatype: *mut u64) -> i32 {
         unsafe { *datatype = MPI_DATATYPE_NULL };
         Ok(())
     })();
-    finish(outcome, MPI_COMM_WORLD, "MPI_Type_free")
+    finish(outcome, crate::errors::NO_OBJECT, "MPI_Type_free")
 }
 
 pub unsafe extern "C" fn MPI_Type_get_envelope(
@@ -567,7 +567,7 @@ pub unsafe extern "C" fn MPI_Type_get_envelope(
         unsafe { *combiner = k };
         Ok(())
     })();
-    finish(outcome, MPI_COMM_WORLD, "MPI_Type_get_envelope")
+    finish(outcome, crate::errors::NO_OBJECT, "MPI_Type_get_envelope")
 }
 
 pub unsafe extern "C" fn MPI_Type_get_contents(
@@ -614,7 +614,7 @@ pub unsafe extern "C" fn MPI_Type_get_contents(
         }
         Ok(())
     })();
-    finish(outcome, MPI_COMM_WORLD, "MPI_Type_get_contents")
+    finish(outcome, crate::errors::NO_OBJECT, "MPI_Type_get_contents")
 }
 
 pub unsafe extern "C" fn MPI_Type_set_name(datatype: u64, type_name: *const c_char) -> i32 {
@@ -626,7 +626,7 @@ pub unsafe extern "C" fn MPI_Type_set_name(datatype: u64, type_name: *const c_ch
         d if d < PREDEFINED_END => core().predefined_type(d).map(|t| t.name = name),
         d => core().datatype_mut(d).map(|t| t.name = name),
     };
-    finish(outcome, MPI_COMM_WORLD, "MPI_Type_set_name")
+    finish(outcome, crate::errors::NO_OBJECT, "MPI_Type_set_name")
 }
 
 pub unsafe extern "C" fn MPI_Type_get_name(
@@ -649,5 +649,5 @@ pub unsafe extern "C" fn MPI_Type_get_name(
         unsafe { put_string(name, type_name, MPI_MAX_OBJECT_NAME as usize, resultlen) };
         Ok(())
     })();
-    finish(outcome, MPI_COMM_WORLD, "MPI_Type_get_name")
+    finish(outcome, crate::errors::NO_OBJECT, "MPI_Type_get_name")
 }

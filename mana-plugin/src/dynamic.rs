@@ -267,7 +267,7 @@ pub unsafe extern "C" fn MPI_Comm_join(fd: i32, intercomm: *mut u64) -> i32 {
 fn local(word: u64, name: &'static str, call: impl FnOnce(u64) -> i32) -> i32 {
     let _guard = entry::enter();
     let outcome = Hints::of(word).and_then(|hints| check(entry::unlocked(|| call(hints.real()))));
-    finish(outcome, MPI_COMM_WORLD, name)
+    finish(outcome, crate::errors::NO_OBJECT, name)
 }
 
 pub unsafe extern "C" fn MPI_Open_port(info: u64, port_name: *mut c_char) -> i32 {
@@ -330,5 +330,5 @@ pub unsafe extern "C" fn MPI_Comm_get_parent(parent: *mut u64) -> i32 {
         unsafe { *parent = word };
         Ok(())
     })();
-    finish(outcome, MPI_COMM_WORLD, "MPI_Comm_get_parent")
+    finish(outcome, crate::errors::NO_OBJECT, "MPI_Comm_get_parent")
 }

@@ -10,6 +10,7 @@ use crate::upcall;
 use mana_raw::layout::AGAIN;
 use mpi_std::*;
 use std::ffi::{c_char, c_void, CStr};
+use std::sync::OnceLock;
 
 /// Ends an entry: success, `AGAIN`, or an error on communicator `comm` (any word).
 #[inline(always)]
@@ -31,15 +32,27 @@ pub fn check(rc: i32) -> Outcome {
     }
 }
 
-/// Hands an error to the handler of `comm`, of the world if that is no communicator.
+/// What an error belongs to that has no communicator, window, file or session.
+pub const NO_OBJECT: u64 = MPI_COMM_NULL;
+
+/// The communicator whose handler gets the errors without an object: the library's choice.
+fn without_object() -> u64 {
+    static CHOICE: OnceLock<u64> = OnceLock::new();
+    if !core().active {
+        return MPI_COMM_WORLD;
+    }
+    // SAFETY: MPI is active.
+    *CHOICE.get_or_init(|| unsafe { (core().adapter.extras.no_object)() })
+}
+
+/// Hands an error to the handler of `comm`; if that is no communicator, to the one for errors without an object.
 #[cold]
 pub fn raise(comm: u64, code: i32, name: &str) -> i32 {
     crate::library::explain(code);
     let c = core();
-    let word = if c.comm(comm).is_ok() {
-        comm
-    } else {
-        MPI_COMM_WORLD
+    let word = match c.comm(comm) {
+        Ok(_) => comm,
+        Err(_) => without_object(),
     };
     let handler = c
         .comm(word)
@@ -109,7 +122,7 @@ pub fn abort(comm: u64, code: i32) -> i32 {
 pub fn unsupported(name: &'static str) -> i32 {
     let _guard = entry::enter();
     log::error!("{name} is not supported under checkpointing");
-    raise(MPI_COMM_WORLD, MPI_ERR_UNSUPPORTED_OPERATION, name)
+    raise(NO_OBJECT, MPI_ERR_UNSUPPORTED_OPERATION, name)
 }
 
 /// The text of an error class or code.
@@ -197,7 +210,7 @@ pub unsafe extern "C" fn MPI_Add_error_code(errorclass: i32, errorcode: *mut i32
 pub unsafe extern "C" fn MPI_Add_error_string(errorcode: i32, string: *const c_char) -> i32 {
     let _guard = entry::enter();
     let Some(at) = code_index(errorcode) else {
-        return raise(MPI_COMM_WORLD, MPI_ERR_ARG, "MPI_Add_error_string");
+        return raise(NO_OBJECT, MPI_ERR_ARG, "MPI_Add_error_string");
     };
     // SAFETY: a string argument.
     let text = unsafe { bytes_of(string) };
@@ -221,7 +234,7 @@ fn remove(code: i32, class: bool, name: &'static str) -> i32 {
         }
         None => Err(MPI_ERR_OTHER),
     };
-    finish(outcome, MPI_COMM_WORLD, name)
+    finish(outcome, NO_OBJECT, name)
 }
 
 pub unsafe extern "C" fn MPIX_Delete_error_class(errorclass: i32) -> i32 {
@@ -241,7 +254,7 @@ pub unsafe extern "C" fn MPIX_Delete_error_string(errorcode: i32) -> i32 {
         }
         None => Err(MPI_ERR_OTHER),
     };
-    finish(outcome, MPI_COMM_WORLD, "MPIX_Delete_error_string")
+    finish(outcome, NO_OBJECT, "MPIX_Delete_error_string")
 }
 
 /// The outcome of a procedure that this library may not have.
@@ -332,7 +345,7 @@ fn create(f: *mut c_void, out: *mut u64, name: &'static str) -> i32 {
             unsafe { *out = handle(kind::ERRHANDLER, i) };
             MPI_SUCCESS
         }
-        None => raise(MPI_COMM_WORLD, MPI_ERR_OTHER, name),
+        None => raise(NO_OBJECT, MPI_ERR_OTHER, name),
     }
 }
 
@@ -366,7 +379,7 @@ pub unsafe extern "C" fn MPI_Errhandler_free(errhandler: *mut u64) -> i32 {
         // SAFETY: as above.
         unsafe { *errhandler = MPI_ERRHANDLER_NULL };
     });
-    finish(outcome, MPI_COMM_WORLD, "MPI_Errhandler_free")
+    finish(outcome, NO_OBJECT, "MPI_Errhandler_free")
 }
 
 pub unsafe extern "C" fn MPI_Comm_set_errhandler(comm: u64, errhandler: u64) -> i32 {

@@ -2,9 +2,10 @@
 //!
 //! Lower half. MPI 4.1, 3.7.3 and 9.3: that of the communicator, window or file. Open MPI calls it with the class of the first
 //! request that failed, also where several are completed, and returns `MPI_ERR_IN_STATUS` there; MPICH calls that of
-//! `MPI_COMM_WORLD`, but for a persistent request that is waited for alone (all seen natively,
+//! errors without an object, but for a persistent request that is waited for alone (all seen natively,
 //! `tests/programs/completions.c`).
 
+use crate::errors::NO_OBJECT;
 use crate::state::{core, Outcome, Work};
 use crate::{errors, files};
 use mana_raw::layout::AGAIN;
@@ -20,7 +21,7 @@ pub enum Origin {
 }
 
 /// Where nothing better is known.
-pub const WORLD: Origin = Origin::Comm(MPI_COMM_WORLD);
+pub const WORLD: Origin = Origin::Comm(NO_OBJECT);
 
 /// What the errors of request `index`, which exists, belong to.
 #[cold]
@@ -115,6 +116,6 @@ fn raise_first(code: i32, first: First, name: &'static str) -> i32 {
             raise(origin, class, name);
             code
         }
-        _ => errors::raise(MPI_COMM_WORLD, code, name),
+        _ => errors::raise(crate::errors::NO_OBJECT, code, name),
     }
 }

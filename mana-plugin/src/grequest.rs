@@ -49,7 +49,7 @@ pub unsafe extern "C" fn MPI_Grequest_start(
         // SAFETY: an output argument.
         unsafe { *request = word };
     });
-    finish(outcome, MPI_COMM_WORLD, "MPI_Grequest_start")
+    finish(outcome, crate::errors::NO_OBJECT, "MPI_Grequest_start")
 }
 
 /// An extended one: tests and waits call its poll function, which may declare it complete, and a wait for
@@ -80,7 +80,7 @@ pub unsafe extern "C" fn MPIX_Grequest_start(
         // SAFETY: an output argument.
         unsafe { *request = word };
     });
-    finish(outcome, MPI_COMM_WORLD, "MPIX_Grequest_start")
+    finish(outcome, crate::errors::NO_OBJECT, "MPIX_Grequest_start")
 }
 
 fn functions(index: u32) -> Option<Generalised> {
@@ -141,5 +141,5 @@ pub unsafe extern "C" fn MPI_Grequest_complete(request: u64) -> i32 {
         }
         Ok(())
     })();
-    finish(outcome, MPI_COMM_WORLD, "MPI_Grequest_complete")
+    finish(outcome, crate::errors::NO_OBJECT, "MPI_Grequest_complete")
 }

@@ -43,7 +43,7 @@ unsafe fn give(outcome: Outcome<Members>, out: *mut u64, name: &'static str) -> 
         // SAFETY: an output argument.
         unsafe { *out = w };
     });
-    finish(outcome, MPI_COMM_WORLD, name)
+    finish(outcome, crate::errors::NO_OBJECT, name)
 }
 
 /// The program's array of `n` ranks.
@@ -62,7 +62,7 @@ pub unsafe extern "C" fn MPI_Group_size(group: u64, size: *mut i32) -> i32 {
     let _guard = entry::enter();
     // SAFETY: an output argument.
     let outcome = members(group).map(|m| unsafe { *size = m.len() as i32 });
-    finish(outcome, MPI_COMM_WORLD, "MPI_Group_size")
+    finish(outcome, crate::errors::NO_OBJECT, "MPI_Group_size")
 }
 
 pub unsafe extern "C" fn MPI_Group_rank(group: u64, rank: *mut i32) -> i32 {
@@ -71,7 +71,7 @@ pub unsafe extern "C" fn MPI_Group_rank(group: u64, rank: *mut i32) -> i32 {
     // SAFETY: an output argument.
     let outcome =
         members(group).map(|m| unsafe { *rank = group::rank_of(&m, me).unwrap_or(MPI_UNDEFINED) });
-    finish(outcome, MPI_COMM_WORLD, "MPI_Group_rank")
+    finish(outcome, crate::errors::NO_OBJECT, "MPI_Group_rank")
 }
 
 pub unsafe extern "C" fn MPI_Group_compare(group1: u64, group2: u64, result: *mut i32) -> i32 {
@@ -87,7 +87,7 @@ pub unsafe extern "C" fn MPI_Group_compare(group1: u64, group2: u64, result: *mu
             // SAFETY: an output argument.
             unsafe { *result = r };
         });
-    finish(outcome, MPI_COMM_WORLD, "MPI_Group_compare")
+    finish(outcome, crate::errors::NO_OBJECT, "MPI_Group_compare")
 }
 
 pub unsafe extern "C" fn MPI_Group_translate_ranks(
@@ -116,7 +116,7 @@ pub unsafe extern "C" fn MPI_Group_translate_ranks(
         }
         Ok(())
     })();
-    finish(outcome, MPI_COMM_WORLD, "MPI_Group_translate_ranks")
+    finish(outcome, crate::errors::NO_OBJECT, "MPI_Group_translate_ranks")
 }
 
 fn two(a: u64, b: u64, f: impl Fn(&[u32], &[u32]) -> Vec<u32>) -> Outcome<Members> {
@@ -272,7 +272,7 @@ pub unsafe extern "C" fn MPI_Group_free(group: *mut u64) -> i32 {
         // SAFETY: as above.
         unsafe { *group = MPI_GROUP_NULL };
     });
-    finish(outcome, MPI_COMM_WORLD, "MPI_Group_free")
+    finish(outcome, crate::errors::NO_OBJECT, "MPI_Group_free")
 }
 
 pub unsafe extern "C" fn MPI_Comm_group(comm: u64, group: *mut u64) -> i32 {

@@ -175,7 +175,7 @@ unsafe fn give(outcome: Outcome<u64>, out: *mut u64, name: &'static str) -> i32 
         // SAFETY: an output argument.
         unsafe { *out = w };
     });
-    finish(outcome, MPI_COMM_WORLD, name)
+    finish(outcome, crate::errors::NO_OBJECT, name)
 }
 
 pub unsafe extern "C" fn MPI_Info_create(info: *mut u64) -> i32 {
@@ -215,7 +215,7 @@ pub unsafe extern "C" fn MPI_Info_free(info: *mut u64) -> i32 {
         unsafe { *info = MPI_INFO_NULL };
         Ok(())
     });
-    finish(outcome, MPI_COMM_WORLD, "MPI_Info_free")
+    finish(outcome, crate::errors::NO_OBJECT, "MPI_Info_free")
 }
 
 pub unsafe extern "C" fn MPI_Info_set(info: u64, key: *const c_char, value: *const c_char) -> i32 {
@@ -236,7 +236,7 @@ pub unsafe extern "C" fn MPI_Info_set(info: u64, key: *const c_char, value: *con
         }
         Ok(())
     })();
-    finish(outcome, MPI_COMM_WORLD, "MPI_Info_set")
+    finish(outcome, crate::errors::NO_OBJECT, "MPI_Info_set")
 }
 
 pub unsafe extern "C" fn MPI_Info_delete(info: u64, key: *const c_char) -> i32 {
@@ -252,7 +252,7 @@ pub unsafe extern "C" fn MPI_Info_delete(info: u64, key: *const c_char) -> i32 {
         t.remove(at);
         Ok(())
     })();
-    finish(outcome, MPI_COMM_WORLD, "MPI_Info_delete")
+    finish(outcome, crate::errors::NO_OBJECT, "MPI_Info_delete")
 }
 
 fn value_of(info: u64, key: &[u8]) -> Outcome<Option<Vec<u8>>> {
@@ -287,7 +287,7 @@ pub unsafe extern "C" fn MPI_Info_get(
             };
         }
     });
-    finish(outcome, MPI_COMM_WORLD, "MPI_Info_get")
+    finish(outcome, crate::errors::NO_OBJECT, "MPI_Info_get")
 }
 
 pub unsafe extern "C" fn MPI_Info_get_string(
@@ -313,7 +313,7 @@ pub unsafe extern "C" fn MPI_Info_get_string(
             unsafe { *buflen = v.len() as i32 + 1 };
         }
     });
-    finish(outcome, MPI_COMM_WORLD, "MPI_Info_get_string")
+    finish(outcome, crate::errors::NO_OBJECT, "MPI_Info_get_string")
 }
 
 pub unsafe extern "C" fn MPI_Info_get_valuelen(
@@ -332,14 +332,14 @@ pub unsafe extern "C" fn MPI_Info_get_valuelen(
             unsafe { *valuelen = v.len() as i32 };
         }
     });
-    finish(outcome, MPI_COMM_WORLD, "MPI_Info_get_valuelen")
+    finish(outcome, crate::errors::NO_OBJECT, "MPI_Info_get_valuelen")
 }
 
 pub unsafe extern "C" fn MPI_Info_get_nkeys(info: u64, nkeys: *mut i32) -> i32 {
     let _guard = entry::enter();
     // SAFETY: an output argument.
     let outcome = existing(info).map(|p| unsafe { *nkeys = p.len() as i32 });
-    finish(outcome, MPI_COMM_WORLD, "MPI_Info_get_nkeys")
+    finish(outcome, crate::errors::NO_OBJECT, "MPI_Info_get_nkeys")
 }
 
 pub unsafe extern "C" fn MPI_Info_get_nthkey(info: u64, n: i32, key: *mut c_char) -> i32 {
@@ -353,5 +353,5 @@ pub unsafe extern "C" fn MPI_Info_get_nthkey(info: u64, n: i32, key: *mut c_char
         unsafe { put_string(k, key, MPI_MAX_INFO_KEY as usize, std::ptr::null_mut()) };
         Ok(())
     });
-    finish(outcome, MPI_COMM_WORLD, "MPI_Info_get_nthkey")
+    finish(outcome, crate::errors::NO_OBJECT, "MPI_Info_get_nthkey")
 }

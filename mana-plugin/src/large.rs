@@ -162,7 +162,7 @@ pub unsafe extern "C" fn MPI_Get_count_c(
         // SAFETY: an output argument.
         unsafe { *count = n };
     });
-    finish(outcome, MPI_COMM_WORLD, "MPI_Get_count_c")
+    finish(outcome, crate::errors::NO_OBJECT, "MPI_Get_count_c")
 }
 
 pub unsafe extern "C" fn MPI_Pack_size_c(

@@ -153,7 +153,7 @@ fn built(
         // SAFETY: an output argument.
         unsafe { *newtype = steps.end_with(word) };
     });
-    finish(outcome, MPI_COMM_WORLD, name)
+    finish(outcome, crate::errors::NO_OBJECT, name)
 }
 
 /// Blocks of one type at places that are counted in its extent.

@@ -88,7 +88,7 @@ pub fn begin(required: Option<i32>) -> Outcome {
 fn init(required: Option<i32>, name: &'static str) -> Outcome<i32> {
     let s = &core().state;
     if core().finalised || s.begun || s.ended {
-        errors::raise(MPI_COMM_WORLD, MPI_ERR_OTHER, name);
+        errors::raise(crate::errors::NO_OBJECT, MPI_ERR_OTHER, name);
         return Err(MPI_ERR_OTHER);
     }
     begin_once(required)?;
@@ -249,7 +249,7 @@ pub unsafe extern "C" fn MPI_Finalize() -> i32 {
         }
         Ok(())
     })();
-    finish(outcome, MPI_COMM_WORLD, "MPI_Finalize")
+    finish(outcome, crate::errors::NO_OBJECT, "MPI_Finalize")
 }
 
 pub unsafe extern "C" fn MPI_Abort(comm: u64, errorcode: i32) -> i32 {

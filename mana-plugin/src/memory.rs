@@ -20,7 +20,7 @@ pub unsafe extern "C" fn MPI_Alloc_mem(size: i64, info: u64, baseptr: *mut c_voi
         unsafe { *baseptr.cast::<usize>() = at };
         Ok(())
     })();
-    finish(outcome, MPI_COMM_WORLD, "MPI_Alloc_mem")
+    finish(outcome, crate::errors::NO_OBJECT, "MPI_Alloc_mem")
 }
 
 pub unsafe extern "C" fn MPI_Free_mem(base: *const c_void) -> i32 {
@@ -35,5 +35,5 @@ pub unsafe extern "C" fn MPI_Free_mem(base: *const c_void) -> i32 {
             Ok(())
         }
     };
-    finish(outcome, MPI_COMM_WORLD, "MPI_Free_mem")
+    finish(outcome, crate::errors::NO_OBJECT, "MPI_Free_mem")
 }

@@ -134,7 +134,7 @@ pub unsafe extern "C" fn MPI_Op_create(user_fn: *mut c_void, commute: i32, op: *
         unsafe { *op = handle(kind::OP, i) };
         Ok(())
     })();
-    finish(outcome, MPI_COMM_WORLD, "MPI_Op_create")
+    finish(outcome, crate::errors::NO_OBJECT, "MPI_Op_create")
 }
 
 pub unsafe extern "C" fn MPI_Op_free(op: *mut u64) -> i32 {
@@ -156,7 +156,7 @@ pub unsafe extern "C" fn MPI_Op_free(op: *mut u64) -> i32 {
         unsafe { *op = MPI_OP_NULL };
         Ok(())
     })();
-    finish(outcome, MPI_COMM_WORLD, "MPI_Op_free")
+    finish(outcome, crate::errors::NO_OBJECT, "MPI_Op_free")
 }
 
 /// Frees an operation that the program has freed and nothing needs.
@@ -218,5 +218,5 @@ pub unsafe extern "C" fn MPI_Op_commutative(op: u64, commute: *mut i32) -> i32 {
         unsafe { *commute = yes as i32 };
         Ok(())
     })();
-    finish(outcome, MPI_COMM_WORLD, "MPI_Op_commutative")
+    finish(outcome, crate::errors::NO_OBJECT, "MPI_Op_commutative")
 }

@@ -363,7 +363,7 @@ fn each_ready(request: u64, list: impl Iterator<Item = i32>, name: &'static str)
         }
         Ok(())
     })();
-    finish(outcome, MPI_COMM_WORLD, name)
+    finish(outcome, crate::errors::NO_OBJECT, name)
 }
 
 pub unsafe extern "C" fn MPI_Pready(partition: i32, request: u64) -> i32 {
@@ -404,5 +404,5 @@ pub unsafe extern "C" fn MPI_Parrived(request: u64, partition: i32, flag: *mut i
         unsafe { *flag = done as i32 };
         check(core().request(index)?.error)
     })();
-    finish(outcome, MPI_COMM_WORLD, "MPI_Parrived")
+    finish(outcome, crate::errors::NO_OBJECT, "MPI_Parrived")
 }

@@ -4,7 +4,7 @@
 //! active. Persistent requests exist only here: each start posts an ordinary operation, so that a
 //! receive looks at drained messages first and a restart has nothing to rebuild.
 
-use crate::errors::{check, finish};
+use crate::errors::{check, finish, NO_OBJECT};
 use crate::p2p::{self, World};
 use crate::state::{core, Core, Outcome, Phase, Request, SavedStatus, Work};
 use crate::whereabouts::{Asked, Place};
@@ -472,8 +472,8 @@ fn error_comm(request: u64) -> u64 {
             .state
             .requests
             .get(i)
-            .map_or(MPI_COMM_WORLD, |r| c.comm_word(r.comm)),
-        _ => MPI_COMM_WORLD,
+            .map_or(NO_OBJECT, |r| c.comm_word(r.comm)),
+        _ => NO_OBJECT,
     }
 }
 

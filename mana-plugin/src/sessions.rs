@@ -35,7 +35,7 @@ fn session(word: u64) -> Outcome<&'static mut Session> {
 fn end(outcome: Outcome, word: u64, name: &'static str) -> i32 {
     match outcome {
         Err(code) if session(word).is_ok() => raise(word, code, name),
-        other => finish(other, MPI_COMM_WORLD, name),
+        other => finish(other, crate::errors::NO_OBJECT, name),
     }
 }
 
@@ -261,7 +261,7 @@ pub unsafe extern "C" fn MPI_Comm_create_from_group(
         unsafe { *newcomm = word };
         Ok(())
     })();
-    finish(outcome, MPI_COMM_WORLD, NAME)
+    finish(outcome, crate::errors::NO_OBJECT, NAME)
 }
 
 pub unsafe extern "C" fn MPI_Intercomm_create_from_groups(
@@ -316,7 +316,7 @@ pub unsafe extern "C" fn MPI_Intercomm_create_from_groups(
         unsafe { *newintercomm = word };
         Ok(())
     })();
-    finish(outcome, MPI_COMM_WORLD, NAME)
+    finish(outcome, crate::errors::NO_OBJECT, NAME)
 }
 
 pub unsafe extern "C" fn MPI_Session_create_errhandler(
@@ -351,7 +351,7 @@ pub unsafe extern "C" fn MPI_Session_get_errhandler(session: u64, errhandler: *m
 pub unsafe extern "C" fn MPI_Session_call_errhandler(session: u64, errorcode: i32) -> i32 {
     let _guard = entry::enter();
     if let Err(code) = self::session(session).map(|_| ()) {
-        return finish(Err(code), MPI_COMM_WORLD, "MPI_Session_call_errhandler");
+        return finish(Err(code), crate::errors::NO_OBJECT, "MPI_Session_call_errhandler");
     }
     crate::explanations::forget();
     raise(session, errorcode, "MPI_Session_call_errhandler");

@@ -135,6 +135,38 @@ static void explanations(void)
     hash = fold(hash, strstr(text, "no-such-file") != NULL);
 }
 
+static MPI_Comm handled_for;
+
+static void note_communicator(MPI_Comm *on, int *code, ...)
+{
+    (void)code;
+    handled_for = *on;
+}
+
+/* Whose handler is called for an error without an object: libraries differ. */
+static void without_object(void)
+{
+    MPI_Errhandler handler;
+    MPI_Request request = MPI_REQUEST_NULL;
+    int n;
+    MPI_Comm_create_errhandler(note_communicator, &handler);
+    MPI_Comm_set_errhandler(MPI_COMM_WORLD, handler);
+    MPI_Comm_set_errhandler(MPI_COMM_SELF, handler);
+    MPI_Errhandler_free(&handler);
+#define WHOSE(call)                                             \
+    handled_for = MPI_COMM_NULL;                                \
+    call;                                                       \
+    hash = fold(hash, (uint64_t)(handled_for == MPI_COMM_WORLD)); \
+    hash = fold(hash, (uint64_t)(handled_for == MPI_COMM_SELF))
+    WHOSE(MPI_Type_size(MPI_DATATYPE_NULL, &n));
+    WHOSE(MPI_Comm_size(MPI_COMM_NULL, &n));
+    WHOSE(MPI_Group_size(MPI_GROUP_NULL, &n));
+    WHOSE(MPI_Info_get_nkeys(MPI_INFO_NULL, &n));
+    WHOSE(MPI_Start(&request));
+    MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
+    MPI_Comm_set_errhandler(MPI_COMM_SELF, MPI_ERRORS_RETURN);
+}
+
 int main(int argc, char **argv)
 {
     start(&argc, &argv);
@@ -155,6 +187,7 @@ int main(int argc, char **argv)
         MPI_Comm_set_errhandler(comm, MPI_ERRORS_RETURN);
         mistakes();
         explanations();
+        without_object();
         show = 0;
         MPI_Comm_set_errhandler(comm, own);
         int before = handled, byte = 0;

@@ -105,6 +105,9 @@ pub struct Extras {
     pub last_error: unsafe extern "C" fn(text: *mut c_char, len: usize) -> i32,
     /// The library's number of a standard error class, for an exit code.
     pub error_code: unsafe extern "C" fn(class: i32) -> i32,
+    /// The communicator whose error handler the library calls for an error without an object: `MPI_COMM_WORLD` or
+    /// `MPI_COMM_SELF`. MPI is active.
+    pub no_object: unsafe extern "C" fn() -> u64,
     /// The library's code for an invalid handle of the tool interface, or session.
     pub tool_error: unsafe extern "C" fn(session: bool) -> i32,
     /// Drives the library's progress engine once. `comm` is a communicator with more members than this

@@ -140,6 +140,16 @@ pub(crate) unsafe extern "C" fn error_code(class: i32) -> i32 {
 
 extern "C" {
     static mana_tool_errors: [i32; 2];
+    fn mana_no_object_is_self() -> i32;
+}
+
+/// [`mpi_std::Extras::no_object`]
+pub(crate) unsafe extern "C" fn no_object() -> u64 {
+    // SAFETY: MPI is active, says the caller.
+    match unsafe { mana_no_object_is_self() } {
+        0 => mpi_std::MPI_COMM_WORLD,
+        _ => mpi_std::MPI_COMM_SELF,
+    }
 }
 
 /// [`mpi_std::Extras::tool_error`]

@@ -48,6 +48,7 @@ static TABLE: AdapterTable = AdapterTable {
         error_string: by_hand::error_text,
         last_error: by_hand::last_error,
         error_code: by_hand::error_code,
+        no_object: by_hand::no_object,
         tool_error: by_hand::tool_error,
         progress: watch::progress,
         op_create: operations::create,

@@ -227,7 +227,7 @@ fn raise(win: u64, code: i32, name: &'static str) -> i32 {
             };
             errors::handle_error(handler, win, code, || format!("{name} on {on}"))
         }
-        Err(_) => errors::raise(MPI_COMM_WORLD, code, name),
+        Err(_) => errors::raise(crate::errors::NO_OBJECT, code, name),
     }
 }
 
