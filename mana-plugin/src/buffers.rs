@@ -171,7 +171,11 @@ pub unsafe extern "C" fn MPI_Buffer_detach(buffer_addr: *mut c_void, size: *mut 
 
 pub unsafe extern "C" fn MPI_Buffer_flush() -> i32 {
     let _guard = entry::enter();
-    finish(flush(Owner::Process), crate::errors::NO_OBJECT, "MPI_Buffer_flush")
+    finish(
+        flush(Owner::Process),
+        crate::errors::NO_OBJECT,
+        "MPI_Buffer_flush",
+    )
 }
 
 pub unsafe extern "C" fn MPI_Buffer_iflush(request: *mut u64) -> i32 {

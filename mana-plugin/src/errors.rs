@@ -94,7 +94,7 @@ pub fn handle_error(handler: u64, object: u64, code: i32, place: impl FnOnce() -
             log::error!(
                 "error in {}: {} ({name}: the job is aborted)",
                 place(),
-                text(code)
+                text(code).replace('\n', "; ")
             );
             let class = explanations::class(code).unwrap_or(code);
             // SAFETY: a query of a constant.

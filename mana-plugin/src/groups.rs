@@ -116,7 +116,11 @@ pub unsafe extern "C" fn MPI_Group_translate_ranks(
         }
         Ok(())
     })();
-    finish(outcome, crate::errors::NO_OBJECT, "MPI_Group_translate_ranks")
+    finish(
+        outcome,
+        crate::errors::NO_OBJECT,
+        "MPI_Group_translate_ranks",
+    )
 }
 
 fn two(a: u64, b: u64, f: impl Fn(&[u32], &[u32]) -> Vec<u32>) -> Outcome<Members> {

@@ -351,7 +351,11 @@ pub unsafe extern "C" fn MPI_Session_get_errhandler(session: u64, errhandler: *m
 pub unsafe extern "C" fn MPI_Session_call_errhandler(session: u64, errorcode: i32) -> i32 {
     let _guard = entry::enter();
     if let Err(code) = self::session(session).map(|_| ()) {
-        return finish(Err(code), crate::errors::NO_OBJECT, "MPI_Session_call_errhandler");
+        return finish(
+            Err(code),
+            crate::errors::NO_OBJECT,
+            "MPI_Session_call_errhandler",
+        );
     }
     crate::explanations::forget();
     raise(session, errorcode, "MPI_Session_call_errhandler");

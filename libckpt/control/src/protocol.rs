@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     CaptureStarted, Checkpoint, CommSeq, DrainReport, EndHow, GatePoll, GenerationId,
-    GenerationStatus, ImageReport, Level, Outcome, Place, Request, Resumed, Settings, Started, Status,
-    StepError,
+    GenerationStatus, ImageReport, Level, Outcome, Place, Request, Resumed, Settings, Started,
+    Status, StepError,
 };
 
 /// Version of handshake and messages; both sides must have the same.

@@ -624,9 +624,19 @@ mod tests {
     #[test]
     fn intervals_are_those_of_levels() {
         let of = |text| interval(text).ok();
-        assert_eq!(of("local=2.5"), Some((Level::Local, Duration::from_millis(2500))));
+        assert_eq!(
+            of("local=2.5"),
+            Some((Level::Local, Duration::from_millis(2500)))
+        );
         assert_eq!(of("global=0"), Some((Level::Global, Duration::ZERO)));
-        for wrong in ["60", "local", "local=", "nowhere=60", "local=-1", "local=never"] {
+        for wrong in [
+            "60",
+            "local",
+            "local=",
+            "nowhere=60",
+            "local=-1",
+            "local=never",
+        ] {
             assert_eq!(of(wrong), None, "{wrong}");
         }
     }

@@ -399,7 +399,9 @@ fn several(context: &Context) -> Result<Verdict> {
     );
     let listed = place.mana(&["list"])?;
     ensure!(
-        listed.report().contains("runs of mana start here: one, two"),
+        listed
+            .report()
+            .contains("runs of mana start here: one, two"),
         "{}",
         listed.report()
     );
