@@ -17,6 +17,9 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
+/// Begins the names of what calls the library's own large-count procedures.
+const WIDE: &str = "wide_";
+
 type Failure = Box<dyn std::error::Error>;
 
 fn main() -> Result<(), Failure> {
@@ -39,10 +42,19 @@ fn main() -> Result<(), Failure> {
         match &p.policy {
             Policy::Forward => forward(&mut entries, p)?,
             Policy::Custom(area) => match area.as_str() {
-                "collective" | "icollective" => collective(&mut entries, p)?,
-                "pcollective" => persistent::entry(&mut entries, p)?,
+                "collective" | "icollective" => collective(&mut entries, p, "")?,
+                "pcollective" => persistent::entry(&mut entries, p, "")?,
                 "file" => files::entry(&mut entries, p)?,
-                "large" => large::entry(&mut entries, p, &all, &by_hand)?,
+                "large" => {
+                    large::entry(&mut entries, p, &all, &by_hand)?;
+                    match p.wide() {
+                        true if p.is_persistent_collective() => {
+                            persistent::entry(&mut entries, p, WIDE)?;
+                        }
+                        true => collective(&mut entries, p, WIDE)?,
+                        false => {}
+                    }
+                }
                 "tool" => tool::entry(&mut entries, p)?,
                 _ => unsupported(&mut entries, p)?,
             },
@@ -211,29 +223,33 @@ fn forward(out: &mut String, p: &Procedure) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A collective: arguments to real handles, gate, call, leave; a non-blocking one stores a request.
-fn collective(out: &mut String, p: &Procedure) -> Result<(), Failure> {
+/// A collective: arguments to real handles, gate, call, leave; a non-blocking one stores a request. With a prefix its
+/// function is for other entries.
+fn collective(out: &mut String, p: &Procedure, prefix: &str) -> Result<(), Failure> {
     let name = &p.name;
     let nonblocking = p.params().iter().any(|q| q.kind == Kind::Request);
     let in_place = p.params().iter().any(|q| q.name == "sendbuf");
     if nonblocking {
         // A persistent collective starts the inner one, and says itself what went wrong.
+        let inner = if prefix.is_empty() { "inner_" } else { prefix };
+        if prefix.is_empty() {
+            writeln!(
+                out,
+                "{} {{\n    let _guard = crate::entry::enter();\n    // SAFETY: the program's arguments.\n    finish(unsafe {{ inner_{name}({}) }}, comm, {name:?})\n}}\n",
+                signature(p),
+                mpi_table::names(p)
+            )?;
+        }
         writeln!(
             out,
-            "{} {{\n    let _guard = crate::entry::enter();\n    // SAFETY: the program's arguments.\n    finish(unsafe {{ inner_{name}({}) }}, comm, {name:?})\n}}\n",
-            signature(p),
-            mpi_table::names(p)
-        )?;
-        writeln!(
-            out,
-            "unsafe fn inner_{name}({}) -> crate::state::Outcome {{\n    static NAME: &str = {name:?};",
+            "unsafe fn {inner}{name}({}) -> crate::state::Outcome {{\n    static NAME: &str = {name:?};",
             mpi_table::arguments(p)
         )?;
     } else {
         writeln!(
             out,
             "{} {{\n    static NAME: &str = {name:?};\n    let _guard = crate::entry::enter();\n    let outcome = (|| {{",
-            signature(p)
+            signature(p).replacen(name.as_str(), &format!("{prefix}{name}"), 1)
         )?;
     }
     writeln!(

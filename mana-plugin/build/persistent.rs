@@ -34,13 +34,13 @@ pub fn significant(p: &Procedure, q: &Param) -> String {
     }
 }
 
-/// Writes the entry of `MPI_X_init`.
-pub fn entry(out: &mut String, p: &Procedure) -> Result<(), Failure> {
+/// Writes the entry of `MPI_X_init`, named with `prefix`.
+pub fn entry(out: &mut String, p: &Procedure, prefix: &str) -> Result<(), Failure> {
     let name = &p.name;
     writeln!(
         out,
         "{} {{\n    let _guard = crate::entry::enter();\n    let outcome = (|| {{",
-        signature(p)
+        signature(p).replacen(name.as_str(), &format!("{prefix}{name}"), 1)
     )?;
     writeln!(
         out,
@@ -78,14 +78,15 @@ pub fn starts(out: &mut String, all: &[Procedure]) -> Result<(), Failure> {
         "pub unsafe fn start_persistent(recipe: &crate::persistent::Recipe, comm: u64, request: *mut u64) -> crate::state::Outcome {{\n    match recipe.procedure() {{"
     )?;
     for p in all {
-        if p.policy != Policy::Custom("pcollective".into()) {
+        let large = p.wide() && p.is_persistent_collective();
+        if p.policy != Policy::Custom("pcollective".into()) && !large {
             continue;
         }
         let plain = p
             .name
             .trim_start_matches("MPIX_")
             .trim_start_matches("MPI_")
-            .trim_end_matches("_init");
+            .replace("_init", "");
         let nonblocking = format!("MPI_I{}", plain.to_lowercase());
         let (mut words, mut arrays) = (0, 0);
         let mut arguments = Vec::new();

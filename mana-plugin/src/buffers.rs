@@ -97,7 +97,7 @@ pub fn is_empty(owner: Owner) -> bool {
     place(owner).map_or(true, |b| b.is_none_or(|b| b.used == 0))
 }
 
-fn attach(owner: Owner, buffer: *const c_void, size: i32) -> Outcome {
+fn attach(owner: Owner, buffer: *const c_void, size: i64) -> Outcome {
     let place = place(owner)?;
     let automatic = AUTOMATIC.contains(&(buffer as u64));
     if place.is_some() || size < 0 && !automatic {
@@ -117,18 +117,19 @@ fn flush(owner: Owner) -> Outcome {
     entry::poll(place, || is_empty(owner).then_some(()))
 }
 
-unsafe fn detach(owner: Owner, buffer_addr: *mut c_void, size: *mut i32) -> Outcome {
+/// Detaches a buffer; its size.
+unsafe fn detach(owner: Owner, buffer_addr: *mut c_void) -> Outcome<i64> {
     flush(owner)?;
     let Some(b) = place(owner)?.take() else {
         // The libraries differ in what they answer, and this one has no buffer either.
-        // SAFETY: the program's arguments.
-        return check(unsafe { (core().procs().MPI_Buffer_detach)(buffer_addr, size) });
+        let mut size = 0;
+        // SAFETY: the program's argument.
+        check(unsafe { (core().procs().MPI_Buffer_detach)(buffer_addr, &mut size) })?;
+        return Ok(size.into());
     };
-    // SAFETY: output arguments; the first is the address of a pointer.
+    // SAFETY: an output argument, the address of a pointer.
     unsafe { *buffer_addr.cast::<u64>() = b.address };
-    // SAFETY: as above.
-    unsafe { *size = b.size };
-    Ok(())
+    Ok(b.size)
 }
 
 /// A request that is complete when everything that is in the buffer now, and what comes until it is
@@ -158,15 +159,32 @@ fn owner_of(comm: u64) -> Outcome<(Owner, u32)> {
 
 pub unsafe extern "C" fn MPI_Buffer_attach(buffer: *const c_void, size: i32) -> i32 {
     let _guard = entry::enter();
-    let outcome = attach(Owner::Process, buffer, size);
+    let outcome = attach(Owner::Process, buffer, size.into());
     finish(outcome, crate::errors::NO_OBJECT, "MPI_Buffer_attach")
+}
+
+pub unsafe extern "C" fn MPI_Buffer_attach_c(buffer: *const c_void, size: i64) -> i32 {
+    let _guard = entry::enter();
+    let outcome = attach(Owner::Process, buffer, size);
+    finish(outcome, crate::errors::NO_OBJECT, "MPI_Buffer_attach_c")
 }
 
 pub unsafe extern "C" fn MPI_Buffer_detach(buffer_addr: *mut c_void, size: *mut i32) -> i32 {
     let _guard = entry::enter();
-    // SAFETY: the program's arguments.
-    let outcome = unsafe { detach(Owner::Process, buffer_addr, size) };
+    // SAFETY: the program's arguments, here and below.
+    let outcome = unsafe { detach(Owner::Process, buffer_addr) };
+    // SAFETY: as above.
+    let outcome = outcome.map(|n| unsafe { *size = n as i32 });
     finish(outcome, crate::errors::NO_OBJECT, "MPI_Buffer_detach")
+}
+
+pub unsafe extern "C" fn MPI_Buffer_detach_c(buffer_addr: *mut c_void, size: *mut i64) -> i32 {
+    let _guard = entry::enter();
+    // SAFETY: the program's arguments, here and below.
+    let outcome = unsafe { detach(Owner::Process, buffer_addr) };
+    // SAFETY: as above.
+    let outcome = outcome.map(|n| unsafe { *size = n });
+    finish(outcome, crate::errors::NO_OBJECT, "MPI_Buffer_detach_c")
 }
 
 pub unsafe extern "C" fn MPI_Buffer_flush() -> i32 {
@@ -191,8 +209,18 @@ pub unsafe extern "C" fn MPI_Comm_attach_buffer(
     size: i32,
 ) -> i32 {
     let _guard = entry::enter();
-    let outcome = owner_of(comm).and_then(|(owner, _)| attach(owner, buffer, size));
+    let outcome = owner_of(comm).and_then(|(owner, _)| attach(owner, buffer, size.into()));
     finish(outcome, comm, "MPI_Comm_attach_buffer")
+}
+
+pub unsafe extern "C" fn MPI_Comm_attach_buffer_c(
+    comm: u64,
+    buffer: *const c_void,
+    size: i64,
+) -> i32 {
+    let _guard = entry::enter();
+    let outcome = owner_of(comm).and_then(|(owner, _)| attach(owner, buffer, size));
+    finish(outcome, comm, "MPI_Comm_attach_buffer_c")
 }
 
 pub unsafe extern "C" fn MPI_Comm_detach_buffer(
@@ -201,9 +229,24 @@ pub unsafe extern "C" fn MPI_Comm_detach_buffer(
     size: *mut i32,
 ) -> i32 {
     let _guard = entry::enter();
-    // SAFETY: the program's arguments.
-    let outcome = owner_of(comm).and_then(|(owner, _)| unsafe { detach(owner, buffer_addr, size) });
+    // SAFETY: the program's arguments, here and below.
+    let outcome = owner_of(comm).and_then(|(owner, _)| unsafe { detach(owner, buffer_addr) });
+    // SAFETY: as above.
+    let outcome = outcome.map(|n| unsafe { *size = n as i32 });
     finish(outcome, comm, "MPI_Comm_detach_buffer")
+}
+
+pub unsafe extern "C" fn MPI_Comm_detach_buffer_c(
+    comm: u64,
+    buffer_addr: *mut c_void,
+    size: *mut i64,
+) -> i32 {
+    let _guard = entry::enter();
+    // SAFETY: the program's arguments, here and below.
+    let outcome = owner_of(comm).and_then(|(owner, _)| unsafe { detach(owner, buffer_addr) });
+    // SAFETY: as above.
+    let outcome = outcome.map(|n| unsafe { *size = n });
+    finish(outcome, comm, "MPI_Comm_detach_buffer_c")
 }
 
 pub unsafe extern "C" fn MPI_Comm_flush_buffer(comm: u64) -> i32 {

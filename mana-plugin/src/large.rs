@@ -2,12 +2,14 @@
 //!
 //! Lower half. A buffer of more elements than an `int` counts becomes one element of a datatype made
 //! for the call. Everything after it (requests, drains, the rebuild) sees an ordinary call, whatever
-//! the library below offers. What has no such form (a reduction, or an array of counts, beyond an
-//! `int`) is an error. Most entries are generated; those by hand are below, constructors of datatypes in `large_types`.
+//! the library below offers. Reductions beyond an `int` are in `large_reductions`, arrays of counts and
+//! displacements in `large_arrays`, constructors of datatypes in `large_types`. Most entries are
+//! generated (`build/large.rs`); those by hand are below and in these.
 
 use crate::datatypes;
 use crate::entry;
 use crate::errors::{check, finish};
+use crate::large_types::committed;
 use crate::requests;
 use crate::state::{core, Kept, Outcome};
 use mpi_std::*;
@@ -85,6 +87,14 @@ fn whole(count: i64, datatype: u64) -> Outcome<u64> {
     Ok(out)
 }
 
+/// A committed datatype of `count` elements.
+pub fn contiguous(count: i64, datatype: u64) -> Outcome<u64> {
+    match i32::try_from(count) {
+        Ok(_) => committed(|steps| steps.contiguous(count, datatype)),
+        Err(_) => whole(count, datatype),
+    }
+}
+
 /// A number that must fit.
 pub fn narrow(n: i64) -> Outcome<i32> {
     i32::try_from(n).map_err(|_| {
@@ -94,6 +104,7 @@ pub fn narrow(n: i64) -> Outcome<i32> {
 }
 
 /// An array of numbers that fit.
+#[derive(Default)]
 pub struct Integers(Option<Box<[u64]>>);
 
 impl Integers {
@@ -106,11 +117,16 @@ impl Integers {
     }
 }
 
-/// The array `from` of `n` numbers.
+/// The array `from` of `n` numbers, each as `map` makes it of its place and value.
 ///
 /// # Safety
 /// It is null or has `n` elements, or `significant` is false.
-pub unsafe fn integers(from: *const i64, n: usize, significant: bool) -> Outcome<Integers> {
+pub unsafe fn integers(
+    from: *const i64,
+    n: usize,
+    significant: bool,
+    map: impl Fn(usize, i64) -> i64,
+) -> Outcome<Integers> {
     if from.is_null() || !significant {
         return Ok(Integers(None));
     }
@@ -118,7 +134,7 @@ pub unsafe fn integers(from: *const i64, n: usize, significant: bool) -> Outcome
     let to = words.as_mut_ptr().cast::<i32>();
     for i in 0..n {
         // SAFETY: the caller's promise.
-        let value = narrow(unsafe { *from.add(i) })?;
+        let value = narrow(map(i, unsafe { *from.add(i) }))?;
         // SAFETY: the words have room for `n` numbers.
         unsafe { to.add(i).write(value) };
     }

@@ -2,7 +2,7 @@
 //!
 //! Lower half. What an `int` counts is an ordinary call. Beyond it a type is put together from several, which any
 //! library can make, also the one that a job goes on with; it says of itself that it is a structure or a vector
-//! of others. (Distributed arrays beyond an `int` are left out.)
+//! of others. Distributed arrays are in `large_darray`.
 
 use crate::datatypes::{self, make, recipe};
 use crate::entry;
@@ -15,7 +15,7 @@ const BLOCK: i32 = 1 << 30;
 
 /// Types made on the way: the result needs them, the program does not have them.
 #[derive(Default)]
-struct Steps(Vec<u64>);
+pub struct Steps(Vec<u64>);
 
 impl Steps {
     fn add(&mut self, recipe: Recipe) -> Outcome<u64> {
@@ -31,7 +31,7 @@ impl Steps {
     }
 
     /// `count` times `old`, `stride` bytes apart.
-    fn repeated(&mut self, count: i64, stride: i64, old: u64) -> Outcome<u64> {
+    pub fn repeated(&mut self, count: i64, stride: i64, old: u64) -> Outcome<u64> {
         let mut vector = |n: i32, stride: i64, old: u64| {
             self.add(recipe(MPI_COMBINER_HVECTOR, vec![n, 1], vec![stride], old))
         };
@@ -52,12 +52,27 @@ impl Steps {
     }
 
     /// `count` times `old`, one after the other.
-    fn contiguous(&mut self, count: i64, old: u64) -> Outcome<u64> {
-        self.repeated(count, extent(old)?, old)
+    pub fn contiguous(&mut self, count: i64, old: u64) -> Outcome<u64> {
+        match i32::try_from(count) {
+            Ok(n) => self.add(recipe(MPI_COMBINER_CONTIGUOUS, vec![n], vec![], old)),
+            Err(_) => self.repeated(count, extent(old)?, old),
+        }
+    }
+
+    /// `block`, with the next one `step` elements of `old` behind it.
+    pub fn every(&mut self, step: i64, old: u64, block: u64) -> Outcome<u64> {
+        let (lb, extent) = bounds(old)?;
+        let places = vec![lb, product(step, extent)?];
+        self.add(recipe(MPI_COMBINER_RESIZED, vec![], places, block))
+    }
+
+    /// `old`, from 0 to `extent`.
+    pub fn sized(&mut self, extent: i64, old: u64) -> Outcome<u64> {
+        self.add(recipe(MPI_COMBINER_RESIZED, vec![], vec![0, extent], old))
     }
 
     /// Blocks of types at places in bytes.
-    fn structure(&mut self, lengths: &[i64], places: &[i64], types: &[u64]) -> Outcome<u64> {
+    pub fn structure(&mut self, lengths: &[i64], places: &[i64], types: &[u64]) -> Outcome<u64> {
         let n = i32::try_from(lengths.len()).map_err(|_| MPI_ERR_COUNT)?;
         let (mut integers, mut parts) = (vec![n], Vec::with_capacity(types.len()));
         for (&length, &old) in lengths.iter().zip(types) {
@@ -88,12 +103,7 @@ impl Steps {
             stride = product(stride, size)?;
         }
         let placed = self.structure(&[1], &[at], &[part])?;
-        self.add(recipe(
-            MPI_COMBINER_RESIZED,
-            vec![],
-            vec![0, stride],
-            placed,
-        ))
+        self.sized(stride, placed)
     }
 }
 
@@ -106,20 +116,36 @@ impl Drop for Steps {
     }
 }
 
-fn product(a: i64, b: i64) -> Outcome<i64> {
+/// `a` times `b`, if that is a number.
+pub fn product(a: i64, b: i64) -> Outcome<i64> {
     a.checked_mul(b).ok_or(MPI_ERR_COUNT)
 }
 
-fn extent(datatype: u64) -> Outcome<i64> {
+/// Bytes from one element to the next.
+pub fn extent(datatype: u64) -> Outcome<i64> {
+    bounds(datatype).map(|(_, extent)| extent)
+}
+
+/// Lower bound and extent.
+fn bounds(datatype: u64) -> Outcome<(i64, i64)> {
     let real = core().real_type(datatype)?;
     let (mut lb, mut extent) = (0, 0);
     // SAFETY: output arguments of ours.
     check(unsafe { (core().procs().MPI_Type_get_extent)(real, &mut lb, &mut extent) })?;
-    Ok(extent)
+    Ok((lb, extent))
+}
+
+/// A committed datatype that is put together for a call.
+pub fn committed(build: impl FnOnce(&mut Steps) -> Outcome<u64>) -> Outcome<u64> {
+    let mut steps = Steps::default();
+    let word = build(&mut steps)?;
+    datatypes::commit(core().real_type(word)?)?;
+    core().datatype_mut(word)?.committed = true;
+    Ok(steps.end_with(word))
 }
 
 /// Numbers, if an `int` has room for each.
-fn small(numbers: &[i64]) -> Option<Vec<i32>> {
+pub fn small(numbers: &[i64]) -> Option<Vec<i32>> {
     numbers.iter().map(|n| i32::try_from(*n).ok()).collect()
 }
 
@@ -127,7 +153,7 @@ fn small(numbers: &[i64]) -> Option<Vec<i32>> {
 ///
 /// # Safety
 /// It is null or has `n` elements.
-unsafe fn array<T: Copy>(from: *const T, n: i64) -> Option<Vec<T>> {
+pub unsafe fn array<T: Copy>(from: *const T, n: i64) -> Option<Vec<T>> {
     match usize::try_from(n) {
         Ok(0) | Err(_) => Some(Vec::new()),
         _ if from.is_null() => None,
@@ -137,12 +163,12 @@ unsafe fn array<T: Copy>(from: *const T, n: i64) -> Option<Vec<T>> {
 }
 
 /// An argument is wrong.
-fn refused(newtype: *mut u64, name: &'static str) -> i32 {
+pub fn refused(newtype: *mut u64, name: &'static str) -> i32 {
     built(newtype, name, |_| Err(MPI_ERR_ARG))
 }
 
 /// Gives the program what `build` puts together.
-fn built(
+pub fn built(
     newtype: *mut u64,
     name: &'static str,
     build: impl FnOnce(&mut Steps) -> Outcome<u64>,

@@ -192,6 +192,8 @@ pub struct Op {
     pub used: u32,
     /// The program has freed it; it goes when nothing needs it.
     pub freed: bool,
+    /// Of an operation of ours: what it does.
+    pub blocks: Option<crate::ops::Blocks>,
 }
 
 /// An error handler of the program.
@@ -442,7 +444,7 @@ pub struct AttachedBuffer {
     /// As attached.
     pub address: u64,
     /// As attached.
-    pub size: i32,
+    pub size: i64,
     /// Bytes charged by sends under way.
     pub used: u64,
 }

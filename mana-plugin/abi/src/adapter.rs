@@ -119,6 +119,8 @@ pub struct Extras {
     /// operation: `function` gets it as its last argument.
     pub op_create:
         unsafe extern "C" fn(function: OpFunction, commute: i32, slot: u32, op: *mut u64) -> i32,
+    /// Whether the library has a procedure that not every one has.
+    pub has: unsafe extern "C" fn(name: *const c_char) -> bool,
 }
 
 /// The function of a real operation, called by the library in the lower half.

@@ -52,6 +52,7 @@ static TABLE: AdapterTable = AdapterTable {
         tool_error: by_hand::tool_error,
         progress: watch::progress,
         op_create: operations::create,
+        has: optional::has,
     },
 };
 

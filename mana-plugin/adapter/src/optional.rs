@@ -32,3 +32,9 @@ impl Found {
         address
     }
 }
+
+/// [`mpi_std::Extras::has`]
+pub(crate) unsafe extern "C" fn has(name: *const c_char) -> bool {
+    // SAFETY: the caller's string.
+    Found::new().of(unsafe { CStr::from_ptr(name) }) != 0
+}

@@ -38,6 +38,7 @@ fn core_only(p: &Procedure) -> bool {
 fn optional(p: &Procedure) -> bool {
     matches!(&p.policy, Policy::Custom(area) if area == "tool" || area == "failures")
         && !(p.openmpi && p.mpich)
+        || p.wide() && !p.is_persistent_collective()
 }
 
 /// The type of a parameter in the library's form.
@@ -47,6 +48,8 @@ fn library_type(p: &Param) -> String {
         Kind::Group => "MPI_Group",
         Kind::Datatype => "MPI_Datatype",
         Kind::Info => "MPI_Info",
+        Kind::Op => "MPI_Op",
+        Kind::Request => "MPI_Request",
         _ => return crate::rust_type(p),
     };
     if p.by_pointer() {

@@ -92,6 +92,30 @@ impl Procedure {
         self.params.is_some() && !matches!(self.policy, Policy::Stub | Policy::Alias(_))
     }
 
+    /// Whether it is a collective with large counts in arrays beside one datatype: beyond an `int` only the library
+    /// itself can always do that.
+    pub fn wide(&self) -> bool {
+        let all = |q: &Param| {
+            let per_process = [Length::CommSize, Length::Indegree, Length::Outdegree];
+            q.length.as_ref().is_some_and(|l| per_process.contains(l))
+        };
+        self.policy == Policy::Custom("large".into())
+            && self
+                .params()
+                .iter()
+                .any(|q| q.kind == Kind::Count && all(q))
+            && !self
+                .params()
+                .iter()
+                .any(|q| q.kind == Kind::Datatype && all(q))
+    }
+
+    /// Whether it makes a persistent request of a collective.
+    pub fn is_persistent_collective(&self) -> bool {
+        self.name.trim_end_matches("_c").ends_with("_init")
+            && self.params().iter().any(|q| q.kind == Kind::Info)
+    }
+
     /// The parameters (none where only the name is known).
     pub fn params(&self) -> &[Param] {
         self.params.as_deref().unwrap_or(&[])
