@@ -219,7 +219,7 @@ static uint64_t ask_types(struct types *t, MPI_Comm comm, long seed)
 
 #ifndef ORDINARY
 /* Types beyond what an int counts, which need no such memory: they stay, are asked what they are, and two of them carry messages. */
-enum { BEYOND = 9 };
+enum { BEYOND = 10 };
 static const C far_away = 3000000000;
 
 static void make_beyond(MPI_Datatype *t)
@@ -227,6 +227,7 @@ static void make_beyond(MPI_Datatype *t)
     C sizes[2] = {far_away, 4}, subsizes[2] = {2, 2}, starts[2] = {far_away - 2, 1}, lengths[2] = {far_away, 1}, at[2] = {0, 2 * far_away};
     C near[2] = {far_away, far_away + 2}, bytes[2] = {0, 16 * far_away};
     MPI_Datatype parts[2] = {MPI_SHORT, U};
+    int distribs[2] = {MPI_DISTRIBUTE_BLOCK, MPI_DISTRIBUTE_CYCLIC}, dargs[2] = {MPI_DISTRIBUTE_DFLT_DARG, 1}, grid[2] = {1000000000, 2};
     MPI_Type_contiguous_c(far_away, U, &t[0]);
     MPI_Type_vector_c(3, 2, far_away, U, &t[1]);
     MPI_Type_create_hvector_c(far_away, far_away, far_away, MPI_BYTE, &t[2]);
@@ -236,15 +237,17 @@ static void make_beyond(MPI_Datatype *t)
     MPI_Type_create_struct_c(2, lengths, bytes, parts, &t[6]);
     MPI_Type_create_indexed_block_c(2, 1, near, U, &t[7]);
     MPI_Type_create_subarray_c(2, sizes, subsizes, starts, MPI_ORDER_C, U, &t[8]);
+    /* Of the last three rows every second word. */
+    MPI_Type_create_darray_c(2000000000, 1999999999, 2, sizes, distribs, dargs, grid, MPI_ORDER_C, U, &t[9]);
     for (int i = 0; i < BEYOND; i++) MPI_Type_commit(&t[i]);
 }
 
 static void ask_beyond(MPI_Datatype *t, MPI_Comm comm, long seed)
 {
-    const C f = far_away, sizes[BEYOND] = {8 * f, 48, f * f, 4 * f + 4, 4 * f + 4, 4 * f, 2 * f + 8, 16, 32};
-    const C extents[BEYOND] = {8 * f, 16 * f + 16, f * f, 8 * f + 4, 16 * f + 4, 18 * f, 16 * f + 8, 24, 32 * f};
-    const C lowest[BEYOND] = {0, 0, 0, 0, 0, 0, 0, 8 * f, 8 * (4 * (f - 2) + 1)};
-    uint64_t out[8], in[8];
+    const C f = far_away, sizes[BEYOND] = {8 * f, 48, f * f, 4 * f + 4, 4 * f + 4, 4 * f, 2 * f + 8, 16, 32, 48};
+    const C extents[BEYOND] = {8 * f, 16 * f + 16, f * f, 8 * f + 4, 16 * f + 4, 18 * f, 16 * f + 8, 24, 32 * f, 32 * f};
+    const C lowest[BEYOND] = {0, 0, 0, 0, 0, 0, 0, 8 * f, 8 * (4 * (f - 2) + 1), 8 * (4 * (f - 3) + 1)};
+    uint64_t out[16], in[16];
     for (int i = 0; i < BEYOND; i++) {
         C size, lb, extent, true_lb, true_extent;
         MPI_Type_size_c(t[i], &size);
@@ -253,18 +256,185 @@ static void ask_beyond(MPI_Datatype *t, MPI_Comm comm, long seed)
         CHECK(size == sizes[i] && extent == extents[i] && true_lb == lowest[i], "type %d beyond an int: %lld, %lld from %lld, %lld", i,
               (long long)size, (long long)extent, (long long)lb, (long long)true_lb);
     }
-    for (int i = BEYOND - 2; i < BEYOND; i++) {
+    for (int i = 7; i < BEYOND; i++) {
         MPI_Status status;
         C elements;
-        words(out, 8, me, seed + i), memset(in, 0, sizeof in);
+        words(out, 16, me, seed + i), memset(in, 0, sizeof in);
         /* Where the buffer would begin. */
         char *from = (char *)out - lowest[i], *to = (char *)in - lowest[i];
         MPI_Sendrecv_c(from, 1, t[i], right, 60 + i, to, 1, t[i], left, 60 + i, comm, &status);
         MPI_Get_elements_c(&status, t[i], &elements);
-        int second = i == BEYOND - 1 ? 1 : 2;
+        int second = i == 8 ? 1 : 2;
         CHECK(elements == sizes[i] / 8 && in[0] == word(left, 0, seed + i) && in[second] == word(left, second, seed + i), "a message of type %d", i);
         CHECK(in[3 - second] == 0, "type %d: a gap", i);
+        CHECK(i < 9 || in[10] == word(left, 10, seed + i), "the end of type %d", i);
     }
+}
+
+/* Arrays of numbers beyond an int. A buffer is said to begin far before the memory that is used, on some ranks only: each must be able
+ * to decide alone. (Where the MPI below has no such procedures, the places must have a divisor in common: all are multiples of 3.) Their kinds: allgatherv, alltoallv, alltoallw, gatherv, scatterv. */
+enum { FAR = 5 };
+static D away[MOST], bytes_away[MOST], near[MOST], bytes_near[MOST];
+static MPI_Datatype nothing;
+static C many[MOST];
+#define BEFORE(p) ((char *)(p) - 8 * far_away)
+
+static void make_far(void)
+{
+    for (int i = 0; i < MOST; i++) near[i] = 3 * i, bytes_near[i] = 8 * near[i], many[i] = far_away + i;
+    for (int i = 0; i < MOST; i++) away[i] = far_away + near[i], bytes_away[i] = 8 * away[i];
+    MPI_Type_contiguous(0, U, &nothing);
+    MPI_Type_commit(&nothing);
+}
+
+static void prepare_far(struct buffers *b, long seed)
+{
+    for (int k = 0; k < FAR; k++) memset(b[k].in, 0, sizeof b[k].in), words(b[k].out, 3 * n, me, seed + k);
+}
+
+static uint64_t verify_far(const struct buffers *b, long seed, const char *form)
+{
+    for (int i = 0; i < n; i++) {
+        CHECK(b[0].in[3 * i] == word(i, 0, seed), "%s Allgatherv from afar", form);
+        CHECK(b[1].in[3 * i] == word(i, 3 * me, seed + 1), "%s Alltoallv from afar", form);
+        CHECK(b[2].in[3 * i] == word(i, 3 * me, seed + 2), "%s Alltoallw from afar", form);
+        if (me == 1) CHECK(b[3].in[3 * i] == word(i, 0, seed + 3), "%s Gatherv from afar", form);
+    }
+    CHECK(b[4].in[0] == word(1, 3 * me, seed + 4), "%s Scatterv from afar", form);
+    return fold(b[0].in[3 * n - 3], b[1].in[0]);
+}
+
+static uint64_t far_blocking(MPI_Comm comm, MPI_Comm ring, long seed)
+{
+    static struct buffers b[FAR + 2];
+    int odd = me % 2;
+    prepare_far(b, seed);
+    MPI_Allgatherv_c(b[0].out, 1, U, odd ? BEFORE(b[0].in) : (char *)b[0].in, ones, odd ? away : near, U, comm);
+    MPI_Alltoallv_c(odd ? (char *)b[1].out : BEFORE(b[1].out), ones, odd ? near : away, U, odd ? BEFORE(b[1].in) : (char *)b[1].in, ones,
+                    odd ? away : near, U, comm);
+    MPI_Alltoallw_c(odd ? (char *)b[2].out : BEFORE(b[2].out), bytes_of, odd ? bytes_near : bytes_away, raw,
+                    odd ? BEFORE(b[2].in) : (char *)b[2].in, bytes_of, odd ? bytes_away : bytes_near, raw, comm);
+    MPI_Gatherv_c(b[3].out, 1, U, BEFORE(b[3].in), me == 1 ? ones : NULL, me == 1 ? away : NULL, U, 1, comm);
+    MPI_Scatterv_c(BEFORE(b[4].out), ones, away, U, b[4].in, 1, U, 1, comm);
+    memset(b[5].in, 0, sizeof b[5].in), memset(b[6].in, 0, sizeof b[6].in), words(b[6].out, 4, me, seed + 6);
+    MPI_Neighbor_allgatherv_c(b[0].out, 1, U, BEFORE(b[5].in), ones, away, U, ring);
+    MPI_Neighbor_alltoallv_c(BEFORE(b[6].out), ones, away, U, b[6].in, ones, places, U, ring);
+    CHECK(b[5].in[0] == word(left, 0, seed) && b[5].in[3] == word(right, 0, seed), "neighbours from afar");
+    CHECK(b[6].in[0] == word(left, 3, seed + 6) && b[6].in[1] == word(right, 0, seed + 6), "neighbours from afar");
+    MPI_Datatype nothings[MOST];
+    for (int i = 0; i < MOST; i++) nothings[i] = nothing;
+    MPI_Neighbor_alltoallw_c(b[0].out, many, offsets, nothings, b[0].in, many + 1, offsets, nothings, ring);
+    return verify_far(b, seed, "blocking");
+}
+
+static void far_initiate(struct buffers *b, MPI_Comm comm, MPI_Request *q, long seed)
+{
+    int odd = me % 2;
+    prepare_far(b, seed);
+    MPI_Iallgatherv_c(b[0].out, 1, U, odd ? BEFORE(b[0].in) : (char *)b[0].in, ones, odd ? away : near, U, comm, &q[0]);
+    MPI_Ialltoallv_c(odd ? (char *)b[1].out : BEFORE(b[1].out), ones, odd ? near : away, U, odd ? BEFORE(b[1].in) : (char *)b[1].in, ones,
+                     odd ? away : near, U, comm, &q[1]);
+    MPI_Ialltoallw_c(odd ? (char *)b[2].out : BEFORE(b[2].out), bytes_of, odd ? bytes_near : bytes_away, raw,
+                     odd ? BEFORE(b[2].in) : (char *)b[2].in, bytes_of, odd ? bytes_away : bytes_near, raw, comm, &q[2]);
+    MPI_Igatherv_c(b[3].out, 1, U, BEFORE(b[3].in), ones, away, U, 1, comm, &q[3]);
+    MPI_Iscatterv_c(BEFORE(b[4].out), ones, away, U, b[4].in, 1, U, 1, comm, &q[4]);
+}
+
+static void far_persistent(struct buffers *b, MPI_Comm comm, MPI_Request *q)
+{
+    int odd = me % 2;
+    MPI_Info i = MPI_INFO_NULL;
+    MPI_Allgatherv_init_c(b[0].out, 1, U, odd ? BEFORE(b[0].in) : (char *)b[0].in, ones, odd ? away : near, U, comm, i, &q[0]);
+    MPI_Alltoallv_init_c(odd ? (char *)b[1].out : BEFORE(b[1].out), ones, odd ? near : away, U, odd ? BEFORE(b[1].in) : (char *)b[1].in,
+                         ones, odd ? away : near, U, comm, i, &q[1]);
+    MPI_Alltoallw_init_c(odd ? (char *)b[2].out : BEFORE(b[2].out), bytes_of, odd ? bytes_near : bytes_away, raw,
+                         odd ? BEFORE(b[2].in) : (char *)b[2].in, bytes_of, odd ? bytes_away : bytes_near, raw, comm, i, &q[2]);
+    MPI_Gatherv_init_c(b[3].out, 1, U, BEFORE(b[3].in), ones, away, U, 1, comm, i, &q[3]);
+    MPI_Scatterv_init_c(BEFORE(b[4].out), ones, away, U, b[4].in, 1, U, 1, comm, i, &q[4]);
+}
+
+/* Reductions beyond an int need memory, but of what is nothing: the program's operation sees how much it is applied to. */
+static C applied;
+/* (Open MPI takes seconds for a thousand million elements, of whatever size: these are one block.) */
+static const C prime = 2147483659;
+/* MPICH 4.0.2 refuses some of them. */
+static int refused;
+
+static void tally(void *in, void *inout, C *length, MPI_Datatype *type)
+{
+    (void)in, (void)inout;
+    CHECK(*type == nothing, "another datatype");
+    applied += *length;
+}
+
+enum { SUMS = 6 };
+
+/* The last two kinds are MPI_Reduce_scatter's: Open MPI's non-blocking ones take no elements without extent. */
+static int sums(void)
+{
+    char version[MPI_MAX_LIBRARY_VERSION_STRING];
+    int length;
+    MPI_Get_library_version(version, &length);
+    return strstr(version, "Open MPI") ? SUMS - 2 : SUMS;
+}
+
+/* Some ranks may only hand on. */
+static void check_applied(MPI_Comm comm, C each)
+{
+    C all;
+    MPI_Allreduce(&applied, &all, 1, MPI_COUNT, MPI_SUM, comm);
+    CHECK(applied % each == 0 && all > 0, "applied to %lld", (long long)applied);
+}
+
+static void reduce_nothing(MPI_Comm comm, MPI_Op op)
+{
+    uint64_t in[4], out[4];
+    C all[MOST], each[MOST];
+    for (int i = 0; i < MOST; i++) all[i] = 2 * far_away, each[i] = far_away * (i + 1);
+    applied = 0;
+    MPI_Reduce_local_c(in, out, far_away + 1, nothing, op);
+    CHECK(applied == far_away + 1, "applied to %lld", (long long)applied);
+    applied = 0;
+    MPI_Reduce_c(in, out, prime, nothing, op, 0, comm);
+    MPI_Allreduce_c(in, out, prime, nothing, op, comm);
+    MPI_Scan_c(in, out, prime, nothing, op, comm);
+    MPI_Exscan_c(in, out, prime, nothing, op, comm);
+    check_applied(comm, prime);
+    if (refused || sums() < SUMS) return;
+    applied = 0;
+    MPI_Reduce_scatter_block_c(in, out, far_away, nothing, op, comm);
+    MPI_Reduce_scatter_c(in, out, all, nothing, op, comm);
+    MPI_Reduce_scatter_c(in, out, each, nothing, op, comm);
+    check_applied(comm, far_away);
+}
+
+static void sum_nothing(MPI_Comm comm, MPI_Op op, MPI_Request *q)
+{
+    static uint64_t in[4], out[4];
+    static C each[MOST];
+    for (int i = 0; i < MOST; i++) each[i] = far_away * (i + 1);
+    MPI_Ireduce_c(in, out, prime, nothing, op, 0, comm, &q[0]);
+    MPI_Iallreduce_c(in, out, prime, nothing, op, comm, &q[1]);
+    MPI_Iscan_c(in, out, prime, nothing, op, comm, &q[2]);
+    MPI_Iexscan_c(in, out, prime, nothing, op, comm, &q[3]);
+    q[4] = q[5] = MPI_REQUEST_NULL;
+    if (sums() < SUMS) return;
+    MPI_Ireduce_scatter_block_c(in, out, far_away, nothing, op, comm, &q[4]);
+    MPI_Ireduce_scatter_c(in, out, each, nothing, op, comm, &q[5]);
+}
+
+static void keep_nothing(MPI_Comm comm, MPI_Op op, MPI_Request *q)
+{
+    static uint64_t in[4], out[4];
+    static C each[MOST];
+    MPI_Info i = MPI_INFO_NULL;
+    for (int i = 0; i < MOST; i++) each[i] = far_away * (i + 1);
+    MPI_Reduce_init_c(in, out, prime, nothing, op, 0, comm, i, &q[0]);
+    MPI_Allreduce_init_c(in, out, prime, nothing, op, comm, i, &q[1]);
+    MPI_Scan_init_c(in, out, prime, nothing, op, comm, i, &q[2]);
+    MPI_Exscan_init_c(in, out, prime, nothing, op, comm, i, &q[3]);
+    MPI_Reduce_scatter_block_init_c(in, out, far_away, nothing, op, comm, i, &q[4]);
+    MPI_Reduce_scatter_init_c(in, out, each, nothing, op, comm, i, &q[5]);
 }
 #endif
 
@@ -392,13 +562,28 @@ int main(int argc, char **argv)
     MPI_Comm_dup(MPI_COMM_WORLD, &comm);
     MPI_Cart_create(comm, 1, dims, periods, 0, &ring);
     static char buffer[1 << 16];
+#ifdef ORDINARY
     MPI_Buffer_attach(buffer, sizeof buffer);
+#else
+    /* (Its beginning will do.) */
+    MPI_Buffer_attach_c(buffer, far_away);
+#endif
     struct types types = make_types();
     MPI_Op op;
     MPI_Op_create_c(fuse, 1, &op);
 #ifndef ORDINARY
     MPI_Datatype beyond[BEYOND];
     make_beyond(beyond);
+    MPI_Op counts;
+    MPI_Op_create_c(tally, 1, &counts);
+    make_far();
+    refused = option(argc, argv, "--refused", 0);
+    static struct buffers distant[FAR], repeated[FAR];
+    MPI_Request far_q[FAR], far_p[FAR], open_sums[SUMS], kept[SUMS];
+    far_persistent(repeated, comm, far_p);
+    keep_nothing(comm, counts, kept);
+    far_initiate(distant, comm, far_q, 2000);
+    sum_nothing(comm, counts, open_sums);
 #endif
 
     static struct buffers open[KINDS];
@@ -425,6 +610,10 @@ int main(int argc, char **argv)
         hash = fold(hash, ask_types(&types, comm, seed + 20));
 #ifndef ORDINARY
         ask_beyond(beyond, comm, seed + 40);
+        hash = fold(hash, far_blocking(comm, ring, seed + 80));
+        reduce_nothing(comm, counts);
+        prepare_far(repeated, 3000 + seed);
+        MPI_Startall(FAR, far_p), MPI_Startall(sums(), kept);
 #endif
         for (int i = 0; i < 3; i++) words(fixed[i], WORDS, me, seed + 5 + i);
         sum_in[0] = (uint64_t)me, sum_in[1] = (uint64_t)round;
@@ -440,6 +629,14 @@ int main(int argc, char **argv)
         MPI_Waitall(KINDS, q, MPI_STATUSES_IGNORE);
         hash = fold(hash, verify(open, 1000 + seed, "non-blocking"));
         initiate(open, comm, q, 1000 + seed + 100);
+#ifndef ORDINARY
+        MPI_Waitall(FAR, far_q, MPI_STATUSES_IGNORE), MPI_Waitall(FAR, far_p, MPI_STATUSES_IGNORE);
+        hash = fold(hash, verify_far(distant, 2000 + seed, "non-blocking"));
+        hash = fold(hash, verify_far(repeated, 3000 + seed, "persistent"));
+        far_initiate(distant, comm, far_q, 2000 + seed + 100);
+        MPI_Waitall(SUMS, kept, MPI_STATUSES_IGNORE), MPI_Waitall(SUMS, open_sums, MPI_STATUSES_IGNORE);
+        sum_nothing(comm, counts, open_sums);
+#endif
         MPI_Waitall(5, persistent, MPI_STATUSES_IGNORE), MPI_Wait(&sum, MPI_STATUS_IGNORE);
         check_words(fixed[3], WORDS, left, seed + 5, "a persistent message");
         check_words(fixed[4], WORDS, left, seed + 6, "a persistent message");
@@ -461,6 +658,11 @@ int main(int argc, char **argv)
     for (int i = 0; i < 5; i++) MPI_Request_free(&persistent[i]);
 #ifndef ORDINARY
     MPI_Request_free(&sum);
+    MPI_Waitall(FAR, far_q, MPI_STATUSES_IGNORE), MPI_Waitall(SUMS, open_sums, MPI_STATUSES_IGNORE);
+    hash = fold(hash, verify_far(distant, 2000 + rounds * 100, "non-blocking"));
+    for (int i = 0; i < FAR; i++) MPI_Request_free(&far_p[i]);
+    for (int i = 0; i < SUMS; i++) MPI_Request_free(&kept[i]);
+    MPI_Op_free(&counts), MPI_Type_free(&nothing);
 #endif
     MPI_Op_free(&op);
     for (int i = 0; i < 12; i++) MPI_Type_free(&types.all[i]);
@@ -468,8 +670,15 @@ int main(int argc, char **argv)
     for (int i = 0; i < BEYOND; i++) MPI_Type_free(&beyond[i]);
 #endif
     void *address;
+#ifdef ORDINARY
     int length;
     MPI_Buffer_detach(&address, &length);
+    CHECK(address == buffer && length == sizeof buffer, "another buffer");
+#else
+    C length;
+    MPI_Buffer_detach_c(&address, &length);
+    CHECK(address == buffer && length == far_away, "another buffer");
+#endif
     MPI_Comm_free(&ring), MPI_Comm_free(&comm);
     return finish(hash);
 }

@@ -110,7 +110,7 @@ fn run(arguments: &Run) -> anyhow::Result<bool> {
         .into_iter()
         .map(chosen)
         .collect();
-    let alone = chosen(scenarios::alone());
+    let alone = chosen(scenarios::alone(arguments.full));
     if arguments.list {
         for scenario in beside_others
             .iter()

@@ -108,6 +108,18 @@ pub const STALL: Program = Program {
     ..C
 };
 
+/// Collectives of more bytes than an `int` counts.
+pub const BEYOND: Program = Program {
+    name: "beyond",
+    source: "beyond.c",
+    ranks: 2,
+    native: &["--refused", "1"],
+    fast: &[],
+    slow: &["--pause", "4000"],
+    mpis: &[Mpi::Mpich],
+    ..C
+};
+
 /// The largest tag of an MPI.
 pub const TAGS: Program = Program {
     name: "tags",
@@ -256,6 +268,7 @@ pub const PROGRAMS: &[Program] = &[
     Program {
         name: "large",
         source: "large.c",
+        native: &["--refused", "1"],
         fast: &["--rounds", "25", "--pause", "0"],
         slow: &["--rounds", "25", "--pause", "200"],
         mpis: &[Mpi::Mpich],

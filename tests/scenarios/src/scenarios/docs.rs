@@ -258,7 +258,7 @@ mod tests {
         let mut names: Vec<String> = super::super::beside_others(true)
             .into_iter()
             .chain(super::super::series(true).into_iter().flatten())
-            .chain(super::super::alone())
+            .chain(super::super::alone(true))
             .map(|scenario| scenario.name)
             .collect();
         // Parts of `cargo xtask test` that are no scenarios have their names in quotes there.

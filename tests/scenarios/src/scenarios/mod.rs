@@ -109,9 +109,11 @@ pub fn series(full: bool) -> Vec<Vec<Scenario>> {
     vec![slurm.collect(), large]
 }
 
-/// Those that want the machine for themselves: they count the checkpoints that fall due, or kill at instants that depend on time.
-pub fn alone() -> Vec<Scenario> {
-    [faults::all(), dense::all()]
+/// Those that want the machine for themselves: they count the checkpoints that fall due, kill at instants that depend on time, or
+/// need its memory (in the full run).
+pub fn alone(full: bool) -> Vec<Scenario> {
+    let heavy = if full { modes::heavy() } else { Vec::new() };
+    [faults::all(), dense::all(), heavy]
         .into_iter()
         .flatten()
         .collect()

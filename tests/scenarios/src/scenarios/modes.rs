@@ -13,7 +13,7 @@ use crate::generations::{Id, Stores};
 use crate::job::{Ended, Job};
 use crate::mpi::Mpi;
 use crate::product::{Intervals, Setup};
-use crate::programs::{Program, PROGRAMS};
+use crate::programs::{Program, BEYOND, PROGRAMS};
 use crate::record::{self, Recording};
 
 /// Longest any of these runs may take.
@@ -75,6 +75,20 @@ pub fn all() -> Vec<Scenario> {
         }
     }
     scenarios
+}
+
+/// What needs more memory than small jobs beside each other may.
+pub fn heavy() -> Vec<Scenario> {
+    let scenario = |mode: Mode, shows| {
+        let name = format!("{}/{}/{}", mode.word(), Mpi::Mpich.name(), BEYOND.name);
+        Scenario::new(name.clone(), shows, move |context| {
+            run(context, &name, &BEYOND, Mpi::Mpich, mode)
+        })
+    };
+    vec![
+        scenario(Mode::Plain, "collectives of 2 GiB have the native result"),
+        scenario(Mode::Resume, "the same, killed and resumed"),
+    ]
 }
 
 fn run(

@@ -67,6 +67,9 @@ const CARRIED: &[&str] = &[
     "answers_mpich",
 ];
 
+/// What is not built for an MPI, and goes on under it: what that does not have, too.
+const ELSEWHERE: &[(&str, &str)] = &[("large", "openmpi")];
+
 /// What an MPI itself cannot do.
 const UNFIT: &[(&str, &str, &str)] = &[
     (
@@ -122,10 +125,11 @@ pub fn all(full: bool) -> Vec<Scenario> {
             for &to in &every {
                 let system = Mpi::ALL.contains(&from) && Mpi::ALL.contains(&to);
                 let listed = system || PAIRS.contains(&(from.name(), to.name()));
-                let exists = [from, to]
-                    .iter()
-                    .all(|mpi| program.mpis.contains(&mpi.family()));
-                if from == to || !exists || !(full || listed && program.name == SMOKE) {
+                let elsewhere = ELSEWHERE.contains(&(program.name, to.name()));
+                let exists = program.mpis.contains(&from.family())
+                    && (elsewhere || program.mpis.contains(&to.family()));
+                let short = program.name == SMOKE || elsewhere && system;
+                if from == to || !exists || !(full || listed && short) {
                     continue;
                 }
                 scenarios.push(Scenario::new(
