@@ -8,7 +8,8 @@
 //! has room for the sum: libraries add the counts up in one (MPICH 4.0.2 refuses its own `MPI_Reduce_scatter_block_c`
 //! beyond it).
 //!
-//! `MPI_Reduce_scatter_c` whose counts have no common block goes to the library's own (see `large_arrays`).
+//! `MPI_Reduce_scatter_c` whose counts have no common block goes to the library's own (see `large_arrays`), with what
+//! that makes of it: MPICH 4.0.2 ends with an error or a segmentation fault where the sum is beyond an `int`.
 
 use crate::entry;
 use crate::errors::{check, finish};

@@ -113,9 +113,7 @@ pub const BEYOND: Program = Program {
     name: "beyond",
     source: "beyond.c",
     ranks: 2,
-    native: &["--refused", "1"],
     fast: &[],
-    slow: &["--pause", "4000"],
     mpis: &[Mpi::Mpich],
     ..C
 };
