@@ -1,5 +1,5 @@
 /* Collectives of more bytes than an int counts, blocking, non-blocking and persistent, on two ranks of 2 GiB each (the library takes
- * as much again). With pauses while they are under way.
+ * as much again; for MPI_Iallgatherv, which is left out, MPICH 4.0.2 takes 12 GiB a rank). With pauses while they are under way.
  *   beyond [--pause MS] [--only KIND] [--all 1]    (the last kind is more than MPICH 4.0.2 can do) */
 #include "common.h"
 
@@ -65,9 +65,9 @@ int main(int argc, char **argv)
     MPI_Request q;
     MPI_Op_create_c(fuse, 1, &op);
 
-    MPI_Count three[2] = {3, N}, back[2] = {N, 3}, parts[2] = {N - 2, 2};
+    MPI_Count three[2] = {3, N}, parts[2] = {N - 2, 2};
     MPI_Count much[2] = {0, me == 0 ? N : 0}, little[2] = {me == 1 ? N : 0, 0};
-    MPI_Aint behind[2] = {N, 0}, ends[2] = {0, N}, none[2] = {0, 0};
+    MPI_Aint behind[2] = {N, 0}, none[2] = {0, 0};
     MPI_Datatype types[2] = {B, B};
     const char *what;
 
@@ -104,15 +104,6 @@ int main(int argc, char **argv)
         MPI_Iscatterv_c(data, me == 0 ? three : NULL, me == 0 ? behind : NULL, B, me == 0 ? MPI_IN_PLACE : data, N, B, 0, comm, &q);
         complete(&q);
         hash = fold(hash, check(0, N, 0, 5, what));
-    }
-    if (turn(what = "Allgatherv_init")) {
-        set(me == 0 ? 0 : N, me == 0 ? N : 3, me, 6);
-        MPI_Allgatherv_init_c(MPI_IN_PLACE, 0, B, data, back, ends, B, comm, MPI_INFO_NULL, &q);
-        MPI_Start(&q);
-        complete(&q);
-        MPI_Request_free(&q);
-        check(N, 3, 1, 6, what);
-        hash = fold(hash, check(0, N, 0, 6, what));
     }
     /* All of one to the other, which has nothing for it: with one datatype and with two. */
     if (turn(what = "Alltoallv")) {
