@@ -10,7 +10,7 @@ use anyhow::{bail, Context as _, Result};
 use tempfile::TempDir;
 
 use crate::job::Job;
-use crate::mpi::{find, yields_with, Mpi};
+use crate::mpi::{fetched, find, yields_with, Mpi};
 use crate::product::Product;
 use crate::programs::Program;
 use crate::random::Random;
@@ -75,7 +75,8 @@ impl Context {
 
     /// Record which procedures the programs call.
     pub fn record(&mut self) -> Result<()> {
-        self.recorder = Some(Recorder::new(&self.work.path().join("record"), &Mpi::ALL)?);
+        let all: Vec<Mpi> = Mpi::ALL.into_iter().chain(fetched()).collect();
+        self.recorder = Some(Recorder::new(&self.work.path().join("record"), &all)?);
         Ok(())
     }
 
@@ -86,7 +87,7 @@ impl Context {
 
     /// The recording of one run in `directory`, if something records.
     pub fn recording(&self, mpi: Mpi, directory: &Path) -> Result<Option<Recording>> {
-        let recorder = self.recorder.as_ref().filter(|_| Mpi::ALL.contains(&mpi));
+        let recorder = self.recorder.as_ref();
         recorder.map(|r| r.start(mpi, directory)).transpose()
     }
 

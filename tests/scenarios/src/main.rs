@@ -23,7 +23,6 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::Mutex;
 
-use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 
 use context::{Context, Verdict};
@@ -63,9 +62,9 @@ struct Run {
     /// for themselves follow.
     #[arg(long)]
     lanes: Option<u32>,
-    /// Record which procedures the programs call, natively and in each mode, and write the table there; with
-    /// `--only`, what it has of an earlier recording is kept.
-    #[arg(long, value_name = "FILE", requires = "mana")]
+    /// Record which procedures the programs call, natively and in each mode, and write the pages of that into this
+    /// directory; with `--only`, what they have of an earlier recording is kept.
+    #[arg(long, value_name = "DIR", requires = "mana")]
     coverage: Option<PathBuf>,
     /// Print the names and what each shows, and end.
     #[arg(long)]
@@ -96,21 +95,21 @@ fn run(arguments: &Run) -> anyhow::Result<bool> {
     let chosen = |all: Vec<Scenario>| -> Vec<Scenario> {
         let wanted = |name: &str| {
             let mut texts = arguments.only.iter();
-            let recorded = |column: &&str| name.split('/').next() == Some(*column);
-            (arguments.only.is_empty() || texts.any(|text| name.contains(text.as_str())))
-                && (arguments.coverage.is_none() || record::COLUMNS.iter().any(recorded))
+            arguments.only.is_empty() || texts.any(|text| name.contains(text.as_str()))
         };
-        let recorded = |name: &str| arguments.coverage.is_none() || scenarios::recorded(name);
-        all.into_iter()
-            .filter(|s| wanted(&s.name) && recorded(&s.name))
-            .collect()
+        all.into_iter().filter(|s| wanted(&s.name)).collect()
     };
-    let beside_others = chosen(scenarios::beside_others(arguments.full));
-    let series: Vec<_> = scenarios::series(arguments.full)
-        .into_iter()
-        .map(chosen)
-        .collect();
-    let alone = chosen(scenarios::alone(arguments.full));
+    let (beside_others, series, alone) = if arguments.coverage.is_some() {
+        (scenarios::to_record(), Vec::new(), Vec::new())
+    } else {
+        (
+            scenarios::beside_others(arguments.full),
+            scenarios::series(arguments.full),
+            scenarios::alone(arguments.full),
+        )
+    };
+    let (beside_others, alone) = (chosen(beside_others), chosen(alone));
+    let series: Vec<_> = series.into_iter().map(chosen).collect();
     if arguments.list {
         for scenario in beside_others
             .iter()
@@ -127,14 +126,10 @@ fn run(arguments: &Run) -> anyhow::Result<bool> {
         arguments.seed,
         arguments.keep,
     )?;
-    if let Some(file) = &arguments.coverage {
+    if let Some(directory) = &arguments.coverage {
         context.record()?;
-        let earlier = std::fs::read_to_string(file).ok();
-        if let (Some(page), Some(recorder)) = (
-            earlier.filter(|_| !arguments.only.is_empty()),
-            context.recorder(),
-        ) {
-            recorder.keep(&page)?;
+        if let Some(recorder) = context.recorder() {
+            recorder.keep(directory, !arguments.only.is_empty())?;
         }
     }
     println!(
@@ -171,9 +166,8 @@ fn run(arguments: &Run) -> anyhow::Result<bool> {
     for scenario in &alone {
         tally.count(scenario, &context);
     }
-    if let (Some(file), Some(recorder)) = (&arguments.coverage, context.recorder()) {
-        std::fs::write(file, recorder.document(include_str!("../../coverage.txt"))?)
-            .with_context(|| format!("writing {}", file.display()))?;
+    if let (Some(directory), Some(recorder)) = (&arguments.coverage, context.recorder()) {
+        recorder.write(directory, include_str!("../../coverage.txt"))?;
     }
     println!("{tally}");
     Ok(tally.failed.load(Ordering::Relaxed) == 0)

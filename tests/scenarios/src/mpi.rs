@@ -64,6 +64,11 @@ impl Fetched {
         let place = PLACE.get().map_or(Path::new("."), PathBuf::as_path);
         place.join(self.name)
     }
+
+    /// The path of its library of this name.
+    pub fn library(&self, name: &str) -> PathBuf {
+        self.directory().join("lib").join(name)
+    }
 }
 
 impl Mpi {
@@ -85,6 +90,15 @@ impl Mpi {
             Self::Fetched(Fetched { open_mpi: true, .. }) => Self::OpenMpi,
             Self::Fetched(_) => Self::Mpich,
             own => own,
+        }
+    }
+
+    /// The name under which its library is loaded.
+    pub fn library(self) -> &'static str {
+        match self {
+            Self::Mpich => "libmpich.so.12",
+            _ if self.family() == Self::OpenMpi => "libmpi.so.40",
+            _ => "libmpi.so.12",
         }
     }
 

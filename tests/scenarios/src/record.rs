@@ -1,9 +1,12 @@
 //! Which procedures the programs call, in which kind of run, on objects of what age: the recorder
 //! (`tests/programs/record.c`) is preloaded into every run, and what it wrote becomes
-//! `docs/coverage.md`. Only what a run with the right result has recorded counts.
+//! the pages of `docs/` ([`pages`]). Only what a run with the right result has recorded counts.
+
+mod exports;
+mod notes;
+mod pages;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,6 +20,8 @@ use mpi_table::{Direction, Kind, Length, Procedure};
 use crate::generations::Stores;
 use crate::mpi::Mpi;
 use crate::product::Setup;
+use exports::exports;
+use pages::{pages, Known};
 
 /// The file of a recorded run that counts how often it was started again.
 const RESTARTS: &str = "restarts";
@@ -59,7 +64,9 @@ type Key = (String, &'static str, &'static str);
 /// Everything recorded so far.
 pub struct Recorder {
     libraries: PathBuf,
-    marks: Mutex<BTreeMap<Key, Mark>>,
+    known: Mutex<Known>,
+    /// The MPIs of which something was recorded by this run.
+    taken: Mutex<BTreeSet<&'static str>>,
 }
 
 /// One recorded run.
@@ -71,18 +78,22 @@ pub struct Recording {
 }
 
 impl Recorder {
-    /// Nothing is recorded yet; libraries for these MPIs are built in `directory`.
+    /// Nothing is recorded yet; libraries for those of these MPIs that are here are built in `directory`.
     pub fn new(directory: &Path, mpis: &[Mpi]) -> Result<Self> {
         std::fs::create_dir_all(directory)
             .with_context(|| format!("creating {}", directory.display()))?;
+        let mut known = Known::default();
         for mpi in mpis {
-            if mpi.tool("mpicc").is_some() {
-                build(*mpi, directory)?;
+            if mpi.tool("mpirun").is_some() && mpi.c_compiler().is_some() {
+                let exported = exports(*mpi)?;
+                build(*mpi, &exported, directory)?;
+                known.exports.insert(mpi.name(), exported);
             }
         }
         Ok(Self {
             libraries: directory.to_owned(),
-            marks: Mutex::default(),
+            known: Mutex::new(known),
+            taken: Mutex::default(),
         })
     }
 
@@ -101,7 +112,7 @@ impl Recorder {
 
     /// Take over what a run with the right result has recorded.
     pub fn take(&self, recording: &Recording, mpi: Mpi, column: &'static str) -> Result<()> {
-        let Ok(mut marks) = self.marks.lock() else {
+        let (Ok(mut known), Ok(mut taken)) = (self.known.lock(), self.taken.lock()) else {
             bail!("a scenario panicked")
         };
         let entries = std::fs::read_dir(&recording.directory)
@@ -109,32 +120,42 @@ impl Recorder {
         for entry in entries.flatten() {
             let text = std::fs::read_to_string(entry.path()).unwrap_or_default();
             for (name, mark) in marks_of(&text) {
-                let key = (name, mpi.name(), column);
-                let known = marks.entry(key).or_insert(mark);
-                *known = (*known).max(mark);
+                taken.insert(mpi.name());
+                known.add((name, mpi.name(), column), mark);
             }
         }
         Ok(())
     }
 
-    /// Keep what the page of an earlier recording has: only some of the scenarios are run.
-    pub fn keep(&self, page: &str) -> Result<()> {
-        let Ok(mut marks) = self.marks.lock() else {
+    /// Keep what the pages in `directory` have of an earlier recording: of all MPIs if only some of the scenarios are
+    /// run, else of those that are not here.
+    pub fn keep(&self, directory: &Path, some: bool) -> Result<()> {
+        let Ok(mut known) = self.known.lock() else {
             bail!("a scenario panicked")
         };
-        for (name, mpi, column, mark) in marks_on(page) {
-            let known = marks.entry((name, mpi, column)).or_insert(mark);
-            *known = (*known).max(mark);
+        let here: BTreeSet<_> = known.exports.keys().copied().collect();
+        for page in pages() {
+            let Ok(text) = std::fs::read_to_string(directory.join(page.file)) else {
+                continue;
+            };
+            known.keep(page.read(&text), |mpi| some || !here.contains(mpi));
         }
         Ok(())
     }
 
-    /// The document.
-    pub fn document(&self, notes: &str) -> Result<String> {
-        let Ok(marks) = self.marks.lock() else {
+    /// Write the pages of the MPIs of which this run has recorded something.
+    pub fn write(&self, directory: &Path, notes: &str) -> Result<()> {
+        let (Ok(known), Ok(taken)) = (self.known.lock(), self.taken.lock()) else {
             bail!("a scenario panicked")
         };
-        document(&marks, notes)
+        for page in pages() {
+            if page.mpis.iter().any(|mpi| taken.contains(mpi.name())) {
+                let path = directory.join(page.file);
+                std::fs::write(&path, page.text(&known, notes)?)
+                    .with_context(|| format!("writing {}", path.display()))?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -219,14 +240,6 @@ fn library(mpi: Mpi, directory: &Path) -> PathBuf {
     directory.join(format!("librecord-{}.so", mpi.name()))
 }
 
-/// The table's procedures that `mpi` has.
-fn exported(procedure: &Procedure, mpi: Mpi) -> bool {
-    match mpi.family() {
-        Mpi::OpenMpi => procedure.openmpi,
-        _ => procedure.mpich,
-    }
-}
-
 fn table() -> Result<Vec<Procedure>> {
     match mpi_table::procedures() {
         Ok(procedures) => Ok(procedures),
@@ -284,11 +297,11 @@ fn line(procedure: &Procedure) -> String {
     format!("X({}, \"{what}\", {array}, {count})\n", procedure.name)
 }
 
-fn build(mpi: Mpi, directory: &Path) -> Result<()> {
+fn build(mpi: Mpi, exported: &BTreeSet<String>, directory: &Path) -> Result<()> {
     let list = directory.join(format!("procedures-{}.h", mpi.name()));
     let lines: String = table()?
         .iter()
-        .filter(|p| exported(p, mpi))
+        .filter(|p| exported.contains(&p.name))
         .map(line)
         .collect();
     std::fs::write(&list, lines).with_context(|| format!("writing {}", list.display()))?;
@@ -296,10 +309,10 @@ fn build(mpi: Mpi, directory: &Path) -> Result<()> {
     let mut command = Command::new("cc");
     command.args(["-O0", "-fPIC", "-shared", "-Wall", "-Wno-unused-parameter"]);
     command.arg(format!("-DPROCEDURES=\"{}\"", list.display()));
-    match mpi.family() {
-        Mpi::OpenMpi => command.arg("-DLIBRARY=\"libmpi.so.40\""),
-        _ => command.args(["-DLIBRARY=\"libmpich.so.12\"", "-DHANDLES_ARE_INT"]),
-    };
+    command.arg(format!("-DLIBRARY=\"{}\"", mpi.library()));
+    if mpi.family() == Mpi::Mpich {
+        command.arg("-DHANDLES_ARE_INT");
+    }
     command
         .arg(&source)
         .arg("-o")
@@ -340,170 +353,6 @@ fn marks_of(text: &str) -> Vec<(String, Mark)> {
         .collect()
 }
 
-/// What the cells of a page show.
-fn marks_on(page: &str) -> Vec<(String, &'static str, &'static str, Mark)> {
-    let columns = || {
-        Mpi::ALL
-            .into_iter()
-            .flat_map(|mpi| COLUMNS.map(|column| (mpi.name(), column)))
-    };
-    let mark = |cell: &str, column: &str| match cell.split_whitespace().next()? {
-        "x" if CHECKPOINTED.contains(&column) => Some(Mark::Across),
-        "x" => Some(Mark::Called),
-        "o" => Some(Mark::Object),
-        "b" => Some(Mark::Before),
-        "a" => Some(Mark::After),
-        _ => None,
-    };
-    let mut found = Vec::new();
-    for line in page.lines().filter(|line| line.starts_with("| MPI")) {
-        let mut cells = line.trim_matches('|').split('|').map(str::trim);
-        let name = cells.next().unwrap_or_default();
-        for (cell, (mpi, column)) in cells.zip(columns()) {
-            if let Some(mark) = mark(cell, column) {
-                found.push((name.to_owned(), mpi, column, mark));
-            }
-        }
-    }
-    found
-}
-
-/// Why cells are blank: `[key] reason`, and why they have no `o`: `(key) reason`; then lines `PATTERN [mpi]`, where a
-/// pattern may end with `*`.
-struct Notes<'a> {
-    reasons: Vec<Reason<'a>>,
-    lines: Vec<(&'a str, Option<&'a str>, usize)>,
-}
-
-#[derive(Clone, Copy)]
-struct Reason<'a> {
-    key: &'a str,
-    text: &'a str,
-    /// What is explained is a blank, not the want of an object.
-    blank: bool,
-}
-
-impl<'a> Notes<'a> {
-    fn parse(text: &'a str) -> Result<Self> {
-        let mut notes = Notes {
-            reasons: Vec::new(),
-            lines: Vec::new(),
-        };
-        for line in text.lines().map(str::trim) {
-            if line.is_empty() || line.starts_with('#') {
-                continue;
-            }
-            let between = |open: char, close: char| line.strip_prefix(open)?.split_once(close);
-            let blank = between('[', ']');
-            if let Some((key, text)) = blank.or_else(|| between('(', ')')) {
-                let (text, blank) = (text.trim(), blank.is_some());
-                notes.reasons.push(Reason { key, text, blank });
-                continue;
-            }
-            let mut words = line.split_whitespace();
-            let pattern = words.next().unwrap_or_default();
-            let at = notes.reasons.len().checked_sub(1);
-            let at = at.with_context(|| format!("a name before the first reason: {line}"))?;
-            notes.lines.push((pattern, words.next(), at));
-        }
-        Ok(notes)
-    }
-
-    /// The key of the reason for a blank, or for the want of an object.
-    fn of(&self, name: &str, mpi: &str, blank: bool) -> Option<&'a str> {
-        let fits = |pattern: &str| match pattern.strip_suffix('*') {
-            Some(start) => name.starts_with(start),
-            None => name == pattern,
-        };
-        self.lines
-            .iter()
-            .filter(|(pattern, only, _)| fits(pattern) && only.is_none_or(|o| o == mpi))
-            .filter_map(|(_, _, at)| self.reasons.get(*at))
-            .find(|reason| reason.blank == blank)
-            .map(|reason| reason.key)
-    }
-}
-
-const HEAD: &str = "# Coverage
-
-Which MPI procedures the test programs call, on which MPI, in which kind of run. Recorded by the runs: `cargo xtask coverage` writes
-this page. Every program checks what it gets, and its result is compared with that of a native run; a run that fails records nothing.
-
-| sign | means |
-|---|---|
-| x | called; in runs with checkpoints: before one and after one |
-| o | it made, or worked on, an object that was made before a checkpoint and used after it; procedures without objects have no more than x |
-| b, a | called before a checkpoint only, after one only |
-| . | this MPI does not have it |
-| a word in brackets | why there is nothing, or no o: see the notes at the end |
-
-The columns of each MPI: native, under mana, with checkpoints (\"continue\"), killed and resumed (\"resume\").
-";
-
-fn document(marks: &BTreeMap<Key, Mark>, notes: &str) -> Result<String> {
-    let notes = Notes::parse(notes)?;
-    let mut out = HEAD.to_owned();
-    let mut chapter = String::new();
-    let (mut full, mut explained, mut blank) = (0, 0, 0);
-    let (mut without, mut excused) = (0, 0);
-    for p in &table()? {
-        if p.chapter != chapter {
-            chapter.clone_from(&p.chapter);
-            write!(out, "\n## {chapter}\n| procedure |")?;
-            for mpi in Mpi::ALL {
-                for column in COLUMNS {
-                    let column = if column == "plain" { "mana" } else { column };
-                    write!(out, " {} {column} |", mpi.name())?;
-                }
-            }
-            out.push_str("\n|---|---|---|---|---|---|---|---|---|\n");
-        }
-        write!(out, "| {} |", p.name)?;
-        for mpi in Mpi::ALL {
-            for column in COLUMNS {
-                let key = (p.name.clone(), mpi.name(), column);
-                let mark = marks.get(&key);
-                let lacks = |mark: &Mark| {
-                    CHECKPOINTED.contains(&column) && *mark < Mark::Object && has_object(p)
-                };
-                let cell = match (mark, notes.of(&p.name, mpi.name(), mark.is_none())) {
-                    _ if !exported(p, mpi) => ".".to_owned(),
-                    (Some(mark), Some(why)) if lacks(mark) => {
-                        full += 1;
-                        excused += 1;
-                        format!("{} ({why})", mark.sign())
-                    }
-                    (Some(mark), _) => {
-                        full += 1;
-                        without += i32::from(lacks(mark));
-                        mark.sign().to_owned()
-                    }
-                    (None, Some(key)) => {
-                        explained += 1;
-                        format!("({key})")
-                    }
-                    (None, None) => {
-                        blank += 1;
-                        "?".to_owned()
-                    }
-                };
-                write!(out, " {cell} |")?;
-            }
-        }
-        out.push('\n');
-    }
-    out.push_str("\n## Notes\n");
-    for reason in &notes.reasons {
-        writeln!(out, "- ({}): {}", reason.key, reason.text)?;
-    }
-    writeln!(
-        out,
-        "\n{full} cells recorded, {explained} explained, {blank} blank. Of those with checkpoints, of procedures with objects,\n\
-         {without} have no o, {excused} more have a reason for that."
-    )?;
-    Ok(out)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -520,42 +369,5 @@ mod tests {
         assert_eq!(of("MPI_Win_create"), Some(Mark::Object));
         assert_eq!(of("MPI_Finalize"), Some(Mark::After));
         assert_eq!(of("MPI_Recv"), None);
-    }
-
-    #[test]
-    fn reasons_are_found() {
-        let text = "[io] files\nMPI_File_*\nMPI_X mpich\n(side) on one side\nMPI_X\n";
-        let notes = Notes::parse(text).unwrap();
-        assert_eq!(notes.of("MPI_File_open", "openmpi", true), Some("io"));
-        assert_eq!(notes.of("MPI_File_open", "openmpi", false), None);
-        assert_eq!(notes.of("MPI_X", "openmpi", true), None);
-        assert_eq!(notes.of("MPI_X", "mpich", true), Some("io"));
-        assert_eq!(notes.of("MPI_X", "openmpi", false), Some("side"));
-    }
-
-    #[test]
-    fn a_page_is_read_again() {
-        let page = include_str!("../../../docs/coverage.md");
-        let marks: BTreeMap<Key, Mark> = marks_on(page)
-            .into_iter()
-            .map(|(name, mpi, column, mark)| ((name, mpi, column), mark))
-            .collect();
-        let notes = include_str!("../../coverage.txt");
-        assert_eq!(document(&marks, notes).unwrap(), page);
-    }
-
-    /// The page in the tree has every procedure of the table, and no blank.
-    #[test]
-    fn the_page_is_complete() {
-        let page = include_str!("../../../docs/coverage.md");
-        let rows: BTreeMap<&str, &str> = page
-            .lines()
-            .filter_map(|l| l.strip_prefix("| MPI")?.split_once(" |"))
-            .collect();
-        for p in table().unwrap() {
-            let row = rows.get(p.name.trim_start_matches("MPI"));
-            let row = row.unwrap_or_else(|| panic!("{} is not in docs/coverage.md", p.name));
-            assert!(!row.contains(" ? "), "{}: a blank without a reason", p.name);
-        }
     }
 }

@@ -8,7 +8,7 @@
 //! | `package` | a relocatable tar file and a Debian package of it |
 //! | `demo` | the main job: a node dies, and the answer is the same |
 //! | `test` | all tests, one closing line |
-//! | `coverage` | records what the test programs call, and writes docs/coverage.md |
+//! | `coverage` | records what the test programs call, and writes docs/coverage*.md |
 //! | `fmt`, `lint` | the two checks alone |
 
 mod demo;
@@ -71,8 +71,12 @@ enum Task {
         #[arg(long, value_name = "N")]
         seed: Option<u64>,
     },
-    /// Record which MPI procedures the test programs call in each kind of run, and write docs/coverage.md
-    Coverage,
+    /// Record which MPI procedures the test programs call in each kind of run, and write docs/coverage*.md
+    Coverage {
+        /// Only scenarios whose name contains this; what the pages have stays
+        #[arg(long, value_name = "PATTERN")]
+        only: Option<String>,
+    },
     /// Check the formatting
     Fmt,
     /// Run the linter, warnings are errors
@@ -87,7 +91,7 @@ fn main() -> ExitCode {
         Task::Package { out } => package::package(out.as_deref()).map(|()| true),
         Task::Demo => demo::run(),
         Task::Test { full, only, seed } => tests_all::run(&tests_all::Choice { full, only, seed }),
-        Task::Coverage => tests_all::coverage().map(|outcome| outcome.good()),
+        Task::Coverage { only } => tests_all::coverage(only).map(|outcome| outcome.good()),
         Task::Fmt => tests_all::fmt().map(|outcome| outcome.good()),
         Task::Lint => tests_all::lint().map(|outcome| outcome.good()),
     };

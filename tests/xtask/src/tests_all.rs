@@ -337,19 +337,27 @@ fn scenarios(choice: &Choice, failed: &mut Lines) -> Result<Outcome> {
     scenarios_with(choice, &[], failed)
 }
 
-/// Every program in every mode, with a recorder of what it calls.
-pub fn coverage() -> Result<Outcome> {
+/// Every program in every mode, with a recorder of what it calls; `only` adds to what the pages have.
+pub fn coverage(only: Option<String>) -> Result<Outcome> {
     tree::build()?;
+    let mut lines = Lines::new();
+    let mut sum = Outcome::default();
+    if only.as_deref().is_none_or(mpis::chosen) {
+        sum.add(mpis::run(&mut lines)?);
+        lines.iter().for_each(|line| println!("{line}"));
+    }
     let choice = Choice {
         full: false,
-        only: None,
+        only,
         seed: None,
     };
-    scenarios_with(
+    sum.add(scenarios_with(
         &choice,
-        &["--coverage", "docs/coverage.md"],
+        &["--coverage", "docs"],
         &mut Lines::new(),
-    )
+    )?);
+    println!("{sum}");
+    Ok(sum)
 }
 
 fn build_runner() -> Result<()> {

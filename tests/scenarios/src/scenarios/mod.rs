@@ -56,10 +56,12 @@ impl Scenario {
     }
 }
 
-/// Is this one of those whose calls a recorder notes?
-pub fn recorded(name: &str) -> bool {
-    let mode = name.split_once('/').map(|(mode, _)| mode);
-    mode.is_some_and(|mode| modes::WORDS.contains(&mode))
+/// Those whose calls a recorder notes: every program in every mode, on all MPIs.
+pub fn to_record() -> Vec<Scenario> {
+    [modes::all(), other_mpis::to_record()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 /// Those that may run beside another one: small jobs that mostly wait, none of which measures time.

@@ -5,16 +5,16 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{ensure, Result};
+use anyhow::{ensure, Context as _, Result};
 
 use super::Scenario;
-use crate::context::{passed, skipped, Context, Verdict};
+use crate::context::{skipped, Context, Verdict};
 use crate::generations::{Id, Stores};
 use crate::job::{Ended, Job};
 use crate::mpi::Mpi;
 use crate::product::{Intervals, Setup};
 use crate::programs::{Program, BEYOND, PROGRAMS};
-use crate::record::{self, Recording};
+use crate::record::{self, Recording, COLUMNS};
 
 /// Longest any of these runs may take.
 const LIMIT: Duration = Duration::from_secs(180);
@@ -26,21 +26,26 @@ pub const BUSY: Intervals = Intervals {
     global: 3,
 };
 
-#[derive(Clone, Copy)]
-enum Mode {
+/// A kind of run.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Without mana.
     Native,
+    /// Under mana, no checkpoint taken.
     Plain,
+    /// With checkpoints.
     Continue,
+    /// Killed and resumed.
     Resume,
 }
 
-/// The first parts of these scenarios' names.
-pub const WORDS: [&str; 4] = ["native", "plain", "continue", "resume"];
-
 impl Mode {
+    /// In the order of the reports.
+    pub const ALL: [Self; 4] = [Self::Native, Self::Plain, Self::Continue, Self::Resume];
+
     /// As in the names of scenarios.
-    fn word(self) -> &'static str {
-        WORDS[self as usize]
+    pub fn word(self) -> &'static str {
+        COLUMNS[self as usize]
     }
 }
 
@@ -113,21 +118,36 @@ fn run(
     let expected = context.native(program.name, || {
         native(program, mpi, &executable, place.path())
     })?;
-    let mut recording = context.recording(mpi, place.path())?;
+    if mode != Mode::Native && context.product().is_none() {
+        return skipped("no installed tree was named with --mana");
+    }
+    let note = in_mode(context, place.path(), program, mpi, mode, &expected)?;
+    place.done();
+    Ok(Verdict::Passed(note))
+}
+
+/// One run in `place`, recorded if something records: it has the `expected` result.
+pub fn in_mode(
+    context: &Context,
+    place: &Path,
+    program: &Program,
+    mpi: Mpi,
+    mode: Mode,
+    expected: &str,
+) -> Result<String> {
+    let executable = context.build(program, mpi)?;
+    let mut recording = context.recording(mpi, place)?;
     let environment = recording.as_ref().map(Recording::environment);
     if let Mode::Native = mode {
-        let found = native_with(program, mpi, &executable, place.path(), environment)?;
+        let found = native_with(program, mpi, &executable, place, environment)?;
         ensure!(
             found == expected,
             "result {found}, {expected} in another native run"
         );
         keep(context, &recording, mpi, mode)?;
-        place.done();
-        return passed();
+        return Ok(String::new());
     }
-    let Some(product) = context.product() else {
-        return skipped("no installed tree was named with --mana");
-    };
+    let product = context.product().context("no installed tree")?;
     let intervals = if let Mode::Plain = mode {
         Intervals::default()
     } else {
@@ -138,7 +158,7 @@ fn run(
     } else {
         program.slow
     };
-    let mut setup = product.setup(place.path(), mpi, program.ranks, intervals)?;
+    let mut setup = product.setup(place, mpi, program.ranks, intervals)?;
     setup.needs(program);
     setup.environment.extend(environment.into_iter().flatten());
     if let Some(recording) = &mut recording {
@@ -147,13 +167,12 @@ fn run(
     let line = program.line(&executable, arguments);
     let note = match mode {
         Mode::Native | Mode::Plain => {
-            let job = setup.launch(&[], &line)?;
-            same(&job.wait(limit(program))?, &expected)?;
+            same(&setup.launch(&[], &line)?.wait(limit(program))?, expected)?;
             String::new()
         }
         Mode::Continue => {
             let (ended, seen) = watch(setup.launch(&[], &line)?, &setup.stores(), LIMIT)?;
-            same(&ended, &expected)?;
+            same(&ended, expected)?;
             ensure!(
                 !seen.is_empty(),
                 "no generation was committed\n{}",
@@ -175,12 +194,11 @@ fn run(
         }
         Mode::Resume => {
             let kills = if context.full { 5 } else { 1 };
-            resume(&setup, &line, &expected, kills)?
+            resume(&setup, &line, expected, kills)?
         }
     };
     keep(context, &recording, mpi, mode)?;
-    place.done();
-    Ok(Verdict::Passed(note))
+    Ok(note)
 }
 
 /// The run had the right result: what it recorded counts.
@@ -208,9 +226,15 @@ pub fn native_with(
     command
         .args(program.line(executable, program.fast))
         .args(program.native)
-        .envs(program.environment.iter().copied())
-        .envs(environment.into_iter().flatten())
-        .current_dir(directory);
+        .envs(program.environment.iter().copied());
+    for (name, mut value) in environment.into_iter().flatten() {
+        // What makes ranks yield is preloaded, too.
+        if let Some(library) = Mpi::yielding().filter(|_| name == "LD_PRELOAD") {
+            value = format!("{value}:{}", library.display());
+        }
+        command.env(name, value);
+    }
+    command.current_dir(directory);
     let ended = Job::start(command, directory)?.wait(limit(program))?;
     ended.expect(0)?.result()
 }

@@ -3,6 +3,7 @@
 //! | name | what runs |
 //! |---|---|
 //! | `fetched/MPI/PROGRAM` | a program on an MPI that the tests have fetched: killed and resumed |
+//! | `fetched/MPI/PROGRAM/MODE` | the same for the pages of coverage: natively, under mana, with checkpoints, killed and resumed |
 //! | `another/PROGRAM/FROM-to-TO` | killed under one MPI, resumed under another |
 //! | `fetched/standard/PROGRAM/FROM-to-TO` | the same, built for the interface of the MPI 5.0 standard |
 //!
@@ -15,7 +16,7 @@ use std::time::Duration;
 
 use anyhow::{ensure, Context as _, Result};
 
-use super::modes::{native, resume, same};
+use super::modes::{in_mode, native, resume, same, Mode};
 use super::Scenario;
 use crate::context::{skipped, Context, Verdict};
 use crate::mpi::{fetched, Mpi};
@@ -101,15 +102,41 @@ const PAIRS: &[(&str, &str)] = &[
     ("mpich-4.3.2", "openmpi"),
 ];
 
+/// Is `program` for this MPI?
+fn exists(program: &Program, mpi: Mpi) -> bool {
+    BEYOND.contains(&(mpi.name(), program.name)) || program.mpis.contains(&mpi.family())
+}
+
+/// Every program on every fetched MPI, in every mode.
+pub fn to_record() -> Vec<Scenario> {
+    let mut scenarios = Vec::new();
+    for mode in Mode::ALL {
+        for mpi in fetched() {
+            for program in PROGRAMS.iter().filter(|program| exists(program, mpi)) {
+                // Libraries of other languages are the system's own.
+                if mode == Mode::Native && program.language != Language::C {
+                    continue;
+                }
+                let name = format!("fetched/{}/{}/{}", mpi.name(), program.name, mode.word());
+                scenarios.push(Scenario::new(
+                    name.clone(),
+                    "the native result, recorded",
+                    move |context| in_one_mode(context, &name, program, mpi, mode),
+                ));
+            }
+        }
+    }
+    scenarios
+}
+
 pub fn all(full: bool) -> Vec<Scenario> {
     let mut scenarios = Vec::new();
     for mpi in fetched() {
         for program in PROGRAMS {
             let pair = (mpi.name(), program.name);
-            let beyond = BEYOND.contains(&pair);
-            let short = program.name == SMOKE || NEWER.contains(&pair) || beyond;
-            let exists = beyond || program.mpis.contains(&mpi.family());
-            if !exists || !(full || short) {
+            let newer = NEWER.contains(&pair) || BEYOND.contains(&pair);
+            let short = program.name == SMOKE || newer;
+            if !exists(program, mpi) || !(full || short) {
                 continue;
             }
             scenarios.push(Scenario::new(
@@ -234,6 +261,23 @@ fn expected(context: &Context, program: &Program, mpi: Mpi, place: &Path) -> Res
         );
     }
     Ok(found)
+}
+
+fn in_one_mode(
+    context: &Context,
+    name: &str,
+    program: &'static Program,
+    mpi: Mpi,
+    mode: Mode,
+) -> Result<Verdict> {
+    if let Some(why) = missing(context, program, &[mpi]) {
+        return skipped(why);
+    }
+    let mut place = context.directory(name)?;
+    let expected = expected(context, program, mpi, place.path())?;
+    let note = in_mode(context, place.path(), program, mpi, mode, &expected)?;
+    place.done();
+    Ok(Verdict::Passed(note))
 }
 
 fn on_one(context: &Context, program: &'static Program, mpi: Mpi) -> Result<Verdict> {
