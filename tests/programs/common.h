@@ -27,6 +27,14 @@ static int world_rank, world_size;
         }                                                                                             \
     } while (0)
 
+/* A handle through Fortran by the functions of the library, where its header has macros of the same names. */
+#define THROUGH_FORTRAN(name, type, handle)                                                           \
+    do {                                                                                              \
+        MPI_Fint(MPI_##name##_c2f)(type);                                                             \
+        type(MPI_##name##_f2c)(MPI_Fint);                                                             \
+        CHECK((MPI_##name##_f2c)((MPI_##name##_c2f)(handle)) == (handle), #name " through Fortran");  \
+    } while (0)
+
 /* The value of `--name VALUE` among the arguments, else `otherwise`. */
 static inline const char *text_option(int argc, char **argv, const char *name, const char *otherwise)
 {

@@ -106,10 +106,12 @@ static void one_round(void)
     report("Waitall", code, REQUESTS, requests, REQUESTS, statuses);
     finish_all(requests);
 
+#if !defined OPEN_MPI || OMPI_MAJOR_VERSION < 5 /* 5.0.11 says nothing of the error here, to no one */
     receives(requests, data);
     code = MPI_Waitall(REQUESTS, requests, MPI_STATUSES_IGNORE);
     report("Waitall ignore", code, 0, requests, 0, statuses);
     finish_all(requests);
+#endif
 
     receives(requests, data);
     do code = MPI_Testall(REQUESTS, requests, &flag, statuses);

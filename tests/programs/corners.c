@@ -234,6 +234,16 @@ static void fortran(MPI_Comm comm, MPI_Datatype type, MPI_Group group)
     CHECK(MPI_Message_f2c(MPI_Message_c2f(lasting.message)) == lasting.message, "messages");
     CHECK(MPI_Info_f2c(MPI_Info_c2f(lasting.info)) == lasting.info, "info");
     CHECK(MPI_Request_f2c(MPI_Request_c2f(lasting.request)) == lasting.request, "requests");
+#if defined MPICH_VERSION && MPICH_NUMVERSION >= 40300000
+    THROUGH_FORTRAN(Comm, MPI_Comm, comm);
+    THROUGH_FORTRAN(Type, MPI_Datatype, type);
+    THROUGH_FORTRAN(Group, MPI_Group, group);
+    THROUGH_FORTRAN(Op, MPI_Op, lasting.op);
+    THROUGH_FORTRAN(Errhandler, MPI_Errhandler, lasting.handler);
+    THROUGH_FORTRAN(Message, MPI_Message, lasting.message);
+    THROUGH_FORTRAN(Info, MPI_Info, lasting.info);
+    THROUGH_FORTRAN(Request, MPI_Request, lasting.request);
+#endif
     MPI_Start(&lasting.request);
     MPI_Send(&byte, 1, MPI_INT, world_rank, 3, comm);
     MPI_Wait(&lasting.request, &status);

@@ -181,7 +181,9 @@ static void processors(void)
     int supported = -1;
     for (int kind = MPIX_GPU_SUPPORT_CUDA; kind <= MPIX_GPU_SUPPORT_HIP; kind++)
         CHECK(MPIX_GPU_query_support(kind, &supported) == MPI_SUCCESS && supported == 0, "kind %d: %d", kind, supported);
+#if MPICH_NUMVERSION < 40300000 /* later ones answer nothing, and no error */
     CHECK(class_of(MPIX_GPU_query_support(17, &supported)) == MPI_ERR_ARG, "a kind that is none");
+#endif
     CHECK(MPIX_Query_cuda_support() == 0 && MPIX_Query_ze_support() == 0 && MPIX_Query_hip_support() == 0, "a graphics processor");
 }
 
@@ -220,7 +222,8 @@ static void representations(long round)
           "%s twice", name);
     CHECK(class_of(MPI_Register_datarep_c("of-round-0", MPI_CONVERSION_FN_NULL_C, MPI_CONVERSION_FN_NULL_C, extent, NULL)) ==
               MPI_ERR_DUP_DATAREP, "the first one is forgotten");
-    CHECK(class_of(MPI_Register_datarep_c("one that converts", convert, convert, extent, NULL)) == MPI_ERR_CONVERSION, "it converts");
+    int converts = class_of(MPI_Register_datarep_c("one that converts", convert, convert, extent, NULL));
+    CHECK(converts == MPI_ERR_CONVERSION || (MPICH_NUMVERSION >= 50000000 && converts == MPI_ERR_UNSUPPORTED_DATAREP), "it converts: class %d", converts);
     CHECK(class_of(MPI_Register_datarep_c("", MPI_CONVERSION_FN_NULL_C, MPI_CONVERSION_FN_NULL_C, extent, NULL)) == MPI_ERR_ARG, "no name");
     if (round == 0) CHECK(MPI_Register_datarep_c("native", MPI_CONVERSION_FN_NULL_C, MPI_CONVERSION_FN_NULL_C, extent, NULL) == MPI_SUCCESS, "no second native");
     CHECK(class_of(MPI_Register_datarep_c("native", MPI_CONVERSION_FN_NULL_C, MPI_CONVERSION_FN_NULL_C, extent, NULL)) == MPI_ERR_DUP_DATAREP, "a third native");

@@ -222,6 +222,9 @@ static uint64_t ask_topologies(MPI_Comm grid, MPI_Comm row, MPI_Comm graph, MPI_
     MPI_Cart_rank(grid, place, &rank);
     MPI_Comm_rank(grid, &kind);
     CHECK(kind == rank, "rank %d at the place of %d", kind, rank);
+    int there[2];
+    MPI_Cart_coords(grid, rank, 2, there);
+    CHECK(there[0] == place[0] && there[1] == place[1], "rank %d at %d, %d", rank, there[0], there[1]);
     for (int axis = 0; axis < 2; axis++) {
         MPI_Cart_shift(grid, axis, 1, &left, &right);
         int out = rank * 10 + axis, in = -1;
@@ -363,6 +366,10 @@ int main(int argc, char **argv)
     MPI_Errhandler_free(&handler), MPI_Group_free(&all), MPI_Group_free(&odd);
     CHECK(deletes == copies + 1, "%d copies, %d deletions", copies, deletes);
     int code = finish(hash);
-    if (ended != 12) fprintf(stderr, "rank %d: deletions at the end: %d\n", world_rank, ended);
-    return ended == 12 ? code : 3;
+    int right = ended == 12;
+#if defined OPEN_MPI && OMPI_MAJOR_VERSION >= 5 /* 5.0.11 leaves what MPI_COMM_WORLD has */
+    right = right || ended == 1;
+#endif
+    if (!right) fprintf(stderr, "rank %d: deletions at the end: %d\n", world_rank, ended);
+    return right ? code : 3;
 }

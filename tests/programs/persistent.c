@@ -122,7 +122,7 @@ int main(int argc, char **argv)
     INIT(Alltoallw)(b[5].out, counts, bytes, sent, b[5].in, eights, bytes, types, comm, MPI_INFO_NULL, &all[5]);
     INIT(Barrier)(comm, MPI_INFO_NULL, &all[6]);
     INIT(Bcast)(b[7].in, MOST, U, 1, comm, MPI_INFO_NULL, &all[7]);
-#ifdef MPICH_VERSION /* MPICH 4.0.2 itself gathers what was there at the initialisation, and fails in the other one */
+#if defined MPICH_VERSION && MPICH_NUMVERSION < 40300000 /* 4.0.2 itself gathers what was there at the initialisation, and fails in the other one */
     INIT(Gatherv)(b[8].out, 1, U, b[8].in, ones, forward, U, 0, comm, MPI_INFO_NULL, &all[8]);
     INIT(Scatterv)(b[13].out, ones, forward, U, b[13].in, 1, U, 0, comm, MPI_INFO_NULL, &all[13]);
 #else

@@ -297,46 +297,87 @@ static void found(MPI_Comm comm)
 }
 
 #if MPI_VERSION >= 5
-/* Handles as integers, and back. */
-static void integers(MPI_Comm comm, MPI_Group group, MPI_Win win)
-{
+/* What lives for the whole run. */
+struct lasting {
     MPI_Info info;
-    MPI_Request request;
-    MPI_Op op = MPI_SUM;
+    MPI_Op op;
     MPI_Datatype type;
     MPI_Errhandler handler;
+    MPI_Session session;
+    MPI_Request request;
+};
+
+static int told;
+
+static void tell(MPI_Comm *comm, int *code, ...)
+{
+    (void)comm, (void)code;
+    told++;
+}
+
+static void least(void *in, void *inout, int *length, MPI_Datatype *type)
+{
+    (void)type;
+    for (int i = 0; i < *length; i++)
+        if (((int *)in)[i] < ((int *)inout)[i]) ((int *)inout)[i] = ((int *)in)[i];
+}
+
+static void begin(struct lasting *l, MPI_Comm comm)
+{
+    MPI_Info_create(&l->info);
+    MPI_Op_create(least, 1, &l->op);
+    MPI_Type_contiguous(3, MPI_INT, &l->type);
+    MPI_Comm_create_errhandler(tell, &l->handler);
+    MPI_Session_init(MPI_INFO_NULL, MPI_ERRORS_RETURN, &l->session);
+    MPI_Recv_init(NULL, 0, MPI_INT, MPI_PROC_NULL, 0, comm, &l->request);
+}
+
+static void end(struct lasting *l)
+{
+    MPI_Info_free(&l->info);
+    MPI_Op_free(&l->op);
+    MPI_Type_free(&l->type);
+    MPI_Errhandler_free(&l->handler);
+    MPI_Session_finalize(&l->session);
+    MPI_Request_free(&l->request);
+}
+
+/* Handles as integers, and back. */
+static void integers(MPI_Comm comm, MPI_Group group, MPI_Win win, const struct lasting *l)
+{
     MPI_Message message;
     MPI_File file = MPI_FILE_NULL;
-    MPI_Session session = MPI_SESSION_NULL;
+    MPI_Request request;
+    MPI_Comm own;
     int word = 1, got = 0, keys = 0, major = 0, minor = -1, rank = (world_rank + 1) % world_size;
-    MPI_Info_create(&info);
-    MPI_Type_contiguous(3, MPI_INT, &type);
-    MPI_Comm_get_errhandler(comm, &handler);
     CHECK(MPI_Comm_fromint(MPI_Comm_toint(comm)) == comm && MPI_Comm_fromint(MPI_Comm_toint(MPI_COMM_WORLD)) == MPI_COMM_WORLD, "communicators");
     CHECK(MPI_Group_fromint(MPI_Group_toint(group)) == group, "groups");
     CHECK(MPI_Win_fromint(MPI_Win_toint(win)) == win, "windows");
-    CHECK(MPI_Info_fromint(MPI_Info_toint(info)) == info, "info objects");
-    CHECK(MPI_Op_fromint(MPI_Op_toint(op)) == op, "operations");
-    CHECK(MPI_Type_fromint(MPI_Type_toint(type)) == type && MPI_Type_fromint(MPI_Type_toint(MPI_DOUBLE)) == MPI_DOUBLE, "datatypes");
-    CHECK(MPI_Errhandler_fromint(MPI_Errhandler_toint(handler)) == handler, "error handlers");
+    CHECK(MPI_Info_fromint(MPI_Info_toint(l->info)) == l->info, "info objects");
+    CHECK(MPI_Op_fromint(MPI_Op_toint(l->op)) == l->op && MPI_Op_fromint(MPI_Op_toint(MPI_SUM)) == MPI_SUM, "operations");
+    CHECK(MPI_Type_fromint(MPI_Type_toint(l->type)) == l->type && MPI_Type_fromint(MPI_Type_toint(MPI_DOUBLE)) == MPI_DOUBLE, "datatypes");
+    CHECK(MPI_Errhandler_fromint(MPI_Errhandler_toint(l->handler)) == l->handler, "error handlers");
     CHECK(MPI_File_fromint(MPI_File_toint(file)) == file, "files");
-    CHECK(MPI_Session_fromint(MPI_Session_toint(session)) == session, "sessions");
+    CHECK(MPI_Session_fromint(MPI_Session_toint(l->session)) == l->session, "sessions");
+    CHECK(MPI_Request_fromint(MPI_Request_toint(l->request)) == l->request, "requests");
     MPI_Isend(&word, 1, MPI_INT, rank, 9, comm, &request);
-    CHECK(MPI_Request_fromint(MPI_Request_toint(request)) == request, "requests");
     MPI_Mprobe(MPI_ANY_SOURCE, 9, comm, &message, MPI_STATUS_IGNORE);
     CHECK(MPI_Message_fromint(MPI_Message_toint(message)) == message, "messages");
     MPI_Mrecv(&got, 1, MPI_INT, &message, MPI_STATUS_IGNORE);
     MPI_Wait(&request, MPI_STATUS_IGNORE);
     CHECK(got == 1, "received %d", got);
+    MPI_Comm_dup(comm, &own);
+    MPI_Comm_set_errhandler(own, l->handler);
+    told = 0;
+    MPI_Comm_call_errhandler(own, MPI_ERR_OTHER);
+    CHECK(told == 1, "the handler was called %d times", told);
+    MPI_Comm_free(&own);
     MPI_Abi_get_version(&major, &minor);
     CHECK(major != 0 && minor >= -1, "an ABI of version %d.%d", major, minor);
     MPI_Info abi;
     MPI_Abi_get_info(&abi);
     CHECK(abi == MPI_INFO_NULL || (MPI_Info_get_nkeys(abi, &keys) == MPI_SUCCESS && keys >= 0), "%d keys", keys);
     if (abi != MPI_INFO_NULL) MPI_Info_free(&abi);
-    MPI_Errhandler_free(&handler);
-    MPI_Type_free(&type);
-    MPI_Info_free(&info);
 }
 #endif
 
@@ -396,6 +437,10 @@ int main(int argc, char **argv)
     MPI_Comm roomy;
     MPI_Comm_dup(comm, &roomy);
     MPI_Comm_attach_buffer(roomy, MPI_BUFFER_AUTOMATIC, 0);
+#if MPI_VERSION >= 5
+    struct lasting lasting;
+    begin(&lasting, comm);
+#endif
 #endif
     for (long round = 0; round < rounds; round++) {
         MPI_Comm parent = comm;
@@ -430,10 +475,13 @@ int main(int argc, char **argv)
         flushed(own, round, small, SMALL);
         automatic(roomy, round, rounds, growth);
         looked_at(comm, round);
+#if MPICH_NUMVERSION >= 40300000
+        THROUGH_FORTRAN(Win, MPI_Win, win);
+#endif
         found(comm);
         removed();
 #if MPI_VERSION >= 5
-        integers(comm, all, win);
+        integers(comm, all, win, &lasting);
 #endif
 #endif
         uint64_t value = (uint64_t)(round + 1);
@@ -444,6 +492,9 @@ int main(int argc, char **argv)
         pause_ms(pause);
     }
 #ifdef NEWER
+#if MPI_VERSION >= 5
+    end(&lasting);
+#endif
     void *last;
     int bytes;
     MPI_Comm_detach_buffer(roomy, &last, &bytes);

@@ -167,7 +167,7 @@ fn run(arguments: &Run) -> anyhow::Result<bool> {
         tally.count(scenario, &context);
     }
     if let (Some(directory), Some(recorder)) = (&arguments.coverage, context.recorder()) {
-        recorder.write(directory, include_str!("../../coverage.txt"))?;
+        recorder.write(directory)?;
     }
     println!("{tally}");
     Ok(tally.failed.load(Ordering::Relaxed) == 0)

@@ -65,8 +65,6 @@ type Key = (String, &'static str, &'static str);
 pub struct Recorder {
     libraries: PathBuf,
     known: Mutex<Known>,
-    /// The MPIs of which something was recorded by this run.
-    taken: Mutex<BTreeSet<&'static str>>,
 }
 
 /// One recorded run.
@@ -78,22 +76,19 @@ pub struct Recording {
 }
 
 impl Recorder {
-    /// Nothing is recorded yet; libraries for those of these MPIs that are here are built in `directory`.
+    /// Nothing is recorded yet; the libraries for those of these MPIs that are here will be built in `directory`.
     pub fn new(directory: &Path, mpis: &[Mpi]) -> Result<Self> {
         std::fs::create_dir_all(directory)
             .with_context(|| format!("creating {}", directory.display()))?;
         let mut known = Known::default();
         for mpi in mpis {
             if mpi.tool("mpirun").is_some() && mpi.c_compiler().is_some() {
-                let exported = exports(*mpi)?;
-                build(*mpi, &exported, directory)?;
-                known.exports.insert(mpi.name(), exported);
+                known.exports.insert(mpi.name(), exports(*mpi)?);
             }
         }
         Ok(Self {
             libraries: directory.to_owned(),
             known: Mutex::new(known),
-            taken: Mutex::default(),
         })
     }
 
@@ -102,9 +97,19 @@ impl Recorder {
         let directory = directory.join("record");
         std::fs::create_dir_all(&directory)
             .with_context(|| format!("creating {}", directory.display()))?;
+        let library = library(mpi, &self.libraries);
+        let Ok(known) = self.known.lock() else {
+            bail!("a scenario panicked")
+        };
+        // The first run on this MPI builds it; others wait.
+        if !library.exists() {
+            let exported = known.exports.get(mpi.name());
+            let exported = exported.with_context(|| format!("{} is not here", mpi.name()))?;
+            build(mpi, exported, &self.libraries)?;
+        }
         Ok(Recording {
             directory,
-            library: library(mpi, &self.libraries),
+            library,
             ended: Arc::default(),
             clock: None,
         })
@@ -112,7 +117,7 @@ impl Recorder {
 
     /// Take over what a run with the right result has recorded.
     pub fn take(&self, recording: &Recording, mpi: Mpi, column: &'static str) -> Result<()> {
-        let (Ok(mut known), Ok(mut taken)) = (self.known.lock(), self.taken.lock()) else {
+        let Ok(mut known) = self.known.lock() else {
             bail!("a scenario panicked")
         };
         let entries = std::fs::read_dir(&recording.directory)
@@ -120,7 +125,6 @@ impl Recorder {
         for entry in entries.flatten() {
             let text = std::fs::read_to_string(entry.path()).unwrap_or_default();
             for (name, mark) in marks_of(&text) {
-                taken.insert(mpi.name());
                 known.add((name, mpi.name(), column), mark);
             }
         }
@@ -143,17 +147,18 @@ impl Recorder {
         Ok(())
     }
 
-    /// Write the pages of the MPIs of which this run has recorded something.
-    pub fn write(&self, directory: &Path, notes: &str) -> Result<()> {
-        let (Ok(known), Ok(taken)) = (self.known.lock(), self.taken.lock()) else {
+    /// Write the pages, with the reasons of `tests/coverage.txt`.
+    pub fn write(&self, directory: &Path) -> Result<()> {
+        let Ok(known) = self.known.lock() else {
             bail!("a scenario panicked")
         };
+        let notes = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("coverage.txt");
+        let notes = std::fs::read_to_string(&notes)
+            .with_context(|| format!("reading {}", notes.display()))?;
         for page in pages() {
-            if page.mpis.iter().any(|mpi| taken.contains(mpi.name())) {
-                let path = directory.join(page.file);
-                std::fs::write(&path, page.text(&known, notes)?)
-                    .with_context(|| format!("writing {}", path.display()))?;
-            }
+            let path = directory.join(page.file);
+            std::fs::write(&path, page.text(&known, &notes)?)
+                .with_context(|| format!("writing {}", path.display()))?;
         }
         Ok(())
     }

@@ -32,7 +32,7 @@ pub fn exports(mpi: Mpi) -> Result<BTreeSet<String>> {
     }
 }
 
-/// The functions called `MPI_` and `MPIX_` that an ELF file defines.
+/// The functions called `MPI_` and `MPIX_` that an ELF file defines, without what Open MPI has for its Fortran alone.
 fn symbols(bytes: &[u8]) -> Result<BTreeSet<String>> {
     let Ok(file) = ElfFile64::<Endianness>::parse(bytes) else {
         bail!("no ELF file")

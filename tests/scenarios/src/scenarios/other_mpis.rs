@@ -79,6 +79,21 @@ const UNFIT: &[(&str, &str, &str)] = &[
         "MPICH 5.0.2 itself ends in an assertion when a reduction names a type that does not exist",
     ),
     (
+        "mpich-5.0.2",
+        "churn",
+        "MPICH 5.0.2 itself keeps memory of inter-communicators that have been freed",
+    ),
+    (
+        "mpich-5.0.2",
+        "completions_mpich",
+        "MPICH 5.0.2 itself calls a handler once or twice, by chance",
+    ),
+    (
+        "mpich-4.3.2",
+        "completions_mpich",
+        "MPICH 4.3.2 itself calls a handler once or twice, by chance",
+    ),
+    (
         "intel-2021.19.0",
         "extensions",
         "Intel MPI has other extensions than MPICH",
