@@ -46,6 +46,7 @@ fn symbols(bytes: &[u8]) -> Result<BTreeSet<String>> {
                 .iter()
                 .any(|start| name.starts_with(start))
         })
+        .filter(|name| !name.ends_with("_F90"))
         .map(str::to_owned)
         .collect())
 }
