@@ -84,7 +84,11 @@ pub fn handle_error(handler: u64, object: u64, code: i32, place: impl FnOnce() -
                 .get(index_of(h))
                 .map_or(0, |e| e.function);
             upcall::errhandler(function, object, code, h);
-            code
+            if crate::library::forgives_what_is_handled(&core().state.library.version) {
+                MPI_SUCCESS
+            } else {
+                code
+            }
         }
         _ => {
             let (name, on) = match handler {

@@ -49,7 +49,7 @@ pub trait MpiHooks: Sync {
     /// the real `MPI_Abort`; returning makes the layer call that.
     fn aborting(&self, code: i32);
 
-    /// The program's name without directories, and its arguments, joined by blanks.
+    /// The program's path, and its arguments, joined by blanks.
     fn command(&self) -> (Vec<u8>, Vec<u8>) {
         (Vec::new(), Vec::new())
     }

@@ -3,9 +3,9 @@
 //!
 //! Lower half.
 
-use crate::entry;
 use crate::errors::{bytes_of, check, finish, put_string};
 use crate::state::{core, Outcome};
+use crate::{entry, library};
 use mpi_std::*;
 use std::ffi::{c_char, c_void};
 
@@ -35,14 +35,20 @@ pub fn pairs(word: u64) -> Outcome<Pairs> {
 }
 
 /// Notes what the library says of the job, at its beginning: a resume changes nothing of it. The command that
-/// the library knows is ours; the program gets its own.
-pub fn learn_environment() {
+/// the library knows is ours, or none; the program gets its own. `given`: `MPI_Init` was given the arguments.
+pub fn learn_environment(given: bool) {
     let c = core();
     let Ok(mut found) = pairs_of(MPI_INFO_ENV) else {
         return;
     };
-    if found.iter().any(|(key, _)| key == b"command") {
-        let (command, arguments) = c.hooks.command();
+    let version = &c.state.library.version;
+    let known = found.iter().any(|(key, _)| key == b"command");
+    if known || given && library::takes_command(version) {
+        let (mut command, arguments) = c.hooks.command();
+        if !library::names_whole_path(version) {
+            let name = command.iter().rposition(|b| *b == b'/');
+            command.drain(..name.map_or(0, |at| at + 1));
+        }
         found.retain(|(key, _)| key != b"command" && key != b"argv");
         if !arguments.is_empty() {
             found.insert(0, (b"argv".to_vec(), arguments));

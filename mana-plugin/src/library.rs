@@ -45,6 +45,31 @@ fn name(text: &str) -> String {
     words.collect::<Vec<_>>().join(" ")
 }
 
+/// Whether a library says in `MPI_INFO_ENV` where the program is, and not its name alone: Open MPI since 5.0, and those
+/// of which [`takes_command`] is true.
+pub fn names_whole_path(version: &str) -> bool {
+    let open_mpi = version.strip_prefix("Open MPI v");
+    open_mpi.is_some_and(|number| !number.starts_with("4.")) || takes_command(version)
+}
+
+/// Whether a library takes the command in `MPI_INFO_ENV` from what `MPI_Init` is given: MPICH 4.3 and later, Intel MPI.
+pub fn takes_command(version: &str) -> bool {
+    newer_mpich(version) || version.starts_with("Intel")
+}
+
+/// Whether a procedure succeeds in this library once a handler of the program was told of its error: MPICH 4.3 and later.
+pub fn forgives_what_is_handled(version: &str) -> bool {
+    newer_mpich(version)
+}
+
+fn newer_mpich(version: &str) -> bool {
+    let Some(number) = version.strip_prefix("MPICH ") else {
+        return false;
+    };
+    let mut parts = number.split('.').map_while(|part| part.parse::<u32>().ok());
+    (parts.next(), parts.next()) >= (Some(4), Some(3))
+}
+
 /// Notes the library of a beginning. The predefined attributes are known.
 pub fn learn() {
     core().state.library = Library {
@@ -132,7 +157,16 @@ pub fn explain(code: i32) {
 
 #[cfg(test)]
 mod tests {
-    use super::name;
+    use super::{forgives_what_is_handled, name, names_whole_path, takes_command};
+
+    #[test]
+    fn what_libraries_do_differently() {
+        assert!(names_whole_path("Open MPI v5.0.11") && !takes_command("Open MPI v5.0.11"));
+        assert!(!names_whole_path("Open MPI v4.1.4") && !names_whole_path("MPICH 4.0.2"));
+        assert!(takes_command("MPICH 4.3.2") && forgives_what_is_handled("MPICH 5.0.2"));
+        assert!(!takes_command("MPICH 4.0.2") && !forgives_what_is_handled("MPICH 4.0.2"));
+        assert!(!forgives_what_is_handled("Open MPI v5.0.11"));
+    }
 
     #[test]
     fn names_are_short() {

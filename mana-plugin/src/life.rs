@@ -85,19 +85,19 @@ pub fn begin(required: Option<i32>) -> Outcome {
     Ok(())
 }
 
-fn init(required: Option<i32>, name: &'static str) -> Outcome<i32> {
+fn init(required: Option<i32>, given: bool, name: &'static str) -> Outcome<i32> {
     let s = &core().state;
     if core().finalised || s.begun || s.ended {
         errors::raise(crate::errors::NO_OBJECT, MPI_ERR_OTHER, name);
         return Err(MPI_ERR_OTHER);
     }
-    begin_once(required)?;
+    begin_once(required, given)?;
     core().state.begun = true;
     Ok(core().provided)
 }
 
-/// Begins MPI, unless a session or `MPI_Init` has.
-fn begin_once(required: Option<i32>) -> Outcome {
+/// Begins MPI, unless a session or `MPI_Init` has; `given`: with the program's arguments.
+fn begin_once(required: Option<i32>, given: bool) -> Outcome {
     if core().active {
         return Ok(());
     }
@@ -114,7 +114,7 @@ fn begin_once(required: Option<i32>) -> Outcome {
     comms::begin(c.state.rank, c.state.size);
     attributes::learn_predefined();
     library::learn();
-    info::learn_environment();
+    info::learn_environment(given);
     c.hooks.initialized(Initialized {
         rank: c.state.rank,
         size: c.state.size,
@@ -130,7 +130,7 @@ pub fn begin_session(required: i32) -> Outcome {
         log::error!("MPI has ended with the last session, and cannot begin again");
         return Err(MPI_ERR_OTHER);
     }
-    begin_once(Some(required))
+    begin_once(Some(required), false)
 }
 
 /// Ends a session by `remove`, and MPI if it was the last that needed it.
@@ -160,8 +160,9 @@ fn started(outcome: Outcome<i32>, provided: *mut i32, name: &'static str) -> i32
 }
 
 pub unsafe extern "C" fn MPI_Init(argc: *mut i32, argv: *mut c_void) -> i32 {
-    let _ = (argc, argv);
-    started(init(None, "MPI_Init"), std::ptr::null_mut(), "MPI_Init")
+    let given = !argc.is_null() && !argv.is_null();
+    let outcome = init(None, given, "MPI_Init");
+    started(outcome, std::ptr::null_mut(), "MPI_Init")
 }
 
 pub unsafe extern "C" fn MPI_Init_thread(
@@ -170,12 +171,9 @@ pub unsafe extern "C" fn MPI_Init_thread(
     required: i32,
     provided: *mut i32,
 ) -> i32 {
-    let _ = (argc, argv);
-    started(
-        init(Some(required), "MPI_Init_thread"),
-        provided,
-        "MPI_Init_thread",
-    )
+    let given = !argc.is_null() && !argv.is_null();
+    let outcome = init(Some(required), given, "MPI_Init_thread");
+    started(outcome, provided, "MPI_Init_thread")
 }
 
 pub unsafe extern "C" fn MPI_Initialized(flag: *mut i32) -> i32 {

@@ -83,14 +83,14 @@ impl MpiHooks for Surroundings {
 
     fn command(&self) -> (Vec<u8>, Vec<u8>) {
         let spec = &crate::job().spec;
-        let name = spec.program.file_name().unwrap_or_default();
+        let program = spec.program.as_os_str().as_bytes().to_vec();
         let arguments: Vec<&[u8]> = spec
             .args
             .iter()
             .flatten()
             .map(|a| a.0.as_os_str().as_bytes())
             .collect();
-        (name.as_bytes().to_vec(), arguments.join(&b' '))
+        (program, arguments.join(&b' '))
     }
 
     fn file_named(&self, path: &std::path::Path) {
