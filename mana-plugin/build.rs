@@ -161,6 +161,16 @@ fn comm_of(p: &Procedure) -> Option<&Param> {
         .find(|q| q.kind == Kind::Comm && !q.by_pointer())
 }
 
+/// What the function of an operation asks about the datatype it is given, while the library may hold its lock.
+const ASKED_BY_OPERATIONS: &[&str] = &[
+    "MPI_Type_get_extent",
+    "MPI_Type_get_extent_x",
+    "MPI_Type_get_true_extent",
+    "MPI_Type_get_true_extent_x",
+    "MPI_Type_size",
+    "MPI_Type_size_x",
+];
+
 fn forward(out: &mut String, p: &Procedure) -> Result<(), Failure> {
     if p.params()
         .iter()
@@ -169,11 +179,18 @@ fn forward(out: &mut String, p: &Procedure) -> Result<(), Failure> {
     {
         return unsupported(out, p);
     }
-    writeln!(
-        out,
-        "{} {{\n    let _guard = crate::entry::enter();",
-        signature(p)
-    )?;
+    writeln!(out, "{} {{", signature(p))?;
+    if ASKED_BY_OPERATIONS.contains(&p.name.as_str()) {
+        writeln!(
+            out,
+            "    if let Some(datatype) = crate::ops::inside(datatype) {{\n        \
+             // SAFETY: the program's arguments, with a real handle.\n        \
+             return unsafe {{ (core().procs().{})({}) }};\n    }}",
+            p.name,
+            mpi_table::names(p)
+        )?;
+    }
+    writeln!(out, "    let _guard = crate::entry::enter();")?;
     writeln!(out, "    let outcome = (|| {{")?;
     for q in p.params() {
         let n = &q.name;

@@ -9,6 +9,7 @@ use crate::state::{core, Op, Outcome};
 use crate::{datatypes, entry, upcall};
 use mpi_std::*;
 use serde::{Deserialize, Serialize};
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::ffi::c_void;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -69,7 +70,9 @@ impl Parts {
         while left > 0 {
             let n = left.min(PIECE) as i32;
             if self.function != 0 {
-                upcall::op(self.function, invec, inoutvec, n, word, op);
+                within((word, self.real), || {
+                    upcall::op(self.function, invec, inoutvec, n, word, op);
+                });
             } else {
                 // SAFETY: the caller's promise; predefined operations keep their words.
                 let rc = unsafe { (self.reduce)(invec.cast(), inoutvec.cast(), n, self.real, op) };
@@ -127,7 +130,34 @@ unsafe extern "C" fn apply(
         // SAFETY: the library's vectors.
         return unsafe { parts.apply(invec.cast(), inoutvec.cast(), len) };
     }
-    upcall::op(function, invec.cast(), inoutvec.cast(), len, word, op);
+    within((word, datatype), || {
+        upcall::op(function, invec.cast(), inoutvec.cast(), len, word, op);
+    });
+}
+
+thread_local! {
+    /// The datatype of the operation whose function this thread is in: its word and the library's; zeros: in none.
+    static INSIDE: Cell<(u64, u64)> = const { Cell::new((0, 0)) };
+}
+
+/// Runs a function of the program, which is given this datatype.
+fn within(datatype: (u64, u64), function: impl FnOnce()) {
+    let before = INSIDE.replace(datatype);
+    function();
+    INSIDE.set(before);
+}
+
+/// The real datatype of a word, if this thread is in the function of an operation that was given it.
+///
+/// A library may hold a lock while it calls that function (MPICH does, in non-blocking collectives), and another thread may
+/// wait for that lock with the layer's: what such functions ask has to be answered without the layer's.
+#[inline(always)]
+pub fn inside(word: u64) -> Option<u64> {
+    if !core().multiple {
+        return None;
+    }
+    let (of, real) = INSIDE.get();
+    (of != 0 && of == word).then_some(real)
 }
 
 /// The real word of an operation of the program, which remembers the datatype it is used with.
