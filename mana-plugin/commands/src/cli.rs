@@ -9,7 +9,12 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Transparent multi-level checkpointing for MPI programs
 #[derive(Debug, Parser)]
-#[command(name = "mana", version, arg_required_else_help = true)]
+#[command(
+    name = "mana",
+    version,
+    propagate_version = true,
+    arg_required_else_help = true
+)]
 #[command(
     after_help = "The commands launch, restart, status and coordinator can also be called as mana_launch and so on. Exit code of launch, restart and run: the program's own; 99 when mana fails (MANA_FAIL_RC changes that). The guide is in share/doc/mana/guide of the installation; begin with README.md there."
 )]
@@ -267,7 +272,9 @@ fn interval(text: &str) -> Result<(Level, Duration), String> {
     let (level, every) = text
         .split_once('=')
         .ok_or("LEVEL=SECONDS is wanted, as in local=600")?;
-    Ok((Level::from_str(level, true)?, interval_seconds(every)?))
+    let level = Level::from_str(level, true)
+        .map_err(|_| format!("{level:?} is no level; levels are local, partner, group, global"))?;
+    Ok((level, interval_seconds(every)?))
 }
 
 /// An interval: a number of seconds, of a year at most, or zero.

@@ -161,7 +161,7 @@ pub fn same_program(started: &Path, incarnation: &Incarnation) -> Result<(), Fai
         )
     };
     Err(Failure::of_job(format!(
-        "{what}; a checkpoint holds the program as it was. Name the same program, or begin anew with --fresh"
+        "{what}; a checkpoint holds the program as it was. Name the same program, or begin anew with mana_launch --fresh"
     )))
 }
 

@@ -46,7 +46,13 @@ impl Context {
     fn new(start: &cli::Start, speaker: &mut Speaker) -> Result<Self, Failure> {
         let mut launcher = Launcher::from_environment();
         speaker.rank = launcher.rank;
-        let config = settings::load_with(&start.settings, &named(start))?;
+        let config = settings::load_with(&start.settings, &named(start)).map_err(|failure| {
+            // Where the job's directory is may be known all the same.
+            match settings::load(&start.settings) {
+                Ok(known) => leave_word(&launcher, &known.global_ckpt_dir, failure),
+                Err(_) => failure,
+            }
+        })?;
         speaker.lines = config.lines.clone();
         let mut task = None;
         if config.mpi.as_deref() == Some(NONE) {
@@ -89,19 +95,7 @@ impl Context {
 
     /// In a batch job: leaves word of a start that was refused, for whoever would start it again.
     fn refused(&self, failure: Failure) -> Failure {
-        let batch_job = identity::batch_job(&|name: &str| std::env::var(name).ok());
-        if let (true, Some(job)) = (self.leading(), batch_job) {
-            let reason = failure.text.clone();
-            let restart_count = self.launcher.restart_count;
-            let refusal = Refusal {
-                restart_count,
-                reason,
-                passing: failure.passing,
-            };
-            // The exit code says so too.
-            let _ = refusal::note(&self.config.global_ckpt_dir, &job, &refusal);
-        }
-        failure
+        leave_word(&self.launcher, &self.config.global_ckpt_dir, failure)
     }
 
     fn decide(&self, id: &str, occasion: Occasion) -> Result<Decision, Failure> {
@@ -117,6 +111,21 @@ impl Context {
             lines.into_iter().for_each(|line| speaker.say(line));
         }
     }
+}
+
+/// In a batch job: word in the global directory of a start that was refused, by rank 0.
+fn leave_word(launcher: &Launcher, global: &Path, failure: Failure) -> Failure {
+    let batch_job = identity::batch_job(&|name: &str| std::env::var(name).ok());
+    if let (0, Some(job)) = (launcher.rank.unwrap_or(0), batch_job) {
+        let refusal = Refusal {
+            restart_count: launcher.restart_count,
+            reason: failure.text.clone(),
+            passing: failure.passing,
+        };
+        // The exit code says so too.
+        let _ = refusal::note(global, &job, &refusal);
+    }
+    failure
 }
 
 /// Keys of the configuration that have an option of their own.

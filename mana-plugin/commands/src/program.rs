@@ -22,6 +22,9 @@ const LATE: &[&str] = &[
     "node",
 ];
 
+/// Launchers of ranks, by the beginning of their names (`mpirun.openmpi`).
+const LAUNCHERS: &[&str] = &["mpirun", "mpiexec", "orterun", "prterun", "srun"];
+
 /// A program that can be started.
 #[derive(Clone, Debug)]
 pub struct Program {
@@ -48,6 +51,7 @@ impl Program {
     /// Finds `name` as a shell would and looks at it.
     pub fn find(name: &OsStr) -> Result<Self, Failure> {
         let path = search(name)?;
+        refuse_launcher(&path)?;
         let executable = follow_scripts(&path)?;
         let facts = examine(&executable)?;
         let mut mpi = family_of(&facts.needed);
@@ -164,6 +168,18 @@ fn search(name: &OsStr) -> Result<PathBuf, Failure> {
                 format!("cannot run {shown}: not found on PATH (for a program of this directory write ./{shown})")
             })
         })
+}
+
+/// A launcher's ranks are to be controlled, not the launcher.
+fn refuse_launcher(path: &Path) -> Result<(), Failure> {
+    let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
+    let base = name.split('.').next().unwrap_or_default();
+    if !LAUNCHERS.contains(&base) {
+        return Ok(());
+    }
+    Err(Failure::of_job(format!(
+        "{name} starts the ranks and is none of them: mana_launch stands after it, before the program ({name} ... mana_launch ./app)"
+    )))
 }
 
 /// The interpreter at the end of a chain of `#!` lines.

@@ -585,6 +585,11 @@ pub fn replacing(
     _argv: *const *const libc::c_char,
     _envp: *const *const libc::c_char,
 ) -> Result<(), i32> {
+    // A shell or env tries one directory of PATH after the other.
+    // SAFETY: a C string of the program.
+    if unsafe { libc::access(path.as_ptr(), libc::X_OK) } != 0 {
+        return Ok(());
+    }
     log::warn!(
         "the program executes {} in its place, which is not under control: no checkpoints from here on; put mana_launch before it",
         path.to_string_lossy()
