@@ -310,7 +310,8 @@ pub fn handler(word: u64) -> Outcome<u64> {
                 && core().state.errhandlers.get(index_of(word)).is_some()
         }
     };
-    known.then_some(word).ok_or(MPI_ERR_ARG)
+    let class = || crate::library::class_of_wrong_handlers(&core().state.library.version);
+    known.then_some(word).ok_or_else(class)
 }
 
 /// One more reference to a handler of the program.

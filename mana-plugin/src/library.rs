@@ -62,6 +62,14 @@ pub fn forgives_what_is_handled(version: &str) -> bool {
     newer_mpich(version)
 }
 
+/// The class of an error handler that is none: MPI 4.1 has one for it, which MPICH 4.3 and later return.
+pub fn class_of_wrong_handlers(version: &str) -> i32 {
+    match newer_mpich(version) {
+        true => MPI_ERR_ERRHANDLER,
+        false => MPI_ERR_ARG,
+    }
+}
+
 fn newer_mpich(version: &str) -> bool {
     let Some(number) = version.strip_prefix("MPICH ") else {
         return false;
