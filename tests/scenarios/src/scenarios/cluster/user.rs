@@ -77,7 +77,7 @@ fn own(site: &Site, running: bool) -> Result<()> {
         "find {home}/global /local/mana/guest ! -type l \\( ! -user guest -o -perm /077 \\)",
         home = home.display()
     );
-    let beside = "find /dev/shm -mindepth 1; find /tmp -maxdepth 1 -user guest ! -name 'mana-cluster-user.*' ! -name 'ompi.*'";
+    let beside = "find /dev/shm -mindepth 1; find /tmp -maxdepth 1 -ignore_readdir_race -user guest ! -name 'mana-cluster-user.*' ! -name 'ompi.*'";
     for node in ["n1", "n4"] {
         let ranks = site.on_node(node, &format!("ps -C {RANK} -o user= || true"))?;
         let found: Vec<&str> = ranks.split_whitespace().collect();
