@@ -46,7 +46,8 @@ pub struct AgentOptions {
     pub secret: Secret,
     /// How long to keep trying to connect.
     pub connect_limit: Duration,
-    /// How long to look for a coordinator whose connection was lost; zero: not at all.
+    /// How long to look for a coordinator whose connection was lost before the program runs on unprotected; zero: for
+    /// good. Else it is looked for later, too.
     pub rejoin_limit: Duration,
     /// The file a stand-alone coordinator leaves: one that was started again has another secret and
     /// perhaps other addresses. It outlives rank 0's process, an embedded one does not.
@@ -184,11 +185,14 @@ impl Agent {
 
     /// The program is in `MPI_Finalize`: may it go on? The first call announces it; ask again until
     /// `true`. No checkpoint begins once this rank (or any other) was told `true`. Never waits;
-    /// `true` at once if the coordinator is gone.
+    /// `true` at once if the coordinator is gone, and then for good: one that comes back later hears of it.
     pub fn finalizing(&self) -> bool {
         let mut exchange = self.shared.lock();
         match exchange.finalize {
-            _ if exchange.disconnected => true,
+            _ if exchange.disconnected => {
+                exchange.finalize = Finalize::Granted;
+                true
+            }
             Finalize::Granted => true,
             Finalize::Wanted | Finalize::Announced => false,
             Finalize::No => {
@@ -257,7 +261,7 @@ impl Agent {
         self.wake();
     }
 
-    /// Whether the coordinator is still connected.
+    /// Whether the coordinator is connected, or looked for within `rejoin_limit`. One that is found later counts again.
     pub fn is_connected(&self) -> bool {
         !self.shared.lock().disconnected
     }

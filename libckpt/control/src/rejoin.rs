@@ -7,7 +7,10 @@
 //! | rank 0's process is gone, its coordinator with it | nobody: unprotected, or the end (`coordinator_gone`) |
 //!
 //! The checkpoint that was being taken is abandoned in each case, on both sides. The program runs on
-//! meanwhile; in `MPI_Finalize` it waits, and at its end too if the coordinator may come back.
+//! meanwhile; in `MPI_Finalize` it waits, and at its end too if the coordinator may come back. One that runs on
+//! unprotected is looked after all the same, now and then: a cut may last, and protection is worth having late.
+//!
+//! Time is what this thread has looked for, not what has passed: a machine that stood still has not looked.
 
 use std::time::{Duration, Instant};
 
@@ -21,23 +24,44 @@ use crate::{ControlError, Rendezvous};
 const ROUND: Duration = Duration::from_secs(2);
 /// Between rounds.
 const PAUSE: Duration = Duration::from_millis(200);
+/// The same while the program runs on unprotected.
+const LATER: Duration = Duration::from_secs(10);
+
+/// Why nobody was found.
+#[derive(Debug)]
+pub(crate) enum Alone {
+    /// The connection has ended because this rank does.
+    Over,
+    /// Nobody was found in time, for the reason given.
+    NotFound(String),
+    /// There will be nobody.
+    ForGood(String),
+}
 
 impl Service {
-    /// Connects again. `Err(None)`: the connection has ended because this rank does; `Err(Some)`: nobody
-    /// is there any more, for the reason given.
-    pub(crate) fn rejoin(&mut self, reason: &str) -> Result<(), Option<String>> {
+    /// Connects again, within the time that is configured for it.
+    pub(crate) fn rejoin(&mut self, reason: &str) -> Result<(), Alone> {
         let limit = self.options.rejoin_limit;
-        let deadline = Instant::now() + limit;
         if self.is_over() {
-            return Err(None);
+            return Err(Alone::Over);
         }
         if limit.is_zero() {
-            return Err(Some(reason.to_owned()));
+            return Err(Alone::ForGood(reason.to_owned()));
         }
         self.hooks.coordinator_lost(reason, limit);
+        self.look(reason, limit, PAUSE)
+    }
+
+    /// Connects again, whenever that may be; for a program that runs on unprotected.
+    pub(crate) fn rejoin_late(&mut self) -> Result<(), Alone> {
+        self.look("", Duration::MAX, LATER)
+    }
+
+    fn look(&mut self, reason: &str, limit: Duration, pause: Duration) -> Result<(), Alone> {
+        let mut looked = Duration::ZERO;
         loop {
             if self.is_over() {
-                return Err(None);
+                return Err(Alone::Over);
             }
             // Nobody takes a last checkpoint for them now.
             let signals = std::mem::take(&mut self.shared.lock().signals);
@@ -46,11 +70,9 @@ impl Service {
             }
             self.read_again();
             let finalized = self.shared.lock().finalize == Finalize::Granted;
-            let left = deadline.saturating_duration_since(Instant::now());
-            match self
-                .options
-                .join(left.min(ROUND), Some(Rejoin { finalized }))
-            {
+            let round = limit.saturating_sub(looked).min(ROUND);
+            let began = Instant::now();
+            match self.options.join(round, Some(Rejoin { finalized })) {
                 Ok(wire) => {
                     self.wire = wire;
                     self.silent = Duration::ZERO;
@@ -60,16 +82,17 @@ impl Service {
                 }
                 // It is there, and will not have this rank.
                 Err(e @ (ControlError::Denied { .. } | ControlError::Version { .. })) => {
-                    return Err(Some(one_line(&e)))
+                    return Err(Alone::ForGood(one_line(&e)))
                 }
-                Err(e) if deadline.saturating_duration_since(Instant::now()).is_zero() => {
-                    log::debug!("{}", one_line(&e));
-                    return Err(Some(format!(
-                        "{reason}; not found again in {} s",
-                        limit.as_secs()
-                    )));
-                }
-                Err(_) => std::thread::sleep(PAUSE),
+                Err(e) => log::debug!("{}", one_line(&e)),
+            }
+            std::thread::sleep(pause);
+            looked = looked.saturating_add(began.elapsed().min(round + pause));
+            if looked >= limit {
+                return Err(Alone::NotFound(format!(
+                    "{reason}; not found again in {} s",
+                    limit.as_secs()
+                )));
             }
         }
     }

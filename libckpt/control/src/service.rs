@@ -15,6 +15,7 @@ use crate::auth::exactly;
 use crate::connect::one_line;
 use crate::place::are_same;
 use crate::protocol::{bounded, bounded_places, FromRank, Pause, ToRank};
+use crate::rejoin::Alone;
 use crate::wire::Wire;
 use crate::{Checkpoint, ControlError, GatePoll, GenerationId, Level, Place, RankHooks};
 
@@ -152,13 +153,19 @@ impl Service {
             }
             // Whoever is found has not been told.
             self.inquiry = Inquiry::default();
-            if let Err(reason) = self.rejoin(&one_line(&error)) {
+            if let Err(why) = self.rejoin(&one_line(&error)) {
                 // Whoever waits must hear of it, whatever the hook below does.
                 self.shared.update(|exchange| exchange.disconnected = true);
-                if let Some(reason) = reason {
-                    self.hooks.coordinator_gone(&reason);
+                let (reason, may_come_back) = match why {
+                    Alone::Over => return,
+                    Alone::NotFound(reason) => (reason, true),
+                    Alone::ForGood(reason) => (reason, false),
+                };
+                self.hooks.coordinator_gone(&reason);
+                if !may_come_back || self.rejoin_late().is_err() {
+                    return;
                 }
-                return;
+                self.shared.update(|exchange| exchange.disconnected = false);
             }
         }
     }

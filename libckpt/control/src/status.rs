@@ -17,7 +17,7 @@ pub struct Status {
     pub nodes: u32,
     /// Seconds since the coordinator started.
     pub uptime: f64,
-    /// `starting`, `running`, `checkpointing`, `ending`, `ended`.
+    /// `starting`, `running`, `checkpointing`, `unprotected` (a rank is not connected), `ending`, `ended`.
     pub phase: String,
     /// Why no checkpoint can be taken now, if so.
     pub closed: Option<String>,
@@ -153,7 +153,7 @@ pub struct RankStatus {
     pub pid: u32,
     /// The program.
     pub program: String,
-    /// `running`, `finalizing`, `ended`, `lost`.
+    /// `running`, `finalizing`, `finalized`, `ended`, `lost` (it has gone, or is out of reach).
     pub state: String,
     /// Exit code, once reported.
     pub code: Option<i32>,

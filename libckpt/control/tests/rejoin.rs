@@ -263,7 +263,8 @@ fn a_cut_before_the_commit_leaves_what_is_durable() {
     });
     ask(&coordinator, false);
     assert_eq!(hear(&ranks[1].1 .1), "durable");
-    for (relay, _) in &ranks {
+    // The durable one first: the other's loss makes the coordinator give up, and it must not hear of it.
+    for (relay, _) in ranks.iter().rev() {
         relay.set_cut(true);
     }
     for ((_, (_, told)), what) in ranks.iter().zip(["abandoned", "undecided"]) {
@@ -335,6 +336,31 @@ fn a_cut_that_does_not_heal_is_told_in_time() {
     assert!(second.finalizing(), "nobody holds it any more");
     assert_eq!(second.exit(0, LIMIT), Some(Outcome::Undecided));
     assert!(told.try_recv().is_err(), "told once");
+}
+
+/// The program runs unprotected, and is protected again once the network is mended.
+#[test]
+fn a_cut_that_heals_late_is_noticed() {
+    let coordinator = coordinator(0, false, None);
+    let relay = Relay::to(coordinator.port());
+    let (first, _) = spawn(options(0, &coordinator, LIMIT));
+    let mut far = options(1, &coordinator, Duration::from_millis(100));
+    far.addresses = vec![relay.address.clone()];
+    let (second, told) = spawn(far);
+    checkpoint(&coordinator);
+    relay.set_cut(true);
+    assert_eq!(hear(&told), "lost");
+    assert!(hear(&told).starts_with("gone: "));
+    assert!(!second.is_connected());
+    assert_eq!(coordinator.status().expect("asked").phase, "unprotected");
+    relay.set_cut(false);
+    assert_eq!(hear(&told), "back");
+    assert_eq!(checkpoint(&coordinator).generation.number, 2);
+    assert!(second.is_connected());
+    let ends = [first, second].map(|agent| std::thread::spawn(move || agent.exit(0, LIMIT)));
+    for end in ends {
+        assert_eq!(end.join().expect("ended"), Some(Outcome::Finished));
+    }
 }
 
 #[test]

@@ -55,7 +55,7 @@ pub enum Verb {
     Doctor(Doctor),
     /// Write a page about a job: what was taken, what it cost, what failed, which intervals would be best
     Report(Report),
-    /// Test mode: lose a simulated node of a running job (its ranks are killed, its storage deleted)
+    /// Test mode: lose simulated nodes of a running job (their ranks are killed, their storage deleted)
     FailNode(FailNode),
     /// Build an adapter for another MPI into this installation
     Adapter(Adapter),
@@ -509,8 +509,9 @@ pub enum Failing {
 pub struct FailNode {
     #[command(flatten)]
     pub job: JobChoice,
-    /// Number of the simulated node, from 0
-    pub node: u32,
+    /// Numbers of the simulated nodes, from 0; several are lost at once
+    #[arg(required = true, value_name = "NODE")]
+    pub nodes: Vec<u32>,
     /// Kill the ranks, but leave the storage
     #[arg(long)]
     pub keep_storage: bool,

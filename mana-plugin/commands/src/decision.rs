@@ -17,11 +17,14 @@ use mana::spec::Mode;
 
 use crate::alive::{self, Sign, SILENCE};
 use crate::launcher::Launcher;
-use crate::message::Failure;
+use crate::message::{Failure, Speaker};
 use crate::rerun::{AGAIN, RETRY};
 
 /// How long a parallel file system may take to appear on a node.
 const GLOBAL_LIMIT: Duration = Duration::from_secs(60);
+
+/// After this long a line says what is waited for.
+const SOON: Duration = Duration::from_secs(2);
 
 /// How long an old coordinator may take to show that it lives.
 const ALIVE_LIMIT: Duration = Duration::from_secs(2);
@@ -62,16 +65,19 @@ pub struct Decision {
     pub note: Option<String>,
 }
 
-/// Decides for job `id`. `leading`: this is the rank that asks whether an older start still runs.
+/// Decides for job `id`. `leading`: this is the rank that asks whether an older start still runs, and speaks.
 pub fn decide(
     config: &Config,
     id: &str,
     occasion: Occasion,
     leading: bool,
+    speaker: &Speaker,
 ) -> Result<Decision, Failure> {
     let global = &config.global_ckpt_dir;
     let was_there = match occasion {
-        Occasion::Again | Occasion::Restart => was_there(global, occasion, GLOBAL_LIMIT)?,
+        Occasion::Again | Occasion::Restart => {
+            was_there(global, occasion, GLOBAL_LIMIT, leading.then_some(speaker))?
+        }
         Occasion::First | Occasion::Fresh => false,
     };
     if !was_there {
@@ -256,9 +262,25 @@ fn refuse_if_running(
 /// On a requeue the directory was there once: its absence means that a file system is not mounted
 /// (yet), or that no start came so far as to make it. `false`: the latter, as far as can be told: what it
 /// is to lie in is there, and not empty as the place of a file system that is not mounted.
-fn was_there(global: &Path, occasion: Occasion, limit: Duration) -> Result<bool, Failure> {
-    let deadline = Instant::now() + limit;
+fn was_there(
+    global: &Path,
+    occasion: Occasion,
+    limit: Duration,
+    speaker: Option<&Speaker>,
+) -> Result<bool, Failure> {
+    let began = Instant::now();
+    let deadline = began + limit;
+    let mut said = false;
     while !global.is_dir() {
+        let speaker = speaker.filter(|_| !said && began.elapsed() >= SOON);
+        if let Some(speaker) = speaker {
+            said = true;
+            speaker.say(format_args!(
+                "the global directory {} is not there yet: waiting for it, {} s at most",
+                global.display(),
+                limit.as_secs()
+            ));
+        }
         if Instant::now() > deadline {
             let above = global.parent().and_then(|above| above.read_dir().ok());
             if occasion == Occasion::Again && above.is_some_and(|mut list| list.next().is_some()) {
@@ -419,7 +441,7 @@ mod tests {
     fn a_directory_that_no_start_has_made() {
         let dir = tempfile::tempdir().expect("directory");
         let global = dir.path().join("global");
-        let is = |occasion| was_there(&global, occasion, Duration::ZERO).ok();
+        let is = |occasion| was_there(&global, occasion, Duration::ZERO, None).ok();
         // Where something is to be mounted, as it looks.
         assert_eq!(is(Occasion::Again), None);
         std::fs::write(dir.path().join("app"), "").expect("written");

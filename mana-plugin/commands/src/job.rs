@@ -5,12 +5,16 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use libckpt::identity;
+use libckpt::records::{JobState, Records};
+use libckpt::store::Store;
+use mana::slurm;
 use mana_control::{Client, Rendezvous};
 
 use crate::cli::JobChoice;
 use crate::message::Failure;
 use crate::settings;
 use crate::status::ANSWER_LIMIT;
+use crate::stores::state_in_words;
 
 /// The rendezvous of the running job that is meant.
 pub fn running(choice: &JobChoice) -> Result<Rendezvous, Failure> {
@@ -35,7 +39,7 @@ pub fn running(choice: &JobChoice) -> Result<Rendezvous, Failure> {
             "no job runs under control with the global directory {} (an MPI program does from MPI_Init on); {}",
             global.display(),
             match stored(choice, global) {
-                Ok(last) => format!("{last} was the last one ('mana list', 'mana report'); to see another directory's jobs {WHICH}"),
+                Ok(last) => format!("{last} was the last one ({}; 'mana list', 'mana report'); to see another directory's jobs {WHICH}", standing(global, &last)),
                 Err(_) => WHICH.to_owned(),
             }
         ))),
@@ -45,6 +49,34 @@ pub fn running(choice: &JobChoice) -> Result<Rendezvous, Failure> {
             several.join(", ")
         ))),
     }
+}
+
+/// Connects to the coordinator of a running job; why not, if its records or the batch system can tell.
+pub fn connect(rendezvous: &Rendezvous, choice: &JobChoice) -> Result<Client, Failure> {
+    Client::connect(rendezvous, ANSWER_LIMIT).map_err(|e| {
+        let mut failure = Failure::from(e);
+        if let Ok(config) = settings::load(&choice.settings) {
+            let id = &rendezvous.job;
+            let standing = standing(&config.global_ckpt_dir, id);
+            failure.text += &format!("; by its records job {id} is {standing}");
+        }
+        failure
+    })
+}
+
+/// How a job stands by its records, and in the batch system's queue.
+fn standing(global: &Path, id: &str) -> String {
+    let records = Records::new(Store::at(global.join(id)));
+    let mut text = state_in_words(&records).unwrap_or_else(|e| e.text);
+    if let Ok(JobState::Unfinished { incarnation, .. }) = records.state() {
+        let queued = incarnation
+            .batch_job
+            .and_then(|job| Some((slurm::state(&job)?, job)));
+        if let Some((state, job)) = queued {
+            text += &format!("; Slurm's job {job} is {state}");
+        }
+    }
+    text
 }
 
 /// Why nothing may be found.

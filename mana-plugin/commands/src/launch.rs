@@ -98,8 +98,8 @@ impl Context {
         leave_word(&self.launcher, &self.config.global_ckpt_dir, failure)
     }
 
-    fn decide(&self, id: &str, occasion: Occasion) -> Result<Decision, Failure> {
-        decide(&self.config, id, occasion, self.leading()).map_err(|mut failure| {
+    fn decide(&self, id: &str, occasion: Occasion, speaker: &Speaker) -> Result<Decision, Failure> {
+        decide(&self.config, id, occasion, self.leading(), speaker).map_err(|mut failure| {
             // On one node all ranks meet the same directories.
             failure.same_everywhere |= self.launcher.one_node;
             failure
@@ -181,13 +181,15 @@ fn launch_in(
         let way = context.resume_by(start, &found.id, found.size());
         Some((found, way))
     };
-    let decision = context.decide(&id, occasion).map_err(|mut failure| {
-        // If it runs, it says so when it is to be resumed.
-        if let Some((found, way)) = other(Occasion::Restart) {
-            failure.text += &format!("; {}: to go on with that one: {way}", found.title());
-        }
-        failure
-    })?;
+    let decision = context
+        .decide(&id, occasion, speaker)
+        .map_err(|mut failure| {
+            // If it runs, it says so when it is to be resumed.
+            if let Some((found, way)) = other(Occasion::Restart) {
+                failure.text += &format!("; {}: to go on with that one: {way}", found.title());
+            }
+            failure
+        })?;
     let mut began = None;
     if let (Some(Mode::Resume), JobState::Unfinished { incarnation, .. }) =
         (decision.mode, state(&context.config, &id)?)
@@ -238,7 +240,7 @@ fn restart_in(
     if options.dry_run {
         return crate::stores::plan(&context.config, &id, start.generation);
     }
-    let decision = context.decide(&id, Occasion::Restart)?;
+    let decision = context.decide(&id, Occasion::Restart, speaker)?;
     let Some(mode @ Mode::Resume) = decision.mode else {
         return Err(Failure::of_job(format!(
             "nothing to resume: job {id} has committed no checkpoint; start it again with mana_launch --fresh"

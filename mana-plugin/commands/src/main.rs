@@ -42,7 +42,7 @@ mod wrapper;
 use std::ffi::OsString;
 use std::path::Path;
 
-use clap::Parser as _;
+use clap::{CommandFactory as _, FromArgMatches as _};
 
 use crate::cli::{Cli, Verb};
 use crate::message::{failure_code, Failure, Speaker};
@@ -62,8 +62,11 @@ pub extern "C" fn main(_argc: libc::c_int, _argv: *const *const libc::c_char) ->
     allow(dead_code, reason = "the test harness has its own entry point")
 )]
 fn run() -> i32 {
-    let arguments = by_name(std::env::args_os().collect());
-    let cli = match Cli::try_parse_from(arguments) {
+    let (arguments, classic) = by_name(std::env::args_os().collect());
+    let parsed = command_line(classic.as_deref())
+        .try_get_matches_from(arguments)
+        .and_then(|found| Cli::from_arg_matches(&found));
+    let cli = match parsed {
         Ok(cli) => cli,
         Err(error) => {
             let wrong = error.use_stderr();
@@ -119,8 +122,23 @@ fn execute(verb: Verb, speaker: &mut Speaker) -> Result<i32, Failure> {
     }
 }
 
-/// `mana_launch x` becomes `mana launch x`.
-fn by_name(mut arguments: Vec<OsString>) -> Vec<OsString> {
+/// The options; the usage of a command that was called by its classic name (`launch`) has that name.
+fn command_line(classic: Option<&str>) -> clap::Command {
+    let command = Cli::command();
+    let Some(verb) = classic else { return command };
+    let mut built = command.clone();
+    built.build();
+    let usage = built.find_subcommand_mut(verb).map(|c| c.render_usage());
+    let Some(usage) = usage.map(|usage| usage.to_string()) else {
+        return command;
+    };
+    let words = usage.trim_start_matches("Usage: ");
+    let own = words.replacen(&format!("mana {verb}"), &format!("mana_{verb}"), 1);
+    command.mut_subcommand(verb, |c| c.override_usage(own))
+}
+
+/// `mana_launch x` becomes `mana launch x`; and the verb, if there was such a name.
+fn by_name(mut arguments: Vec<OsString>) -> (Vec<OsString>, Option<String>) {
     let name = arguments
         .first()
         .and_then(|first| Path::new(first).file_name())
@@ -128,9 +146,10 @@ fn by_name(mut arguments: Vec<OsString>) -> Vec<OsString> {
         .unwrap_or("mana");
     if let Some(verb) = name.strip_prefix("mana_") {
         let verb = verb.replace('_', "-");
-        arguments.splice(0..1, ["mana".into(), verb.into()]);
+        arguments.splice(0..1, ["mana".into(), verb.clone().into()]);
+        return (arguments, Some(verb));
     }
-    arguments
+    (arguments, None)
 }
 
 #[cfg(test)]
@@ -139,9 +158,22 @@ mod tests {
 
     #[test]
     fn classic_names() {
-        let of = |words: &[&str]| by_name(words.iter().map(OsString::from).collect());
+        let of = |words: &[&str]| by_name(words.iter().map(OsString::from).collect()).0;
         assert_eq!(of(&["/opt/bin/mana_launch", "x"]), ["mana", "launch", "x"]);
         assert_eq!(of(&["mana", "list"]), ["mana", "list"]);
         assert!(of(&[]).is_empty());
+        let help = |name: &str| {
+            let (words, classic) = by_name(vec![name.into(), "--help".into()]);
+            let asked = command_line(classic.as_deref()).try_get_matches_from(words);
+            asked.expect_err("help").to_string()
+        };
+        for verb in ["launch", "restart", "status", "coordinator"] {
+            let text = help(&format!("/opt/bin/mana_{verb}"));
+            assert!(
+                text.contains(&format!("Usage: mana_{verb} [OPTIONS]")),
+                "{text}"
+            );
+        }
+        assert!(help("mana").contains("Usage: mana "));
     }
 }

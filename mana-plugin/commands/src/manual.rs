@@ -37,11 +37,35 @@ fn page(command: &Command, name: &str, out: &Path) -> Result<(), Failure> {
         .clone()
         .name(leaked)
         .version(env!("CARGO_PKG_VERSION"));
-    let mut text = Vec::new();
-    clap_mangen::Man::new(command)
-        .render(&mut text)
-        .map_err(|e| Failure::new(format!("cannot make the page {name}: {e}")))?;
-    write(&out.join(format!("{name}.1")), &text)
+    let failed = |e: std::io::Error| Failure::new(format!("cannot make the page {name}: {e}"));
+    let usage = command.clone().render_usage().to_string();
+    let man = clap_mangen::Man::new(command);
+    let (mut text, mut listed) = (Vec::new(), Vec::new());
+    man.render(&mut text).map_err(failed)?;
+    man.render_synopsis_section(&mut listed).map_err(failed)?;
+    let (text, listed) = (
+        String::from_utf8_lossy(&text),
+        String::from_utf8_lossy(&listed),
+    );
+    // Every option without its value says nothing that the list below does not say better.
+    let text = text.replacen(after_roff_head(&listed), &synopsis(&usage), 1);
+    write(&out.join(format!("{name}.1")), text.as_bytes())
+}
+
+/// A section rendered by itself has definitions before its title.
+fn after_roff_head(section: &str) -> &str {
+    section.find(".SH ").map_or(section, |at| &section[at..])
+}
+
+fn synopsis(usage: &str) -> String {
+    let mut text = String::from(".SH SYNOPSIS\n");
+    for line in usage.trim_start_matches("Usage:").lines() {
+        let line = line.trim().replace('\\', "\\e").replace('-', "\\-");
+        text += &line;
+        text += "\n.br\n";
+    }
+    text.truncate(text.len() - ".br\n".len());
+    text
 }
 
 fn write(path: &Path, text: &[u8]) -> Result<(), Failure> {

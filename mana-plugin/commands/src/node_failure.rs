@@ -1,6 +1,6 @@
-//! `mana fail-node`: the loss of a simulated node, for tests and demonstrations.
+//! `mana fail-node`: the loss of simulated nodes, for tests and demonstrations.
 //!
-//! All processes of the node are killed (the ranks and whatever they have started, image writers
+//! All processes of a node are killed (the ranks and whatever they have started, image writers
 //! included), then the job's part of its storage is deleted. Nobody is told: the job has to notice.
 
 use std::collections::HashMap;
@@ -8,7 +8,7 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use mana_control::Client;
+use mana_control::RankStatus;
 use nix::sys::signal::{kill, Signal};
 use nix::unistd::Pid;
 
@@ -16,7 +16,7 @@ use crate::cli;
 use crate::job;
 use crate::message::{short_host, Failure};
 use crate::settings;
-use crate::status::ANSWER_LIMIT;
+use crate::view::text::ranges;
 
 /// How long killed processes may take to be gone.
 const GONE_LIMIT: Duration = Duration::from_secs(20);
@@ -31,24 +31,25 @@ pub fn fail(options: &cli::FailNode) -> Result<i32, Failure> {
         ));
     }
     let rendezvous = job::running(&options.job)?;
-    let state = Client::connect(&rendezvous, ANSWER_LIMIT)?.status()?;
-    let node = options.node;
-    let ranks: Vec<_> = state.ranks.iter().filter(|r| r.node == node).collect();
-    if ranks.is_empty() {
+    let state = job::connect(&rendezvous, &options.job)?.status()?;
+    let is_on = |node: &u32| state.ranks.iter().any(|r| r.node == *node);
+    if let Some(node) = options.nodes.iter().find(|node| !is_on(node)) {
         return Err(Failure::new(format!(
             "job {}: no rank is on node {node} (nodes 0 to {})",
             state.job,
             state.nodes.saturating_sub(1)
         )));
     }
+    let of_the_lost = |r: &&RankStatus| options.nodes.contains(&r.node);
+    let ranks: Vec<_> = state.ranks.iter().filter(of_the_lost).collect();
     let here = short_host();
     if let Some(other) = ranks
         .iter()
         .find(|r| r.host.split('.').next() != Some(here.as_str()))
     {
         return Err(Failure::new(format!(
-            "rank {} of node {node} runs on {}: run this there",
-            other.rank, other.host
+            "rank {} of node {} runs on {}: run this there",
+            other.rank, other.node, other.host
         )));
     }
     let mut pids = Vec::new();
@@ -70,18 +71,28 @@ pub fn fail(options: &cli::FailNode) -> Result<i32, Failure> {
         signal(*pid, Signal::SIGKILL)?;
     }
     wait_gone(&all)?;
-    let list: Vec<_> = ranks.iter().map(|r| r.rank.to_string()).collect();
+    let numbers: Vec<u32> = ranks.iter().map(|r| r.rank).collect();
+    let nodes = ranges(&sorted(&options.nodes));
     println!(
-        "node {node}: killed rank {} ({} processes)",
-        list.join(", "),
+        "node {nodes}: killed rank {} ({} processes)",
+        ranges(&numbers),
         all.len()
     );
     if !options.keep_storage {
-        let storage = settings::node_dir(&config, node, &rendezvous.job);
-        delete(&storage)?;
-        println!("node {node}: deleted {}", storage.display());
+        for node in sorted(&options.nodes) {
+            let storage = settings::node_dir(&config, node, &rendezvous.job);
+            delete(&storage)?;
+            println!("node {node}: deleted {}", storage.display());
+        }
     }
     Ok(0)
+}
+
+fn sorted(nodes: &[u32]) -> Vec<u32> {
+    let mut nodes = nodes.to_vec();
+    nodes.sort_unstable();
+    nodes.dedup();
+    nodes
 }
 
 /// Whether a process is one of ours: its number may have been given to another since.

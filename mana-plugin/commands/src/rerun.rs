@@ -58,7 +58,7 @@ pub fn run(options: &cli::Run, speaker: &Speaker) -> Result<i32, Failure> {
         let mut child = command
             .spawn()
             .map_err(|e| Failure::new(format!("cannot run {name}: {e}")))?;
-        let (status, told_to_stop) = attend(&mut child, &waited)?;
+        let (status, told_by) = attend(&mut child, &waited)?;
         let code = code_of(status);
         if code == 0 {
             return Ok(0);
@@ -67,7 +67,11 @@ pub fn run(options: &cli::Run, speaker: &Speaker) -> Result<i32, Failure> {
             speaker.say(format_args!("{name} ended with code {code}: mana itself refused or failed (see above), not starting again"));
             return Ok(code);
         }
-        if told_to_stop {
+        if let Some(signal) = told_by {
+            speaker.say(format_args!(
+                "{name} ended with {} after {signal}: not started again; 'mana run --restart -- ...' goes on from its newest checkpoint",
+                described(status)
+            ));
             return Ok(code);
         }
         if attempt == options.retries {
@@ -107,21 +111,23 @@ fn wait_set() -> SigSet {
     set
 }
 
-/// Waits for the child's end, passing signals on. Also says whether one of them asked to stop.
-fn attend(child: &mut Child, waited: &SigSet) -> Result<(ExitStatus, bool), Failure> {
+/// Waits for the child's end, passing signals on. Also says which one of them asked to stop.
+fn attend(child: &mut Child, waited: &SigSet) -> Result<(ExitStatus, Option<Signal>), Failure> {
     let pid = Pid::from_raw(i32::try_from(child.id()).map_err(|e| Failure::new(e.to_string()))?);
-    let mut told_to_stop = false;
+    let mut told_by = None;
     loop {
         if let Some(status) = child
             .try_wait()
             .map_err(|e| Failure::new(format!("cannot wait for process {pid}: {e}")))?
         {
-            return Ok((status, told_to_stop));
+            return Ok((status, told_by));
         }
         let Some((signal, from_a_process)) = next_signal(waited) else {
             continue;
         };
-        told_to_stop |= STOPPING.contains(&signal);
+        if STOPPING.contains(&signal) {
+            told_by = Some(signal);
+        }
         if signal != Signal::SIGCHLD && from_a_process {
             // It may have ended in this moment: the next turn of the loop sees that.
             let _ = kill(pid, signal);

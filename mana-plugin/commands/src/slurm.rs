@@ -361,12 +361,24 @@ fn field<'a>(line: &'a str, key: &str) -> Option<&'a str> {
 
 /// Whether this job is suspended: it stands still, and goes on some day. Also of a task (`8_2`) or a component (`8+1`).
 pub fn is_suspended(job: &str) -> bool {
-    let asked = Question::put("squeue", &["-h", "-j", job, "-o", "%T"]);
     // One that is not in the queue is not suspended, and one that cannot be asked says nothing.
+    queued(job, "%T")
+        .iter()
+        .any(|state| matches!(state.as_str(), "SUSPENDED" | "STOPPED"))
+}
+
+/// State and reason of a job that is in the queue, in Slurm's words: `PENDING (BeginTime)`.
+pub fn state(job: &str) -> Option<String> {
+    let found = queued(job, "%T (%r)").into_iter().next()?;
+    Some(found.trim_end_matches(" (None)").to_owned())
+}
+
+/// Lines about a job that is in the queue.
+fn queued(job: &str, format: &str) -> Vec<String> {
+    let asked = Question::put("squeue", &["-h", "-j", job, "-o", format]);
     let answer = asked.and_then(Question::answer).unwrap_or_default();
-    answer
-        .lines()
-        .any(|state| matches!(state.trim(), "SUSPENDED" | "STOPPED"))
+    let lines = answer.lines().map(|line| line.trim().to_owned());
+    lines.filter(|line| !line.is_empty()).collect()
 }
 
 /// The grace time of a partition's preempted jobs, in seconds.

@@ -20,7 +20,7 @@ const AT_LEAST: Duration = Duration::from_secs(30);
 /// Shows or acts.
 pub fn status(options: &cli::Status) -> Result<i32, Failure> {
     let rendezvous = job::running(&options.job)?;
-    let mut client = Client::connect(&rendezvous, ANSWER_LIMIT)?;
+    let mut client = job::connect(&rendezvous, &options.job)?;
     if options.checkpoint {
         return checkpoint(options, &mut client);
     }

@@ -15,10 +15,11 @@ use serde::Serialize;
 
 use crate::cli;
 use crate::job;
-use crate::message::{chain, Failure};
+use crate::message::{chain, short_host, Failure};
 use crate::run_directory::RunDirectory;
 use crate::settings;
 use crate::view::size;
+use crate::view::text::ranges;
 
 /// One directory with generations of the job.
 pub struct Place {
@@ -196,6 +197,9 @@ impl Catalog {
     }
 }
 
+/// So many other jobs are listed.
+const OTHERS: usize = 20;
+
 /// One generation, for `mana list --json`.
 #[derive(Serialize)]
 struct Listed {
@@ -207,6 +211,8 @@ struct Listed {
     bytes: Option<u64>,
     created: Option<u64>,
     images_here: usize,
+    /// Ranks of which no image is seen from here, if it is committed.
+    missing: Vec<u32>,
     problems: Vec<String>,
 }
 
@@ -223,8 +229,13 @@ pub fn list(options: &cli::List) -> Result<i32, Failure> {
     let mut rows = Vec::new();
     for generation in catalog.generations()? {
         let (manifest, problems) = catalog.manifest(generation);
+        let images = catalog.images(generation)?;
+        let size = manifest.as_ref().map_or(0, |m| m.images.len());
+        let mut missing: Vec<u32> = (0u32..).take(size).collect();
+        missing.retain(|rank| images.iter().all(|image| image.rank != *rank));
         rows.push(Listed {
             generation,
+            missing,
             committed: manifest.is_some(),
             level: manifest.as_ref().map(|m| m.level),
             complete: catalog.levels(generation),
@@ -233,7 +244,7 @@ pub fn list(options: &cli::List) -> Result<i32, Failure> {
                 .as_ref()
                 .map(|m| m.images.iter().map(|i| i.len).sum()),
             created: manifest.as_ref().map(|m| m.created),
-            images_here: catalog.images(generation)?.len(),
+            images_here: images.len(),
             problems,
         });
     }
@@ -242,8 +253,12 @@ pub fn list(options: &cli::List) -> Result<i32, Failure> {
         return Ok(0);
     }
     println!("job {id}: {}", state_in_words(&catalog.records)?);
+    let elsewhere = elsewhere(&config, &catalog.records);
     if rows.is_empty() {
         println!("no generation is stored here");
+        if let Some(where_) = elsewhere {
+            println!("{where_}");
+        }
         return others(options, &id, &config.global_ckpt_dir);
     }
     println!(
@@ -266,20 +281,53 @@ pub fn list(options: &cli::List) -> Result<i32, Failure> {
             row.images_here,
             row.created.map_or("-".into(), age),
         );
+        if !row.missing.is_empty() {
+            let ranks = ranges(&row.missing);
+            println!("           no image of rank {ranks} is seen from here");
+        }
         for problem in &row.problems {
             println!("           {problem}");
         }
     }
+    if let Some(where_) = elsewhere.filter(|_| rows.iter().any(|row| !row.missing.is_empty())) {
+        println!("{where_}");
+    }
     others(options, &id, &config.global_ckpt_dir)
 }
 
-/// The names of the other jobs of the directory, after those of the one that was chosen for the user.
+/// Where what cannot be seen from here may be: on the nodes the job ran on.
+fn elsewhere(config: &Config, records: &Records) -> Option<String> {
+    let Ok(JobState::Unfinished { incarnation, .. }) = records.state() else {
+        return None;
+    };
+    let here = short_host();
+    let short = |name: &String| name.split('.').next().unwrap_or_default().to_owned();
+    let mut nodes: Vec<_> = incarnation.topology.names.iter().map(short).collect();
+    nodes.sort_unstable();
+    nodes.dedup();
+    nodes.retain(|node| *node != here);
+    let first = nodes.first().filter(|_| !config.test_mode)?;
+    Some(format!(
+        "what is stored on the nodes it ran on is seen only from there: {} (mana list on {first})",
+        nodes.join(", ")
+    ))
+}
+
+/// The other jobs of the directory, after those of the one that was chosen for the user.
 fn others(options: &cli::List, id: &str, global: &Path) -> Result<i32, Failure> {
     let mut all = job::names(global)?;
     all.retain(|(name, _)| name != id);
     if options.job.id.is_none() && !all.is_empty() {
-        let names: Vec<_> = all.into_iter().map(|(name, _)| name).collect();
-        println!("other jobs here (--id NAME): {}", names.join(", "));
+        all.sort_by_key(|(_, time)| std::cmp::Reverse(*time));
+        println!("\nother jobs here (--id NAME), the last one first:");
+        for (name, _) in all.iter().take(OTHERS) {
+            let records = Records::new(Store::at(global.join(name)));
+            let standing = state_in_words(&records).unwrap_or_else(|e| e.text);
+            println!("  {name:<24} {standing}");
+        }
+        if all.len() > OTHERS {
+            println!("  and {} older ones", all.len() - OTHERS);
+        }
     }
     if let Some(runs) = runs(global).filter(|_| options.job.id.is_none()) {
         println!("{runs}");
@@ -299,9 +347,10 @@ fn runs(global: &Path) -> Option<String> {
     ))
 }
 
-fn state_in_words(records: &Records) -> Result<String, Failure> {
+/// How a job stands by its records.
+pub fn state_in_words(records: &Records) -> Result<String, Failure> {
     Ok(match records.state()? {
-        JobState::New => "never started".into(),
+        JobState::New => "not on record: it is starting, or has ended before MPI_Init".into(),
         JobState::Finished => "ended normally".into(),
         JobState::Unfinished { incarnation, .. } => {
             let end = match records.end() {

@@ -469,7 +469,7 @@ fn serve(place: &Place, commands: &Receiver<Command>) {
             Command::Work(work) => work(place),
             Command::Exit { code, limit, reply } => {
                 let outcome = end_of_job(code, limit);
-                if outcome == Outcome::Undecided {
+                if matches!(outcome, Outcome::Undecided | Outcome::Lost { .. }) {
                     note_end(place, code);
                 }
                 let _ = reply.send(outcome);
@@ -520,11 +520,8 @@ pub fn request(request: Request) {
     }
 }
 
-/// Nobody knows how the job ends: each rank leaves word of its own end.
+/// Nobody knows how the job ends, or a rank is out of reach, which may run on: each leaves word of its own end.
 fn note_end(place: &Place, code: i32) {
-    if AGENT.get().is_some_and(Agent::is_connected) {
-        return; // the time has passed, and another rank may still be running
-    }
     let (rank, records) = (place.session.rank(), place.session.records());
     if let Err(e) = records.note_rank_end(place.incarnation, rank, code) {
         log::warn!("this rank's end is not recorded: {e}");

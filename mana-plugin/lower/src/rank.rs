@@ -234,11 +234,15 @@ impl RankHooks for Rank {
             return;
         }
         if self.session.rank() == 0 {
+            let plural = |number: u32| if number == 1 { "" } else { "s" };
             log::info!(
-                "incarnation {}: {} ranks on {} nodes are under control",
+                "incarnation {}: {} rank{} on {} node{} {} under control",
                 self.incarnation,
                 facts.ranks,
-                facts.nodes
+                plural(facts.ranks),
+                facts.nodes,
+                plural(facts.nodes),
+                if facts.ranks == 1 { "is" } else { "are" }
             );
         }
         if self.session.is_leader() {

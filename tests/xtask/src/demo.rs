@@ -33,6 +33,8 @@ global_ckpt_interval = 8
 
 /// The node that is lost.
 const VICTIM: &str = "2";
+/// So many lines about checkpoints are shown.
+const SHOWN: usize = 6;
 
 /// Longest time for one run of the program.
 const LIMIT: Duration = Duration::from_secs(480);
@@ -164,9 +166,19 @@ fn disturbed(mana: &Path, directory: &Path) -> Result<(Finished, Result<String>)
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
         let loss = scope.spawn(|| lose_a_node(&bin, directory, &over));
+        let mut checkpoints = 0;
         let finished = bounded(&mut command, LIMIT, |line| {
             if line.starts_with("mana") {
-                println!("   {line}");
+                checkpoints += usize::from(line.contains("checkpoint "));
+                match checkpoints {
+                    _ if !line.contains("checkpoint ") => println!("   {line}"),
+                    0..=SHOWN => println!("   {line}"),
+                    _ => {}
+                }
+                if checkpoints == SHOWN + 1 {
+                    println!("   ... (further ones are not shown here)");
+                    checkpoints += 1;
+                }
                 if line.contains("resum") {
                     // If it cannot be written, the check for it fails.
                     let _ = fs::write(directory.join("resumed"), line);

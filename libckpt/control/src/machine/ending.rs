@@ -123,6 +123,7 @@ impl Core {
         let finalized = found.rejoin.is_some_and(|rejoin| rejoin.finalized);
         if let Some(known) = self.ranks.get_mut(rank) {
             known.connected = true;
+            known.heard = now;
             known.told = false;
             known.life = match finalized {
                 true => Life::Finalized,

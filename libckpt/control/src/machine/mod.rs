@@ -144,6 +144,8 @@ pub(crate) struct Core {
     killed: bool,
     /// When to end the ranks that are left after a loss.
     end_after_loss: Option<Duration>,
+    /// When the last [`Core::tick`] was.
+    ticked: Duration,
     /// While ranks are missing at the start: when the first came, and when to say something next.
     starting: Option<Starting>,
     /// The last checkpoint before an announced end.
@@ -170,6 +172,8 @@ pub(crate) struct Core {
 
 /// How often idle ranks are asked what they are doing.
 const PING_EVERY: Duration = Duration::from_secs(5);
+/// Between two ticks: more is a time in which nothing ran here.
+const STOOD_STILL: Duration = Duration::from_secs(15);
 
 impl Core {
     /// A coordinator of `job` and `incarnation`; without the latter (stand-alone) it serves one start
@@ -192,6 +196,7 @@ impl Core {
             closed_by_loss: false,
             killed: false,
             end_after_loss: None,
+            ticked: Duration::ZERO,
             starting: None,
             last: None,
             noticed: Vec::new(),
@@ -256,6 +261,9 @@ impl Core {
             return self.take_back(now, rank, found);
         }
         let complete = self.ranks.register(rank, found)?;
+        if let Some(new) = self.ranks.get_mut(rank) {
+            new.heard = now;
+        }
         self.job.get_or_insert_with(|| job.to_owned());
         self.incarnation.get_or_insert(incarnation);
         self.next_number = self.next_number.max(found.next_number);
@@ -308,7 +316,7 @@ impl Core {
             enabled: self.settings.enabled,
         });
         self.debug_line(format!(
-            "{} ranks on {} nodes registered",
+            "ranks registered: {}, on nodes: {}",
             facts.ranks, facts.nodes
         ));
         self.start_next(now);
@@ -329,6 +337,9 @@ impl Core {
 
     /// A message of a registered rank.
     pub fn rank(&mut self, now: Duration, rank: u32, message: FromRank) {
+        if let Some(found) = self.ranks.get_mut(rank) {
+            found.heard = now;
+        }
         match message {
             // Only the server may register, with what the handshake proved.
             FromRank::Register(_) => {}
@@ -500,6 +511,7 @@ impl Core {
 
     /// Time has passed.
     pub fn tick(&mut self, now: Duration) {
+        self.forgive(now);
         self.tick_starting(now);
         self.tick_taking(now);
         self.tick_levels(now);
@@ -511,6 +523,18 @@ impl Core {
             // Also a sign of life, for those who wait.
             if self.ranks.registered() > 0 {
                 self.send(To::All, ToRank::Ping);
+            }
+        }
+    }
+
+    /// A machine that stood still (a suspended job, a paused virtual machine, one without memory) has not waited for those
+    /// it has lost: they get that time on top.
+    fn forgive(&mut self, now: Duration) {
+        let gap = now.saturating_sub(std::mem::replace(&mut self.ticked, now));
+        if gap > STOOD_STILL {
+            let lost = gap - PING_EVERY;
+            for time in [&mut self.end_after_loss, &mut self.end_recorded_by] {
+                *time = time.map(|time| time.saturating_add(lost));
             }
         }
     }

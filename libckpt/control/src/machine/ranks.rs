@@ -8,6 +8,9 @@ use crate::{CommSeq, Place, RankStatus};
 
 use super::report::seconds;
 
+/// Three questions without an answer.
+const SILENT: Duration = Duration::from_secs(15);
+
 /// Where a rank is in its life.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Life {
@@ -36,6 +39,8 @@ pub(super) struct Rank {
     /// What its threads wait for, and when it said so.
     pub places: Vec<Place>,
     pub places_at: Duration,
+    /// When anything was heard of it.
+    pub heard: Duration,
     /// A communicator on which it has yet to start collectives to reach the safe point.
     pub behind: Option<CommSeq>,
     /// Lowest rank of its node.
@@ -66,8 +71,17 @@ impl Rank {
             .collect()
     }
 
+    /// Ranks are asked every five seconds: what this one said before does not hold any more.
+    pub fn is_silent(&self, now: Duration) -> bool {
+        now.saturating_sub(self.heard) >= SILENT
+    }
+
     /// What it was last seen doing, in words.
     pub fn whereabouts(&self, now: Duration) -> String {
+        if self.is_silent(now) {
+            let since = now.saturating_sub(self.heard).as_secs_f64();
+            return format!("not heard of for {}", seconds(since));
+        }
         match self.waiting(now).first() {
             Some(first) => format!("{}, for {}", first.text, seconds(first.seconds)),
             None => self.doing.clone(),

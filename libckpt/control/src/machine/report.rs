@@ -57,6 +57,8 @@ impl Core {
             "starting"
         } else if self.taking.is_some() {
             "checkpointing"
+        } else if self.closed_by_loss && !self.killed {
+            "unprotected"
         } else if self.closed.is_some() {
             "ending"
         } else {

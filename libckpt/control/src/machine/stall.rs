@@ -30,7 +30,7 @@ pub(super) struct Standing<'a> {
     pub behind: Option<CommSeq>,
     /// The checkpoint does not wait for it.
     pub answered: bool,
-    /// It has ended or is lost.
+    /// It has ended or is lost, or does not answer.
     pub gone: bool,
 }
 
@@ -201,11 +201,15 @@ pub(super) fn report(
     let all: Vec<Standing> = ranks
         .iter()
         .zip(&late)
-        .map(|((_, found), late)| Standing {
-            places: &found.places,
-            behind: found.behind,
-            answered: !late,
-            gone: matches!(found.life, Life::Ended(_) | Life::Lost),
+        .map(|((_, found), late)| {
+            let gone = matches!(found.life, Life::Ended(_) | Life::Lost) || found.is_silent(now);
+            Standing {
+                // What a node that has died said last would make circles that are none.
+                places: if gone { &[] } else { &found.places },
+                behind: found.behind,
+                answered: !late,
+                gone,
+            }
         })
         .collect();
     let told: Vec<RankPlace> = ranks
@@ -218,8 +222,14 @@ pub(super) fn report(
             rank,
             host: found.host.clone(),
             awaited: late.get(rank as usize).copied().unwrap_or(false),
-            doing: found.doing.clone(),
-            waiting: found.waiting(now),
+            doing: match found.is_silent(now) {
+                true => found.whereabouts(now),
+                false => found.doing.clone(),
+            },
+            waiting: match found.is_silent(now) {
+                true => Vec::new(),
+                false => found.waiting(now),
+            },
         })
         .collect();
     let omitted = told.len().saturating_sub(MOST_RANKS);

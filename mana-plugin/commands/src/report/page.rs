@@ -8,7 +8,7 @@ use libckpt::lines::iso;
 use super::charts::{bandwidths, class, escaped, losses, pauses, sizes, timeline};
 use super::figures::{Figures, LevelFigures, Start};
 use crate::view::size;
-use crate::view::text::{rate, time};
+use crate::view::text::{count, rate, time};
 
 /// Most rows of a table.
 const ROWS: usize = 50;
@@ -63,11 +63,11 @@ fn write(out: &mut String, figures: &Figures) -> std::fmt::Result {
     let program = figures.program.rsplit('/').next().unwrap_or_default();
     write!(
         out,
-        "<header><h1>{}</h1><p>{} &middot; {} ranks on {} nodes &middot; {} to {} UTC</p></header>",
+        "<header><h1>{}</h1><p>{} &middot; {} on {} &middot; {} to {} UTC</p></header>",
         escaped(&figures.job),
         escaped(program),
-        figures.ranks,
-        figures.nodes,
+        count(figures.ranks, "rank"),
+        count(figures.nodes, "node"),
         date(figures.span.0),
         date(figures.span.1)
     )?;

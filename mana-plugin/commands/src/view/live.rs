@@ -5,6 +5,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{channel, Receiver, RecvTimeoutError, Sender, TryRecvError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mana_control::{Client, ControlError, Request, Status};
@@ -14,6 +15,7 @@ use ratatui::style::{Color, Modifier, Style, Stylize as _};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Cell, Gauge, Paragraph, Row, Sparkline, Table, Wrap};
 use ratatui::Frame;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::text::{count, doing, extent, nodes, pause, ranges, rate, size, time};
 use crate::message::Failure;
@@ -58,13 +60,18 @@ enum News {
 pub fn live(client: &mut Client) -> Result<(), Failure> {
     let first = client.status()?;
     let stop = AtomicBool::new(false);
+    let asked_to_end = Arc::new(AtomicBool::new(false));
+    for signal in [SIGTERM, SIGHUP, SIGINT] {
+        // Without it the terminal would be left as the view has it; no reason not to show one.
+        let _ = signal_hook::flag::register(signal, Arc::clone(&asked_to_end));
+    }
     let (news, heard) = channel();
     let (asks, asked) = channel();
     let ended = std::thread::scope(|scope| {
         let stop = &stop;
         scope.spawn(move || ask(client, &news, &asked, stop));
         let mut terminal = ratatui::init();
-        let ended = show(&mut terminal, first, &heard, &asks);
+        let ended = show(&mut terminal, first, &heard, &asks, &asked_to_end);
         ratatui::restore();
         stop.store(true, Ordering::Relaxed);
         ended
@@ -111,6 +118,7 @@ fn show(
     first: Status,
     heard: &Receiver<News>,
     asks: &Sender<Request>,
+    asked_to_end: &AtomicBool,
 ) -> std::io::Result<Option<String>> {
     let mut state = first;
     let mut choice = Choice::default();
@@ -118,6 +126,9 @@ fn show(
         terminal.draw(|frame| draw(frame, &state, &choice))?;
         if is_over(&state) {
             return Ok(Some(super::text::line(&state)));
+        }
+        if asked_to_end.load(Ordering::Relaxed) {
+            return Ok(None);
         }
         if event::poll(KEYS)? {
             if let Event::Key(key) = event::read()? {
@@ -212,6 +223,7 @@ fn phase_color(phase: &str) -> Color {
         "running" => Color::Green,
         "checkpointing" => Color::Cyan,
         "starting" => Color::Yellow,
+        "unprotected" => Color::Red,
         _ => Color::Gray,
     }
 }

@@ -122,29 +122,32 @@ fn a_checkpoint_that_does_not_converge_says_where_everybody_is() {
         };
         core.rank(SECOND, rank, gate);
     }
-    let place = |call: &str| Place {
-        call: call.into(),
-        comm_id: Some(1),
-        comm_name: "MPI_COMM_WORLD".into(),
-        waited: SECOND * 2,
-        ..Place::default()
+    let tell = |core: &mut Core, now: u32| {
+        let place = |call: &str| Place {
+            call: call.into(),
+            comm_id: Some(1),
+            comm_name: "MPI_COMM_WORLD".into(),
+            waited: SECOND * (now - 1),
+            ..Place::default()
+        };
+        let waits = [
+            vec![Place {
+                peer: Some(1),
+                tag: Some(7),
+                ..place("MPI_Recv")
+            }],
+            vec![],
+            vec![Place {
+                number: Some(1),
+                ..place("MPI_Barrier")
+            }],
+        ];
+        for (rank, places) in (0..).zip(waits) {
+            let doing = "computing".into();
+            core.rank(SECOND * now, rank, FromRank::Pong { doing, places });
+        }
     };
-    let waits = [
-        vec![Place {
-            peer: Some(1),
-            tag: Some(7),
-            ..place("MPI_Recv")
-        }],
-        vec![],
-        vec![Place {
-            number: Some(1),
-            ..place("MPI_Barrier")
-        }],
-    ];
-    for (rank, places) in (0..).zip(waits) {
-        let doing = "computing".into();
-        core.rank(SECOND * 3, rank, FromRank::Pong { doing, places });
-    }
+    tell(&mut core, 3);
     core.take_actions();
     core.tick(SECOND * 15);
     let (lines, _) = said(&mut core);
@@ -161,6 +164,7 @@ fn a_checkpoint_that_does_not_converge_says_where_everybody_is() {
     let waiting = &status.ranks[0].waiting[0];
     assert_eq!((waiting.peer, waiting.tag), (Some(1), Some(7)));
     assert!((waiting.seconds - 15.0).abs() < 1e-9, "{waiting:?}");
+    tell(&mut core, 28);
     // The limit is for intent and gate together.
     core.tick(SECOND * 30);
     let (lines, _) = said(&mut core);
@@ -178,4 +182,63 @@ fn a_checkpoint_that_does_not_converge_says_where_everybody_is() {
     let stall = core.status(SECOND * 31).last_stall.expect("kept");
     assert_eq!((stall.step.as_str(), stall.ranks.len()), ("gate", 3));
     assert_eq!(stall.generation, generation);
+}
+
+/// A node has died in the middle of a receive, and nobody has noticed yet.
+#[test]
+fn what_a_silent_rank_said_last_makes_no_circle() {
+    let mut core = core(2, 2, &Settings::default());
+    let request = Request {
+        level: Some(Level::Local),
+        kill: false,
+    };
+    core.want(Duration::ZERO, request, Some(7))
+        .expect("possible");
+    let waits_for = |peer| FromRank::Pong {
+        doing: "computing".into(),
+        places: vec![Place {
+            call: "MPI_Recv".into(),
+            peer: Some(peer),
+            ..Place::default()
+        }],
+    };
+    core.rank(SECOND, 1, waits_for(0));
+    for now in [1, 11, 18] {
+        core.rank(SECOND * now, 0, waits_for(1));
+    }
+    let cause = |core: &Core, now| core.status(now).current.and_then(|current| current.cause);
+    let before = cause(&core, SECOND * 15).expect("seen");
+    assert!(before.contains("wait for each other"), "{before}");
+    let after = cause(&core, SECOND * 18).expect("seen");
+    assert_eq!(
+        after,
+        "rank 0 waits for rank 1 on n1 (not heard of for 17.0 s)"
+    );
+}
+
+/// A virtual machine that was paused has not looked for the rank it has lost.
+#[test]
+fn a_time_in_which_nothing_ran_does_not_end_the_job() {
+    for stood_still in [false, true] {
+        let settings = Settings {
+            end_after_loss: Some(SECOND * 30),
+            ..Settings::default()
+        };
+        let mut core = core(2, 2, &settings);
+        core.tick(SECOND);
+        core.lost(SECOND * 2, 1);
+        core.take_actions();
+        let times: Vec<u32> = match stood_still {
+            true => vec![4, 304],
+            false => vec![4, 8, 12, 16, 20, 24, 28, 33],
+        };
+        for now in &times {
+            core.tick(SECOND * *now);
+        }
+        assert_eq!(said(&mut core).1, !stood_still);
+        for now in (308..).step_by(4).take(8) {
+            core.tick(SECOND * now);
+        }
+        assert_eq!(said(&mut core).1, stood_still, "only later");
+    }
 }
