@@ -18,7 +18,6 @@
 //! | `fence` | whether a newer start of the job has taken over |
 //! | `recovery` | choosing and fetching what to resume from |
 //! | `lines` | what is said, on standard error or in a file |
-//! | `offline` | what the tools ask of a store |
 //! | `published` | what programs leave for the report |
 //! | `fault` | places where tests make the process die or the storage stop |
 #![warn(missing_docs)]
@@ -32,7 +31,6 @@ pub mod identity;
 pub mod image_file;
 pub mod lines;
 pub mod manifest;
-pub mod offline;
 pub mod published;
 pub mod records;
 pub mod recovery;
@@ -48,3 +46,9 @@ pub use config::Config;
 pub use error::Error;
 pub use mana_control::{GenerationId, Level};
 pub use topology::Topology;
+
+/// Fills in random bytes.
+fn random(bytes: &mut [u8]) -> std::io::Result<()> {
+    use std::io::Read as _;
+    std::fs::File::open("/dev/urandom")?.read_exact(bytes)
+}

@@ -6,6 +6,9 @@
 //! `i` is written, `committed-<i>` once all nodes have one: a job that ends in between is asked of
 //! the nodes, any later one that finds no manifest has lost something.
 //!
+//! `origin` holds a random number, made with the first of these records. What nodes store carries it: images of an earlier job of
+//! the same name, whose records somebody has deleted, are none of this one's.
+//!
 //! `end-<i>` says how incarnation `i` ended; only the newest one's counts for the job. Ranks whose coordinator is gone cannot know that of each other: each
 //! leaves `ended-<i>/rank-<r>` with its exit code, and a job is finished when all are there with 0.
 
@@ -21,6 +24,7 @@ const COMMITTED: [u8; 8] = *b"committd";
 const COMMITTING: [u8; 8] = *b"cmmttng\0";
 const RANK_END: [u8; 8] = *b"rank-end";
 const END: [u8; 8] = *b"end\0\0\0\0\0";
+const ORIGIN: [u8; 8] = *b"origin\0\0";
 
 /// One start of the job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,6 +71,22 @@ pub fn program_hash(path: &Path) -> Option<u64> {
             n => hasher.update(buffer.get(..n)?),
         }
     }
+}
+
+/// What images and manifests of job `job` of that origin carry as its name.
+pub fn mark(job: &str, origin: Option<u32>) -> String {
+    match origin {
+        Some(origin) => format!("{job}{BETWEEN}{origin:08x}"),
+        None => job.to_owned(),
+    }
+}
+
+/// Between name and origin; no name has it.
+const BETWEEN: char = '@';
+
+/// The job's name in such a mark.
+pub fn job_of(mark: &str) -> &str {
+    mark.split(BETWEEN).next().unwrap_or(mark)
 }
 
 /// How the job ended.
@@ -170,6 +190,44 @@ impl Records {
         directory.is_dir() && (0..incarnation.size).all(ended)
     }
 
+    /// The job's origin; `None`: it has not begun, or was begun by a build that gave it none.
+    ///
+    /// # Errors
+    /// When it is there and cannot be read.
+    pub fn origin(&self) -> Result<Option<u32>, Error> {
+        match read_sealed(&self.origin_path(), ORIGIN) {
+            Ok(origin) => Ok(Some(origin)),
+            Err(Error::Missing { .. }) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// The same, made if the job has no records yet.
+    ///
+    /// # Errors
+    /// When it cannot be read or written.
+    pub fn make_origin(&self) -> Result<Option<u32>, Error> {
+        if let (None, 0) = (self.origin()?, self.newest()?) {
+            let mut bytes = [0; 4];
+            crate::random(&mut bytes).map_err(Error::io("read", "/dev/urandom"))?;
+            make_dir(self.store.root())?;
+            create_sealed(&self.origin_path(), ORIGIN, &u32::from_le_bytes(bytes))?;
+        }
+        self.origin()
+    }
+
+    fn origin_path(&self) -> PathBuf {
+        self.store.root().join("origin")
+    }
+
+    /// What images and manifests of job `job` carry as its name.
+    ///
+    /// # Errors
+    /// When the records cannot be read.
+    pub fn mark(&self, job: &str) -> Result<String, Error> {
+        Ok(mark(job, self.origin()?))
+    }
+
     /// Number of the newest incarnation; 0: none.
     ///
     /// # Errors
@@ -191,8 +249,8 @@ impl Records {
         read_sealed(&self.path(number), INCARNATION)
     }
 
-    /// Records a new incarnation: gives it the next number, which nobody else gets. Earlier ends do not
-    /// count any more.
+    /// Records a new incarnation: gives it the next number after that of all records and after the one it has, which nobody
+    /// else gets. Earlier ends do not count any more.
     ///
     /// # Errors
     /// When it cannot be written.

@@ -55,6 +55,8 @@ struct Held {
     manifest: Result<Manifest, String>,
     /// There is no file of that name, not even a bad one.
     absent: bool,
+    /// It is of another job, as far as its name tells.
+    anothers: bool,
     /// Levels recorded as complete.
     complete: Vec<Level>,
     images: Vec<(Copy, u32)>,
@@ -151,7 +153,7 @@ pub fn recover(session: &Session, wish: Wish, all: &dyn Collective) -> Result<Ou
             restore_manifest(session, &manifest);
             let held = view.nodes.values().flatten();
             let complete: BTreeSet<Level> = held
-                .filter(|h| h.generation == id)
+                .filter(|h| h.generation == id && !h.anothers)
                 .flat_map(|h| h.complete.iter().copied())
                 .collect();
             let untouched = sources.iter().all(|s| *s == Source::Here(Copy::Own));
@@ -267,8 +269,8 @@ impl View {
                 operation: "reading the job's records",
                 reason,
             })?;
-        let valid = |h: &Held| h.manifest.is_ok();
-        if ancestry.is_empty() && nodes.values().flatten().any(valid) {
+        let committed = |h: &Held| h.manifest.is_ok() || h.anothers;
+        if ancestry.is_empty() && nodes.values().flatten().any(committed) {
             // Generations without the records of their job: another directory is mounted there.
             return Err(Error::Missing {
                 path: session.global().root().join("incarnation-1"),
@@ -378,9 +380,10 @@ impl View {
 fn held(session: &Session, store: &Store) -> Result<Vec<Held>, Error> {
     let mut all = Vec::new();
     for generation in store.generations()? {
-        let manifest = Manifest::read(store, &session.job, generation);
+        let manifest = Manifest::read(store, session.mark(), generation);
         all.push(Held {
             generation,
+            anothers: matches!(manifest, Err(Error::Incompatible { .. })),
             absent: matches!(manifest, Err(Error::Missing { .. })),
             manifest: manifest.map_err(|e| e.to_string()),
             complete: Level::ALL
@@ -445,7 +448,7 @@ fn obtain(
 
 /// A node that lost its manifest of the chosen generation gets it back.
 fn restore_manifest(session: &Session, manifest: &Manifest) {
-    let there = Manifest::read(session.local(), &session.job, manifest.generation).is_ok();
+    let there = Manifest::read(session.local(), session.mark(), manifest.generation).is_ok();
     if session.is_leader() && !there {
         if let Err(e) = manifest.write(session.local()) {
             log::warn!("{e}");

@@ -9,7 +9,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
@@ -19,7 +19,7 @@ use crate::fault::point;
 use crate::identity;
 use crate::image_file::{self, ImageContent, ImageName, ImageReport};
 use crate::manifest::{is_complete, write_complete, Manifest};
-use crate::records::{program_hash, End, Incarnation, Records};
+use crate::records::{mark, program_hash, End, Incarnation, Records};
 use crate::store::{
     copy_verified, make_dir, remove_file, remove_unfinished, sync_dir, Copy, Store,
 };
@@ -29,7 +29,9 @@ use crate::{Collective, Config, Error, GenerationId, Level, Topology};
 /// One rank's view of its job's storage.
 pub struct Session {
     pub(crate) config: Config,
-    pub(crate) job: String,
+    job: String,
+    /// The name in images and manifests; known from the job's first record on.
+    mark: Mark,
     pub(crate) topology: Topology,
     pub(crate) rank: u32,
     pub(crate) size: u32,
@@ -44,6 +46,9 @@ pub struct Session {
     pub(crate) adopting: Mutex<Option<(GenerationId, Vec<Level>)>>,
     _server: Option<Server>,
 }
+
+/// What the images of a job carry as its name (`records::mark`), once that is known.
+pub type Mark = Arc<OnceLock<String>>;
 
 /// What a start of the job is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -100,12 +105,18 @@ impl Session {
         let local = Store::local(config, job, node);
         let global = Store::global(config, job);
         let leader = topology.leader(node) == rank;
+        let records = Records::new(global.clone());
+        let origin = told_by_rank_0(all, "the job's origin", || records.origin())?;
+        let name = Mark::default();
+        if let Some(origin) = origin {
+            let _ = name.set(mark(job, Some(origin)));
+        }
         let start = || {
             all.doing(&format!("opening {}", local.root().display()));
             point("open.local");
             local.refuse_if_foreign()?;
             let own = transport::secret_of(&secret, node);
-            Server::start(local.clone(), job, own, config.test_mode)
+            Server::start(local.clone(), Arc::clone(&name), own, config.test_mode)
         };
         let server = leader.then(start);
         let mine = match &server {
@@ -124,10 +135,11 @@ impl Session {
         Ok(Self {
             config: config.clone(),
             job: job.to_owned(),
+            mark: name,
             rank,
             size: all.size(),
             node,
-            records: Records::new(global.clone()),
+            records,
             local,
             global,
             secret,
@@ -183,6 +195,15 @@ impl Session {
     /// # Errors
     /// When the global directory cannot be written.
     pub fn begin(&self, beginning: &Beginning, all: &dyn Collective) -> Result<Begun, Error> {
+        // What lies here of an earlier job of this name, whose records are gone, must not have this start's number.
+        let held = self.is_leader().then(|| self.local.generations());
+        let highest = held
+            .transpose()?
+            .and_then(|all| all.last().map(|id| id.incarnation));
+        let highest = gather(all, "what the nodes hold", &highest)?
+            .into_iter()
+            .flatten()
+            .max();
         let record = || {
             all.doing(&format!(
                 "recording the start of the job in {}",
@@ -190,7 +211,7 @@ impl Session {
             ));
             point("begin.record");
             let incarnation = Incarnation {
-                number: 0,
+                number: highest.unwrap_or(0),
                 parent: beginning.parent,
                 size: self.size,
                 thread_level: beginning.thread_level,
@@ -201,30 +222,35 @@ impl Session {
                 batch_job: identity::batch_job(&|name: &str| std::env::var(name).ok()),
                 topology: self.topology.clone(),
             };
-            self.records.begin(incarnation)
+            let origin = self.records.make_origin()?;
+            Ok((self.records.begin(incarnation)?.number, origin))
         };
-        let done = (self.rank == 0).then(|| record().map(|i| i.number).map_err(|e| e.to_string()));
-        let told = gather(all, "incarnation", &done)?;
-        match told.into_iter().next().flatten() {
-            Some(Ok(incarnation)) => Ok(Begun {
-                incarnation,
-                first: beginning.parent.map_or(1, |p| p.number + 1),
-            }),
-            Some(Err(reason)) => Err(Error::Collective {
+        let (incarnation, origin) = told_by_rank_0(all, "recording the start of the job", record)?;
+        let name = self.mark.get_or_init(|| mark(&self.job, origin));
+        if *name != mark(&self.job, origin) {
+            return Err(Error::Collective {
                 operation: "recording the start of the job",
-                reason,
-            }),
-            None => Err(Error::Collective {
-                operation: "recording the start of the job",
-                reason: "rank 0 said nothing".into(),
-            }),
+                reason: format!(
+                    "somebody has replaced its records in {} meanwhile",
+                    self.global.root().display()
+                ),
+            });
         }
+        Ok(Begun {
+            incarnation,
+            first: beginning.parent.map_or(1, |p| p.number + 1),
+        })
+    }
+
+    /// What images and manifests carry as the job's name.
+    pub(crate) fn mark(&self) -> &str {
+        self.mark.get().unwrap_or(&self.job)
     }
 
     /// The name of this rank's image in a generation.
     pub fn image_name(&self, generation: GenerationId) -> ImageName {
         ImageName {
-            job: self.job.clone(),
+            job: self.mark().to_owned(),
             generation,
             rank: self.rank,
             size: self.size,
@@ -294,7 +320,7 @@ impl Session {
 
     fn manifest(&self, generation: GenerationId, level: Level, images: &[ImageReport]) -> Manifest {
         Manifest {
-            job: self.job.clone(),
+            job: self.mark().to_owned(),
             generation,
             level,
             created: now(),
@@ -364,7 +390,7 @@ impl Session {
         }
         if level == Level::Global && self.rank == 0 {
             sync_dir(&self.global.generation(generation))?;
-            Manifest::read(&self.local, &self.job, generation)?.write(&self.global)?;
+            Manifest::read(&self.local, self.mark(), generation)?.write(&self.global)?;
             write_complete(&self.global, generation, level)?;
         }
         point("complete.after");
@@ -409,7 +435,7 @@ impl Session {
         let Some((generation, levels)) = waiting.as_ref() else {
             return Ok(());
         };
-        let Ok(manifest) = Manifest::read(&self.local, &self.job, *generation) else {
+        let Ok(manifest) = Manifest::read(&self.local, self.mark(), *generation) else {
             return Ok(());
         };
         let whole = |copy: Copy, node: u32| {
@@ -532,7 +558,7 @@ impl Session {
             let all = store.generations()?;
             let newest = all.iter().rev().find(|id| {
                 let ours = |(i, bound): &(u32, u64)| *i == id.incarnation && id.number <= *bound;
-                ancestry.iter().any(ours) && Manifest::read(store, &self.job, **id).is_ok()
+                ancestry.iter().any(ours) && Manifest::read(store, self.mark(), **id).is_ok()
             });
             let keep = self
                 .config
@@ -552,6 +578,21 @@ impl Session {
         }
         Ok(())
     }
+}
+
+/// What only rank 0 finds out, on all ranks.
+fn told_by_rank_0<T: Serialize + serde::de::DeserializeOwned>(
+    all: &dyn Collective,
+    operation: &'static str,
+    find: impl FnOnce() -> Result<T, Error>,
+) -> Result<T, Error> {
+    let found = (all.rank() == 0).then(|| find().map_err(|e| e.to_string()));
+    let told = gather(all, operation, &found)?;
+    told.into_iter()
+        .next()
+        .flatten()
+        .unwrap_or_else(|| Err("rank 0 said nothing".into()))
+        .map_err(|reason| Error::Collective { operation, reason })
 }
 
 fn now() -> u64 {

@@ -1,7 +1,7 @@
 //! Names and places of files, and writing them so that they are there or not, never half.
 //!
 //! ```text
-//!  <global>/<job>/incarnation-<i>, committed-<i>, end        records of the job
+//!  <global>/<job>/origin, incarnation-<i>, committed-<i>, end-<i>   records of the job
 //!  <global>/<job>/gen-<i>.<n>/rank-<r>.img, manifest
 //!  <local>/<job>/gen-<i>.<n>/rank-<r>.img, partner/rank-<r>.img, manifest, complete-<level>
 //!  <local>/<job>/superseded-<i>                              a hint (see `fence`)

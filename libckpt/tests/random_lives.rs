@@ -132,6 +132,8 @@ struct Memory {
     parents: BTreeMap<u32, Option<GenerationId>>,
     /// By level, the generations that became complete on it, in order of time.
     complete: BTreeMap<&'static str, Vec<GenerationId>>,
+    /// On how many nodes commits were announced.
+    announced: BTreeSet<u32>,
     /// Files that were damaged.
     harmed: BTreeSet<PathBuf>,
 }
@@ -254,6 +256,8 @@ fn take(
     memory.lock().expect("memory").images.insert(key, bytes);
     let images = gather(all, "images", &report).expect("images");
     session.announce(id).expect("announced");
+    let nodes = session.topology().nodes();
+    memory.lock().expect("memory").announced.insert(nodes);
     barrier();
     if session.is_leader() && (taken.stop > Stop::Committed || mine) {
         session.commit(id, taken.level, &images).expect("commit");
@@ -356,6 +360,8 @@ fn live(
     let expected = memory.lock().expect("memory").expected(started, &stores);
     // A manifest that was lost before any rank knew of the commit never was, as far as can be told.
     let ever = !memory.lock().expect("memory").manifests.is_empty();
+    // A node of those that might have one is not seen from this start.
+    let unseen = memory.lock().expect("memory").announced.last() > Some(&nodes);
     let known = memory.lock().expect("memory").was_known(started);
     let begun = run(RANKS, |all| {
         let session = Session::open(&c, JOB, SECRET, all).expect("open");
@@ -374,7 +380,7 @@ fn live(
                 Ok(Outcome::Fresh) => {
                     assert!(!known, "a fresh start although something was committed")
                 }
-                Err(e) => assert!(ever || harmed, "{e}"),
+                Err(e) => assert!(ever || harmed || unseen, "{e}"),
             }
         }
         let chosen = recovered.as_ref().map(|r| r.generation);

@@ -175,7 +175,7 @@ fn the_normal_end_leaves_no_debris() {
         .map(|e| e.expect("entry").file_name().into_string().expect("name"))
         .collect();
     left.sort();
-    assert_eq!(left, ["committed-1", "end-1", "incarnation-1"]);
+    assert_eq!(left, ["committed-1", "end-1", "incarnation-1", "origin"]);
 }
 
 #[test]

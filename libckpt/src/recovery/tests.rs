@@ -278,7 +278,8 @@ fn what_a_stale_start_commits_is_ignored() {
         let images = gather(all, "images", &report).expect("images");
         let refused = session.commit(id(old, 2), Level::Local, &images);
         assert!(matches!(refused, Err(Error::Superseded { newest: 2, .. })));
-        let mut stale = Manifest::read(session.local(), "j", id(old, 1)).expect("manifest");
+        let mut stale =
+            Manifest::read(session.local(), session.mark(), id(old, 1)).expect("manifest");
         (stale.generation, stale.images) = (id(old, 2), images);
         stale.write(session.local()).expect("manifest");
     });
@@ -336,6 +337,63 @@ fn generations_without_their_records_are_an_error() {
     fs::remove_dir_all(&c.global_ckpt_dir).expect("not mounted");
     let reason = resumed(&c, false).expect_err("no records");
     assert!(reason.contains("incarnation-1"), "{reason}");
+}
+
+/// The global directory was deleted, to begin anew, and the nodes' storage was not.
+#[test]
+fn what_an_earlier_job_of_the_same_name_left_is_not_resumed() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let c = config(dir.path(), 2);
+    let global = c.global_ckpt_dir.clone();
+    first_start(&c, &[Level::Local; 3], &[]);
+    fs::remove_dir_all(&global).expect("deleted");
+    first_start(&c, &[Level::Local], &[]);
+    assert_eq!(resumed(&c, false), Ok(Some((id(2, 1), vec![OWN; 4]))));
+    for node in 0..RANKS {
+        let left = local(&c, node).generations().expect("listed");
+        assert_eq!(left, [id(2, 1)], "what was left is pruned");
+    }
+    // The same on nodes that the new job comes to only later.
+    let (nodes, away) = (c.local_ckpt_dir.clone(), dir.path().join("away"));
+    fs::remove_dir_all(&global).expect("deleted");
+    fs::remove_dir_all(&nodes).expect("deleted");
+    first_start(&c, &[Level::Local; 5], &[]);
+    fs::remove_dir_all(&global).expect("deleted");
+    fs::rename(&nodes, &away).expect("other nodes");
+    first_start(&c, &[Level::Global], &[]);
+    fs::remove_dir_all(&nodes).expect("deleted");
+    fs::rename(&away, &nodes).expect("their turn");
+    assert_eq!(
+        resumed(&c, false),
+        Ok(Some((id(1, 1), vec![Source::Global; 4])))
+    );
+}
+
+/// Of a build that gave jobs no origin.
+#[test]
+fn a_job_without_an_origin_keeps_its_name() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let c = config(dir.path(), 2);
+    let records = Records::new(Store::global(&c, "j"));
+    let begin_one = || {
+        let incarnation = Incarnation {
+            number: 0,
+            parent: None,
+            size: RANKS,
+            thread_level: 0,
+            program: "app".into(),
+            program_hash: None,
+            created: 0,
+            restart_count: 0,
+            batch_job: None,
+            topology: crate::Topology::default(),
+        };
+        records.begin(incarnation).expect("begin").number
+    };
+    assert_eq!(begin_one(), 1);
+    first_start(&c, &[Level::Local], &[]);
+    assert_eq!(records.mark("j").expect("a name"), "j");
+    assert_eq!(resumed(&c, false), Ok(Some((id(2, 1), vec![OWN; 4]))));
 }
 
 #[test]
@@ -398,19 +456,21 @@ fn redundancy_returns_to_an_empty_node() {
 fn servable(config: &Config) -> Option<GenerationId> {
     let mut stores: Vec<Store> = (0..RANKS).map(|n| local(config, n)).collect();
     stores.push(Store::global(config, "j"));
+    let mark = Records::new(Store::global(config, "j")).mark("j");
+    let mark = mark.expect("a name");
     let mut all: Vec<GenerationId> = stores
         .iter()
         .flat_map(|s| s.generations().expect("generations"))
         .collect();
     all.sort_unstable();
     all.into_iter().rev().find(|&id| {
-        let mut manifests = stores.iter().map(|s| Manifest::read(s, "j", id));
+        let mut manifests = stores.iter().map(|s| Manifest::read(s, &mark, id));
         let Some(Ok(manifest)) = manifests.find(Result::is_ok) else {
             return false;
         };
         (0..RANKS).all(|rank| {
             let name = ImageName {
-                job: "j".into(),
+                job: mark.clone(),
                 generation: id,
                 rank,
                 size: RANKS,

@@ -43,7 +43,7 @@ fn keyed(key: &[u8; 32], parts: &[&[u8]]) -> blake3::Hash {
 
 fn nonce() -> std::io::Result<[u8; 32]> {
     let mut bytes = [0; 32];
-    std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    crate::random(&mut bytes)?;
     Ok(bytes)
 }
 

@@ -11,6 +11,7 @@ use nix::net::if_::InterfaceFlags;
 use super::frames::{Channel, FRAME};
 use super::{receive, Addresses, Reply, Request, Secret, CONNECT};
 use crate::image_file::ImageName;
+use crate::session::Mark;
 use crate::store::{Copy, Store};
 use crate::Error;
 
@@ -39,7 +40,8 @@ impl Drop for Server {
 
 struct Shared {
     store: Store,
-    job: String,
+    /// The job's name, as images carry it.
+    mark: Mark,
     secret: Secret,
     active: Mutex<usize>,
     left: Condvar,
@@ -72,7 +74,7 @@ impl Server {
     ///
     /// # Errors
     /// When no port can be had.
-    pub fn start(store: Store, job: &str, secret: Secret, loopback: bool) -> Result<Self, Error> {
+    pub fn start(store: Store, mark: Mark, secret: Secret, loopback: bool) -> Result<Self, Error> {
         let failed = |e: std::io::Error| Error::Peer {
             operation: "listening",
             peer: "this node".into(),
@@ -88,7 +90,7 @@ impl Server {
         };
         let shared = Arc::new(Shared {
             store,
-            job: job.to_owned(),
+            mark,
             secret,
             active: Mutex::new(0),
             left: Condvar::new(),
@@ -161,7 +163,7 @@ impl Shared {
             } => {
                 channel.send_value(&Reply::Done { len: 0 })?;
                 let name = ImageName {
-                    job: self.job.clone(),
+                    job: self.mark.get().cloned().unwrap_or_default(),
                     generation,
                     rank,
                     size,

@@ -6,6 +6,10 @@ use crate::store::Store;
 
 const SECRET: Secret = [7; 32];
 
+fn mark() -> crate::session::Mark {
+    std::sync::Arc::new("j".to_owned().into())
+}
+
 fn image(dir: &Path) -> (ImageName, ImageReport, std::path::PathBuf) {
     let name = ImageName {
         job: "j".into(),
@@ -33,7 +37,7 @@ fn there_and_back_and_nothing_unverified() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let (name, report, path) = image(dir.path());
     let store = Store::at(dir.path().join("peer"));
-    let server = Server::start(store.clone(), "j", SECRET, true).expect("server");
+    let server = Server::start(store.clone(), mark(), SECRET, true).expect("server");
     put(server.addresses(), &SECRET, &path, &name, report).expect("put");
     let kept = store.image(name.generation, 1, Copy::Partner);
     assert_eq!(
@@ -82,7 +86,7 @@ fn the_secret_is_needed() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let (name, report, path) = image(dir.path());
     let server =
-        Server::start(Store::at(dir.path().join("peer")), "j", SECRET, true).expect("server");
+        Server::start(Store::at(dir.path().join("peer")), mark(), SECRET, true).expect("server");
     let refused =
         put(server.addresses(), &[8; 32], &path, &name, report).expect_err("wrong secret");
     assert!(refused.to_string().contains("secret"), "{refused}");
@@ -96,7 +100,7 @@ fn another_node_at_the_address_is_passed_over() {
     let (name, report, path) = image(dir.path());
     let start = |node: u32| {
         let store = Store::at(dir.path().join(node.to_string()));
-        Server::start(store, "j", secret_of(&SECRET, node), true).expect("server")
+        Server::start(store, mark(), secret_of(&SECRET, node), true).expect("server")
     };
     let (wrong, right) = (start(1), start(2));
     let both = [wrong.addresses().clone(), right.addresses().clone()].concat();

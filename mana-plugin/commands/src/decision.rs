@@ -19,6 +19,7 @@ use crate::alive::{self, Sign, SILENCE};
 use crate::launcher::Launcher;
 use crate::message::{Failure, Speaker};
 use crate::rerun::{AGAIN, RETRY};
+use crate::stores::Catalog;
 
 /// How long a parallel file system may take to appear on a node.
 const GLOBAL_LIMIT: Duration = Duration::from_secs(60);
@@ -100,6 +101,9 @@ pub fn decide(
                 "job {id} was ended on request ({reason}): not started again; resume it with --restart (the same command line) or mana_restart"
             )));
         }
+    }
+    if state == JobState::New && occasion == Occasion::Again {
+        refuse_if_records_are_lost(config, id)?;
     }
     if leading {
         refuse_if_running(global, id, occasion, &records, &state)?;
@@ -207,6 +211,22 @@ fn former(
         _ if is_of_ours && restarts > incarnation.restart_count => Former::SaidToBeOver,
         _ => Former::Unknown,
     }
+}
+
+/// Checkpoints of a job that is started again, and no record of it: another directory lies where its records were. A start from
+/// the beginning would delete them.
+fn refuse_if_records_are_lost(config: &Config, id: &str) -> Result<(), Failure> {
+    let catalog = Catalog::open(config, id)?;
+    if catalog.generations()?.is_empty() {
+        return Ok(());
+    }
+    Err(Failure {
+        passing: true,
+        ..Failure::new(format!(
+            "the global directory {} has no record of job {id}, of which checkpoints lie on this node: is its file system mounted here? Nothing was started. To begin anew all the same: mana_launch --fresh",
+            config.global_ckpt_dir.display()
+        ))
+    })
 }
 
 /// A start that still runs, or may do as far as can be told from here: a second one would end it.

@@ -32,6 +32,8 @@ pub struct Place {
 /// All stores of a job that can be seen.
 pub struct Catalog {
     pub job: String,
+    /// What its images carry as its name.
+    mark: String,
     pub places: Vec<Place>,
     pub records: Records,
 }
@@ -79,10 +81,12 @@ impl Catalog {
             store: global.clone(),
             global: true,
         });
+        let records = Records::new(global);
         Ok(Self {
             job: job.to_owned(),
+            mark: records.mark(job)?,
             places,
-            records: Records::new(global),
+            records,
         })
     }
 
@@ -102,7 +106,7 @@ impl Catalog {
         let mut found = None;
         let mut wrong = Vec::new();
         for place in &self.places {
-            match Manifest::read(&place.store, &self.job, id) {
+            match Manifest::read(&place.store, &self.mark, id) {
                 Ok(manifest) => {
                     found.get_or_insert(manifest);
                 }
@@ -158,7 +162,7 @@ impl Catalog {
             if chosen.contains_key(&image.rank) {
                 continue;
             }
-            match check(&self.job, manifest, &image) {
+            match check(&self.mark, manifest, &image) {
                 Ok(()) => {
                     chosen.insert(image.rank, image);
                 }
@@ -416,7 +420,7 @@ pub fn verify(options: &cli::Verify) -> Result<i32, Failure> {
             continue;
         };
         for image in catalog.images(generation)? {
-            match check(&catalog.job, &manifest, &image) {
+            match check(&catalog.mark, &manifest, &image) {
                 Ok(()) => good += 1,
                 Err(why) => {
                     println!(
@@ -433,7 +437,7 @@ pub fn verify(options: &cli::Verify) -> Result<i32, Failure> {
 }
 
 /// Reads one image whole.
-fn check(job: &str, manifest: &Manifest, image: &Image) -> Result<(), String> {
+fn check(mark: &str, manifest: &Manifest, image: &Image) -> Result<(), String> {
     let index = usize::try_from(image.rank).map_err(|e| e.to_string())?;
     let Some(expected) = manifest.images.get(index) else {
         return Err(format!(
@@ -443,7 +447,7 @@ fn check(job: &str, manifest: &Manifest, image: &Image) -> Result<(), String> {
         ));
     };
     let name = ImageName {
-        job: job.to_owned(),
+        job: mark.to_owned(),
         generation: manifest.generation,
         rank: image.rank,
         size: u32::try_from(manifest.images.len()).map_err(|e| e.to_string())?,
@@ -522,7 +526,7 @@ fn show_image(image: &ImageFile, path: &Path, all: bool) {
     println!("{}", path.display());
     println!(
         "job {}  rank {} of {}  generation {}.{}  {} old",
-        header.job,
+        libckpt::records::job_of(&header.job),
         header.rank,
         header.size,
         header.incarnation,
