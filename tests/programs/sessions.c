@@ -86,7 +86,7 @@ int main(int argc, char **argv)
         MPI_Session_set_errhandler(session, handler);
         MPI_Session_call_errhandler(session, MPI_ERR_OTHER);
         CHECK(handled == before + 1, "the session's handler was called %d times", handled - before);
-#if defined MPICH_VERSION && MPICH_NUMVERSION >= 40300000
+#if (defined MPICH_VERSION && MPICH_NUMVERSION >= 40300000) || (defined OPEN_MPI && OMPI_MAJOR_VERSION >= 5)
         THROUGH_FORTRAN(Session, MPI_Session, session);
 #endif
         int value = world_rank + (int)round;

@@ -26,6 +26,8 @@ const LANGUAGES: &[&str] = &[
     "MPI_Op_f2c",
     "MPI_Request_c2f",
     "MPI_Request_f2c",
+    "MPI_Session_c2f",
+    "MPI_Session_f2c",
     "MPI_Type_c2f",
     "MPI_Type_f2c",
     "MPI_Win_c2f",

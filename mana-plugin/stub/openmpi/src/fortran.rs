@@ -36,6 +36,8 @@ conversions! {
     mana_MPI_Op_c2f mana_MPI_Op_f2c op op_back MPI_OP_NULL MPI_NO_OP MPI_OP_NULL;
     mana_MPI_Request_c2f mana_MPI_Request_f2c request request_back
         MPI_REQUEST_NULL MPI_REQUEST_NULL MPI_REQUEST_NULL;
+    mana_MPI_Session_c2f mana_MPI_Session_f2c session session_back
+        MPI_SESSION_NULL MPI_SESSION_NULL MPI_SESSION_NULL;
     mana_MPI_Type_c2f mana_MPI_Type_f2c datatype datatype_back
         MPI_DATATYPE_NULL MPI_UB MPI_DATATYPE_NULL;
     mana_MPI_Win_c2f mana_MPI_Win_f2c win win_back MPI_WIN_NULL MPI_WIN_NULL MPI_WIN_NULL;

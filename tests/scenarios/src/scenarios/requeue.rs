@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{ensure, Result};
+use anyhow::{ensure, Context as _, Result};
 
 use super::modes::same;
 use super::Scenario;
@@ -44,6 +44,11 @@ pub fn all() -> Vec<Scenario> {
             |c| run(c, Case::Early),
         ),
         Scenario::new(
+            "requeue/without-records",
+            "requeued, its records gone and its checkpoints not: exit 99, with a line; --fresh begins anew",
+            |c| run(c, Case::WithoutRecords),
+        ),
+        Scenario::new(
             "requeue/after-end",
             "a finished job that runs again starts afresh",
             |c| run(c, Case::Finished),
@@ -67,6 +72,7 @@ enum Case {
     Fresh,
     Requeued,
     Early,
+    WithoutRecords,
     Finished,
     FailedAfterEnd,
     Disagree,
@@ -228,12 +234,25 @@ fn run(context: &Context, case: Case) -> Result<Verdict> {
             place.done();
             return Ok(Verdict::Passed(String::new()));
         }
+        Case::WithoutRecords => {
+            std::fs::remove_dir_all(setup.stores().global.join(&setup.id))
+                .context("deleting the records")?;
+            let ended = slurm(&setup, 1).launch(&[], &line)?.wait(LIMIT)?;
+            ended.expect(99)?;
+            ensure!(
+                ended.stderr.contains("has no record of job") && ended.stderr.contains("--fresh"),
+                "not told why, or how to go on\n{}",
+                ended.report()
+            );
+            setup.launch(&["--fresh"], &line)?.wait(LIMIT)?
+        }
         Case::Fresh => setup.launch(&["--fresh"], &line)?.wait(LIMIT)?,
         _ => slurm(&setup, 1).launch(&[], &line)?.wait(LIMIT)?,
     };
     same(&ended, &expected)?;
     let resumed = ended.stderr.contains("resum");
     match case {
+        Case::WithoutRecords => ensure!(!resumed, "it resumed\n{}", ended.report()),
         Case::Requeued => ensure!(resumed, "nothing says that it resumed\n{}", ended.report()),
         Case::Early => ensure!(
             ended.stderr.contains("beginning"),
