@@ -139,7 +139,7 @@ fn stalled(
     tell(Signal::SIGCONT)
 }
 
-/// NO_COLOR is obeyed; a terminal that cannot move its cursor takes lines; Ctrl-C leaves as q does.
+/// NO_COLOR is obeyed; a terminal that cannot move its cursor takes lines; Ctrl-C and SIGTERM leave as q does.
 fn without_colour(stage: &Stage, setup: &Setup) -> Result<()> {
     let terminal = watching(stage, setup, SMALL, "NO_COLOR=1 ")?;
     whole(
@@ -150,6 +150,9 @@ fn without_colour(stage: &Stage, setup: &Setup) -> Result<()> {
     ensure!(!is_coloured(&sequences)?, "colours: {sequences:?}");
     terminal.key("C-c")?;
     left(&terminal)?;
+    let terminal = watching(stage, setup, SMALL, "timeout --foreground 5 ")?;
+    terminal.until("a view with a limit", SHORT, &["running", "q leave"])?;
+    left_with(&terminal, 124)?;
     let terminal = watching(stage, setup, SMALL, "TERM=dumb ")?;
     let seen = terminal.until(
         "a line",
@@ -191,7 +194,12 @@ fn watching(stage: &Stage, setup: &Setup, size: (u16, u16), before: &str) -> Res
 
 /// The view has ended well, and left the terminal as it was.
 fn left(terminal: &Terminal) -> Result<()> {
-    let seen = terminal.until("the end of the view", SHORT, &["left with 0"])?;
+    left_with(terminal, 0)
+}
+
+fn left_with(terminal: &Terminal, code: i32) -> Result<()> {
+    let words = format!("left with {code}");
+    let seen = terminal.until("the end of the view", SHORT, &[&words])?;
     let (alternate, cursor) = terminal.modes()?;
     ensure!(
         !alternate && cursor && !seen.contains('\u{2502}'),
