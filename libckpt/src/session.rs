@@ -196,14 +196,12 @@ impl Session {
     /// When the global directory cannot be written.
     pub fn begin(&self, beginning: &Beginning, all: &dyn Collective) -> Result<Begun, Error> {
         // What lies here of an earlier job of this name, whose records are gone, must not have this start's number.
-        let held = self.is_leader().then(|| self.local.generations());
-        let highest = held
-            .transpose()?
-            .and_then(|all| all.last().map(|id| id.incarnation));
-        let highest = gather(all, "what the nodes hold", &highest)?
-            .into_iter()
-            .flatten()
-            .max();
+        // (Storage that cannot be listed holds nothing for recovery either.)
+        let held = self.is_leader().then(|| self.local.generations().ok());
+        let held = held.flatten().unwrap_or_default();
+        let highest = held.last().map(|id| id.incarnation);
+        let highest = gather(all, "what the nodes hold", &highest)?;
+        let highest = highest.into_iter().flatten().max();
         let record = || {
             all.doing(&format!(
                 "recording the start of the job in {}",

@@ -138,6 +138,10 @@ impl Core {
             };
             self.send(To::Rank(rank), ToRank::Started(facts));
         }
+        if let Some(order) = self.end_order.clone() {
+            // It was out of reach when the others heard of it.
+            self.send(To::Rank(rank), order);
+        }
         let nobody_told = self.ranks.iter().all(|(_, found)| !found.told);
         if nobody_told && matches!(self.outcome, Some(Outcome::Lost { .. })) {
             self.outcome = None;
@@ -186,13 +190,12 @@ impl Core {
                 outcome: Outcome::Killed,
             });
         }
-        self.send(
-            To::All,
-            ToRank::EndJob {
-                how,
-                reason: reason.to_owned(),
-            },
-        );
+        let order = ToRank::EndJob {
+            how,
+            reason: reason.to_owned(),
+        };
+        self.end_order = Some(order.clone());
+        self.send(To::All, order);
         self.settle_end(now);
     }
 

@@ -142,6 +142,8 @@ pub(crate) struct Core {
     /// That is only because ranks are lost.
     closed_by_loss: bool,
     killed: bool,
+    /// What the ranks were told then.
+    end_order: Option<ToRank>,
     /// When to end the ranks that are left after a loss.
     end_after_loss: Option<Duration>,
     /// When the last [`Core::tick`] was.
@@ -195,6 +197,7 @@ impl Core {
             closed: None,
             closed_by_loss: false,
             killed: false,
+            end_order: None,
             end_after_loss: None,
             ticked: Duration::ZERO,
             starting: None,

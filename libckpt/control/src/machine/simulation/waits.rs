@@ -242,3 +242,32 @@ fn a_time_in_which_nothing_ran_does_not_end_the_job() {
         assert_eq!(said(&mut core).1, stood_still, "only later");
     }
 }
+
+/// A rank that was cut off while the others were told to end hears of it when it is back.
+#[test]
+fn a_rank_that_comes_back_to_a_job_that_ends_ends() {
+    let mut core = core(2, 2, &Settings::default());
+    core.lost(SECOND, 1);
+    core.end_job(SECOND * 2, "asked for");
+    core.take_actions();
+    let registration = Registration {
+        size: 2,
+        host: "n1".into(),
+        node: 1,
+        pid: 1,
+        program: "sim".into(),
+        next_number: 1,
+        settings: Settings::default(),
+        rejoin: Some(crate::protocol::Rejoin { finalized: false }),
+        resumed: None,
+    };
+    core.register(SECOND * 3, 1, "job", 1, &registration)
+        .expect("taken back");
+    let told = core.take_actions().into_iter().any(|action| {
+        let Action::Send { to, message } = action else {
+            return false;
+        };
+        matches!(to, To::Rank(1)) && matches!(message, ToRank::EndJob { .. })
+    });
+    assert!(told);
+}
