@@ -42,7 +42,7 @@ const LIMIT: Duration = Duration::from_secs(480);
 /// The whole demonstration; whether it went as promised.
 pub fn run() -> Result<bool> {
     setup::run(setup::Purpose::Demo)?;
-    println!("building ...");
+    println!("building ... (some minutes the first time)");
     let mana = tree::build()?;
     let directory = target_dir()?.join("demo");
     if directory.exists() {

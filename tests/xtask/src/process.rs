@@ -46,7 +46,15 @@ pub fn cargo() -> Command {
             command.env_remove(&name);
         }
     }
+    if !is_watched() {
+        command.env("CARGO_TERM_QUIET", "true");
+    }
     command
+}
+
+/// Whether somebody sees what is going on: builds show their progress then, and take minutes.
+pub fn is_watched() -> bool {
+    std::io::IsTerminal::is_terminal(&std::io::stderr())
 }
 
 /// A command as a user would type it.

@@ -19,7 +19,7 @@ use std::process::Command;
 
 use anyhow::{bail, Context as _, Result};
 
-use crate::process::{captured, cargo, on_path, run, target_dir, workspace};
+use crate::process::{captured, cargo, is_watched, on_path, run, target_dir, workspace};
 
 /// The names under which `mana` is called.
 const NAMES: &[&str] = &[
@@ -63,15 +63,9 @@ pub fn build() -> Result<PathBuf> {
     let top = workspace()?;
     let target = target_dir()?;
     let tree = target.join("mana");
-    run(cargo().current_dir(&top).args([
-        "build",
-        "--release",
-        "--quiet",
-        "-p",
-        "mana",
-        "-p",
-        "mana-lower",
-    ]))?;
+    run(cargo()
+        .current_dir(&top)
+        .args(["build", "--release", "-p", "mana", "-p", "mana-lower"]))?;
     let release = target.join("release");
 
     let bin = fresh_dir(&tree.join("bin"))?;
@@ -120,7 +114,9 @@ fn adapters(top: &Path, target: &Path, mana: &Path) -> Result<()> {
             continue;
         };
         run(Command::new(mana)
-            .args(["adapter", "--quiet", "--name", mpi.name, "--mpicc"])
+            .arg("adapter")
+            .args((!is_watched()).then_some("--quiet"))
+            .args(["--name", mpi.name, "--mpicc"])
             .arg(&mpicc)
             .arg("--sources")
             .arg(top)
@@ -134,7 +130,9 @@ fn adapters(top: &Path, target: &Path, mana: &Path) -> Result<()> {
             bail!("no MPI compiler wrapper (mpicc) found; run 'cargo xtask setup'");
         };
         run(Command::new(mana)
-            .args(["adapter", "--quiet", "--mpicc"])
+            .arg("adapter")
+            .args((!is_watched()).then_some("--quiet"))
+            .arg("--mpicc")
             .arg(&mpicc)
             .arg("--sources")
             .arg(top)
@@ -200,7 +198,7 @@ fn stubs(top: &Path, target: &Path, lib: &Path) -> Result<()> {
         let directory = fresh_dir(&lib.join("stubs").join(family))?;
         run(cargo()
             .current_dir(top)
-            .args(["build", "--release", "--quiet", "-p", &package]))?;
+            .args(["build", "--release", "-p", &package]))?;
         let archive = target
             .join("release")
             .join(format!("libmana_stub_{family}.a"));
@@ -225,7 +223,7 @@ fn interface(top: &Path, target: &Path, lib: &Path) -> Result<()> {
     let package = "mana-interface-upper";
     run(cargo()
         .current_dir(top)
-        .args(["build", "--release", "--quiet", "-p", package]))?;
+        .args(["build", "--release", "-p", package]))?;
     let name = "libmana_interface.so";
     let made = target.join("release").join(name);
     let exports = top.join("mana-plugin/interface/upper/exports.map");
