@@ -13,6 +13,7 @@
 //! leaves `ended-<i>/rank-<r>` with its exit code, and a job is finished when all are there with 0.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -239,6 +240,18 @@ impl Records {
             .filter_map(|n| n.strip_prefix("incarnation-")?.parse().ok())
             .max()
             .unwrap_or(0))
+    }
+
+    /// Whether the record of incarnation `number` can be seen from here, within `limit`: a file system may show it late.
+    pub fn is_seen(&self, number: u32, limit: Duration) -> bool {
+        let until = Instant::now() + limit;
+        while !self.path(number).exists() {
+            if Instant::now() >= until {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        true
     }
 
     /// One incarnation's record.

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
@@ -49,6 +49,9 @@ pub struct Session {
 
 /// What the images of a job carry as its name (`records::mark`), once that is known.
 pub type Mark = Arc<OnceLock<String>>;
+
+/// For a record that rank 0 has written to be seen on all nodes.
+const SEEN: Duration = Duration::from_secs(5);
 
 /// What a start of the job is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -233,6 +236,13 @@ impl Session {
                     self.global.root().display()
                 ),
             });
+        }
+        if self.is_leader() && !self.records.is_seen(incarnation, SEEN) {
+            let (host, global) = (&self.topology.names[self.node as usize], self.global.root());
+            log::warn!(
+                "{} on {host} is not the directory that rank 0 has: what is global lies on each node apart, and is lost with it; set global_ckpt_dir to a directory that all nodes share",
+                global.parent().unwrap_or(global).display()
+            );
         }
         Ok(Begun {
             incarnation,

@@ -103,6 +103,11 @@ pub enum Event {
         /// Its node.
         node: u32,
     },
+    /// Something has announced the end of this start: a last checkpoint is taken.
+    Announced {
+        /// What: a signal, the time limit.
+        cause: String,
+    },
     /// This start of the job is over.
     Ended {
         /// How.

@@ -55,6 +55,16 @@ pub fn ask(config: &Config, launcher: &Launcher) -> (Option<Batch>, Option<Strin
     (Some(batch), note)
 }
 
+/// Without Slurm: the time between SIGTERM and SIGKILL that is known all the same, a second of it left for the launcher.
+pub fn grace_of_launcher(launcher: &Launcher) -> Option<f64> {
+    let get = |name: &str| std::env::var(name).ok();
+    if get("SLURM_JOB_ID").is_some() {
+        return None;
+    }
+    let seconds = launchers_patience(launcher, &get)?.saturating_sub(1).max(1);
+    u32::try_from(seconds).ok().map(f64::from)
+}
+
 /// Seconds that Open MPI's mpirun gives its ranks: its daemons get the SIGTERM too, and kill them one second after they
 /// have passed it on, whatever Slurm's `KillWait` is. Measured: 1.9 s.
 fn launchers_patience(launcher: &Launcher, get: &dyn Fn(&str) -> Option<String>) -> Option<u64> {

@@ -21,7 +21,7 @@ pub fn running(choice: &JobChoice) -> Result<Rendezvous, Failure> {
     let config = settings::load(&choice.settings)?;
     let global = config.global_ckpt_dir.as_path();
     if let Some(id) = &choice.id {
-        let id = identity::given(id)?;
+        let id = of_this_start(global, identity::given(id)?)?;
         return Ok(Rendezvous::read(&Rendezvous::path(global, &id))?);
     }
     let mut found: Vec<String> = names(global)?
@@ -58,7 +58,7 @@ pub fn connect(rendezvous: &Rendezvous, choice: &JobChoice) -> Result<Client, Fa
         if let Ok(config) = settings::load(&choice.settings) {
             let id = &rendezvous.job;
             let standing = standing(&config.global_ckpt_dir, id);
-            failure.text += &format!("; by its records job {id} is {standing}");
+            failure.text = format!("job {id} does not answer: {standing} ({})", failure.text);
         }
         failure
     })
@@ -67,13 +67,13 @@ pub fn connect(rendezvous: &Rendezvous, choice: &JobChoice) -> Result<Client, Fa
 /// How a job stands by its records, and in the batch system's queue.
 fn standing(global: &Path, id: &str) -> String {
     let records = Records::new(Store::at(global.join(id)));
-    let mut text = state_in_words(&records).unwrap_or_else(|e| e.text);
+    let text = state_in_words(&records).unwrap_or_else(|e| e.text);
     if let Ok(JobState::Unfinished { incarnation, .. }) = records.state() {
         let queued = incarnation
             .batch_job
             .and_then(|job| Some((slurm::state(&job)?, job)));
         if let Some((state, job)) = queued {
-            text += &format!("; Slurm's job {job} is {state}");
+            return format!("Slurm's job {job} is {state}; {text}");
         }
     }
     text
@@ -90,7 +90,7 @@ pub fn answers(path: &Path) -> bool {
 /// The identity meant by offline commands: the one given, else the one last started.
 pub fn stored(choice: &JobChoice, global: &Path) -> Result<String, Failure> {
     if let Some(id) = &choice.id {
-        let id = identity::given(id)?;
+        let id = of_this_start(global, identity::given(id)?)?;
         let all = names(global)?;
         if all.iter().any(|(name, _)| *name == id) {
             return Ok(id);
@@ -119,16 +119,31 @@ fn nothing(global: &Path) -> String {
     )
 }
 
+/// The name itself, or the only one that begins with it and a hyphen: a Slurm job's number is what its user knows.
+fn of_this_start(global: &Path, given: String) -> Result<String, Failure> {
+    let all = names(global)?;
+    if all.iter().any(|(name, _)| *name == given) {
+        return Ok(given);
+    }
+    let begin = format!("{given}-");
+    let mut found = all.into_iter().filter(|(name, _)| name.starts_with(&begin));
+    Ok(match (found.next(), found.next()) {
+        (Some((only, _)), None) => only,
+        _ => given,
+    })
+}
+
 /// The jobs of a global directory, with the time of the last change.
 pub fn names(global: &Path) -> Result<Vec<(String, SystemTime)>, Failure> {
     let entries = match fs::read_dir(global) {
         Ok(entries) => entries,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(e) => {
+            use std::io::ErrorKind::{NotADirectory, PermissionDenied};
             return Err(Failure {
-                passing: true,
+                passing: !matches!(e.kind(), NotADirectory | PermissionDenied),
                 ..Failure::new(format!("cannot list {}: {e}", global.display()))
-            })
+            });
         }
     };
     let mut found = Vec::new();

@@ -388,6 +388,11 @@ fn execute(
     } else {
         None
     };
+    let mut config = config.clone();
+    config.stop_grace = config
+        .stop_grace
+        .or_else(|| batch::grace_of_launcher(launcher));
+    let config = &config;
     let cure = adapter_needs_cure.then(|| installation.finalize_cure());
     let spec = LaunchSpec {
         version: env!("CARGO_PKG_VERSION").into(),

@@ -38,7 +38,10 @@ fn page(command: &Command, name: &str, out: &Path) -> Result<(), Failure> {
         .name(leaked)
         .version(env!("CARGO_PKG_VERSION"));
     let failed = |e: std::io::Error| Failure::new(format!("cannot make the page {name}: {e}"));
-    let usage = command.clone().render_usage().to_string();
+    let mut usage = command.clone().render_usage().to_string();
+    if let Some(verb) = CLASSIC.iter().find(|verb| name == format!("mana-{verb}")) {
+        usage = usage.replacen(&format!("mana {verb}"), &format!("mana_{verb}"), 1);
+    }
     let man = clap_mangen::Man::new(command);
     let (mut text, mut listed) = (Vec::new(), Vec::new());
     man.render(&mut text).map_err(failed)?;

@@ -64,7 +64,7 @@ pub fn run(options: &cli::Run, speaker: &Speaker) -> Result<i32, Failure> {
             return Ok(0);
         }
         if code == failure_code() {
-            speaker.say(format_args!("{name} ended with code {code}: mana itself refused or failed (see above), not starting again"));
+            speaker.say(format_args!("{name} ended with code {code}: the job was ended on request, or mana itself refused or failed (see above): not starting again"));
             return Ok(code);
         }
         if let Some(signal) = told_by {

@@ -9,6 +9,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use libckpt::records::{JobState, Records};
+use libckpt::store::Store;
 use libckpt::Config;
 use mana_control::{Client, Rendezvous};
 
@@ -84,6 +86,17 @@ pub fn restart(options: &cli::Restart, speaker: &mut Speaker) -> Result<Option<i
         return Ok(None);
     };
     speaker.job = Some(run.name().to_owned());
+    let records = Records::new(Store::at(run.global().join(run.name())));
+    if records
+        .state()
+        .is_ok_and(|state| state == JobState::Finished)
+    {
+        return Err(Failure::new(format!(
+            "{} has ended normally: there is nothing to go on with; to run it anew delete {} and start it again",
+            run.name(),
+            run.path().display()
+        )));
+    }
     let record = run.record()?;
     begin(
         &run,

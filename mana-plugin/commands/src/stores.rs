@@ -293,7 +293,7 @@ pub fn list(options: &cli::List) -> Result<i32, Failure> {
             println!("           {problem}");
         }
     }
-    if let Some(where_) = elsewhere.filter(|_| rows.iter().any(|row| !row.missing.is_empty())) {
+    if let Some(where_) = elsewhere {
         println!("{where_}");
     }
     others(options, &id, &config.global_ckpt_dir)
@@ -312,7 +312,7 @@ fn elsewhere(config: &Config, records: &Records) -> Option<String> {
     nodes.retain(|node| *node != here);
     let first = nodes.first().filter(|_| !config.test_mode)?;
     Some(format!(
-        "what is stored on the nodes it ran on is seen only from there: {} (mana list on {first})",
+        "newer ones may lie on the nodes it ran on, and are seen only from there: {} (mana list on {first})",
         nodes.join(", ")
     ))
 }
@@ -396,6 +396,10 @@ pub fn verify(options: &cli::Verify) -> Result<i32, Failure> {
     let mut wanted = catalog.generations()?;
     if let Some((incarnation, number)) = options.generation {
         wanted.retain(|g| g.number == number && incarnation.is_none_or(|i| i == g.incarnation));
+    }
+    if wanted.is_empty() && catalog.records.state()? == JobState::Finished {
+        println!("job {id}: ended normally, and no generation is stored here any more");
+        return Ok(0);
     }
     if wanted.is_empty() {
         return Err(Failure::new(match options.generation {

@@ -43,7 +43,7 @@ pub enum StateError {
         source: io::Error,
     },
     /// A file is shorter than it was at the checkpoint: the bytes the program wrote are gone.
-    #[error("{path} has {found} bytes, but had {expected} at the checkpoint: it was truncated or replaced since")]
+    #[error("{path} has {found} bytes, but had {expected} at the checkpoint: it was truncated or replaced since (by another start of the program?); put back a copy of it, or resume an older generation (--generation)")]
     FileShorter {
         /// Its path.
         path: String,

@@ -17,7 +17,7 @@
 use std::time::Duration;
 
 use crate::protocol::ToRank;
-use crate::{AtEnd, Checkpoint, EndHow, GenerationId, Level, Needed};
+use crate::{AtEnd, Checkpoint, EndHow, Event, GenerationId, Level, Needed};
 
 use super::report::seconds;
 use super::taking::Step;
@@ -109,7 +109,12 @@ impl Core {
     pub(super) fn on_signal(&mut self, now: Duration, rank: u32, signal: i32) {
         let over = |core: &mut Self| core.send(To::Rank(rank), ToRank::SignalOver { signal });
         if let Some(why) = self.no_last() {
-            self.warn(format!("{}: no last checkpoint, {why}", name(signal)));
+            let line = format!("{}: no last checkpoint, {why}", name(signal));
+            match self.closed_by_loss {
+                // A launcher ends the others when one has died: that was said.
+                true => self.debug_line(line),
+                false => self.warn(line),
+            }
             return over(self);
         }
         let at_limit = self.limit.ends_at.is_some_and(|end| end <= now + AT_LIMIT);
@@ -245,6 +250,9 @@ impl Core {
     }
 
     fn begin_last(&mut self, now: Duration, cause: String, deadline: Duration, decides: bool) {
+        self.event(Event::Announced {
+            cause: cause.clone(),
+        });
         self.last = Some(Last {
             cause,
             deadline,

@@ -8,8 +8,8 @@ use crate::{CommSeq, Place, RankStatus};
 
 use super::report::seconds;
 
-/// Three questions without an answer.
-const SILENT: Duration = Duration::from_secs(15);
+/// Two questions without an answer, and some more.
+const SILENT: Duration = Duration::from_secs(12);
 
 /// Where a rank is in its life.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -105,8 +105,14 @@ impl Rank {
             program: self.program.clone(),
             state: state.into(),
             code,
-            doing: self.doing.clone(),
-            waiting: self.waiting(now),
+            doing: match self.is_silent(now) && self.connected {
+                true => self.whereabouts(now),
+                false => self.doing.clone(),
+            },
+            waiting: match self.is_silent(now) {
+                true => Vec::new(),
+                false => self.waiting(now),
+            },
         }
     }
 }

@@ -84,7 +84,24 @@ pub struct Start {
     pub failed: bool,
     /// What it went on from.
     pub resumed: Option<Resumed>,
+    /// What announced its end, and when.
+    #[serde(skip)]
+    announced: Option<(String, f64)>,
+    /// All its ranks were there.
+    #[serde(skip)]
+    ran: bool,
 }
+
+impl Start {
+    /// In words, if what is over at `time` was announced: a batch system or somebody wanted it, nothing has failed.
+    fn announced_end(&self, time: f64) -> Option<String> {
+        let (cause, announced) = self.announced.as_ref()?;
+        (time - announced <= ANNOUNCED).then(|| format!("ended after {cause}"))
+    }
+}
+
+/// Longest time from what announces an end to it.
+const ANNOUNCED: f64 = 120.0;
 
 /// Where a start went on from.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -267,6 +284,7 @@ fn take(
             enabled: levels,
         } => {
             last.began = record.time;
+            last.ran = true;
             (figures.ranks, figures.nodes) = (*ranks, *nodes);
             figures.program.clone_from(program);
             (*intervals, *enabled) = (*every, *levels);
@@ -335,6 +353,9 @@ fn take(
                 found.missed.push((*level, reason.clone()));
             }
         }
+        Event::Announced { cause } => last.announced = Some((cause.clone(), record.time)),
+        // The ranks of a job that is ended do not go all at once.
+        Event::Lost { .. } if last.announced_end(record.time).is_some() => {}
         Event::Lost { rank, host, .. } => {
             if last.end.is_empty() {
                 last.end = format!("rank {rank} on {host} was lost");
@@ -347,7 +368,10 @@ fn take(
                 Outcome::Failed { rank, code } => {
                     (format!("rank {rank} ended with code {code}"), true)
                 }
-                Outcome::Lost { rank } => (format!("rank {rank} was lost"), true),
+                Outcome::Lost { rank } => match last.announced_end(record.time) {
+                    Some(end) => (end, false),
+                    None => (format!("rank {rank} was lost"), true),
+                },
                 Outcome::Killed => ("ended on request".into(), false),
                 Outcome::Undecided => ("the end is not known".into(), true),
             };
@@ -373,21 +397,28 @@ fn settle(figures: &mut Figures, events: &[Record]) {
     for (index, start) in figures.starts.iter_mut().enumerate() {
         if start.end.is_empty() {
             let is_last = index + 1 == count;
-            start.failed = !is_last;
-            start.end = if is_last {
-                "running, or gone without a word".into()
-            } else {
-                "gone without a word (killed, or the node lost)".into()
+            let announced = start.announced_end(start.ended);
+            start.failed = !is_last && start.ran && announced.is_none();
+            start.end = match announced {
+                Some(end) => end,
+                None if is_last => "running, or gone without a word".into(),
+                None if start.ran => "gone without a word (killed, or the node lost)".into(),
+                None => "did not begin: the program did not run".into(),
             };
         }
     }
     for index in 1..count {
-        let ended = figures.starts[index - 1].ended;
-        let start = &mut figures.starts[index];
-        let began = start.began;
+        let (before, now) = figures.starts.split_at_mut(index);
+        let (Some(before), Some(start)) = (before.last(), now.first_mut()) else {
+            continue;
+        };
+        let from = before.resumed.as_ref().map(|r| r.taken);
         if let Some(resumed) = &mut start.resumed {
-            resumed.lost = (ended - resumed.taken).max(0.0);
-            resumed.down = (began - ended).max(0.0);
+            // Of the start before; what that one had lost itself is counted there.
+            let computed = (before.ended - resumed.taken.max(before.began)).max(0.0);
+            let older = from.map_or(0.0, |from| (from - resumed.taken).max(0.0));
+            resumed.lost = if before.ran { computed + older } else { older };
+            resumed.down = (start.began - before.ended).max(0.0);
         }
     }
     let times = || events.iter().map(|record| record.time);

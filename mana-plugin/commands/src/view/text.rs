@@ -87,6 +87,14 @@ pub fn time(seconds: f64) -> String {
     }
 }
 
+/// Until something is due.
+fn due(seconds: f64) -> String {
+    if seconds <= 0.0 {
+        return "now".into();
+    }
+    time(seconds)
+}
+
 /// "0-3, 7".
 pub fn ranges(ranks: &[u32]) -> String {
     let mut parts: Vec<(u32, u32)> = Vec::new();
@@ -237,7 +245,7 @@ pub fn intervals(state: &Status) -> String {
             "{:<8} {:>10}  next in {}",
             level.level.name(),
             level.interval.map_or("by hand".into(), time),
-            level.next_due.map_or("-".into(), time)
+            level.next_due.map_or("-".into(), due)
         );
     }
     text
@@ -309,7 +317,7 @@ fn write_state(out: &mut String, s: &Status) -> std::fmt::Result {
             "{:<8} {:>10} {:>10} {:>12} {:>8} {:>10} {:>12}  {}",
             level.level.name(),
             level.interval.map_or("by hand".into(), time),
-            level.next_due.map_or("-".into(), time),
+            level.next_due.map_or("-".into(), due),
             level.last.map_or("-".into(), |g| g.to_string()),
             level.age.map_or("-".into(), time),
             level.bytes.map_or("-".into(), size),

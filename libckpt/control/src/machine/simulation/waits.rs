@@ -147,7 +147,7 @@ fn a_checkpoint_that_does_not_converge_says_where_everybody_is() {
             core.rank(SECOND * now, rank, FromRank::Pong { doing, places });
         }
     };
-    tell(&mut core, 3);
+    tell(&mut core, 5);
     core.take_actions();
     core.tick(SECOND * 15);
     let (lines, _) = said(&mut core);
@@ -207,7 +207,7 @@ fn what_a_silent_rank_said_last_makes_no_circle() {
         core.rank(SECOND * now, 0, waits_for(1));
     }
     let cause = |core: &Core, now| core.status(now).current.and_then(|current| current.cause);
-    let before = cause(&core, SECOND * 15).expect("seen");
+    let before = cause(&core, SECOND * 12).expect("seen");
     assert!(before.contains("wait for each other"), "{before}");
     let after = cause(&core, SECOND * 18).expect("seen");
     assert_eq!(

@@ -170,3 +170,68 @@ fn nothing_is_survived() {
     assert!(figures.levels.is_empty());
     assert!(figures.time.efficiency.is_finite());
 }
+
+/// Requeued with a last checkpoint, then a start that never ran, then one that goes on: nothing has failed, and what the first had
+/// computed after its checkpoint is lost once.
+#[test]
+fn an_announced_end_is_no_failure_and_what_did_not_run_lost_nothing() {
+    let mut events = Vec::new();
+    let mut at = |time: f64, incarnation: u32, event: Event| {
+        events.push(Record {
+            time,
+            incarnation,
+            event,
+        });
+    };
+    let started = || Event::Started {
+        ranks: 2,
+        nodes: 2,
+        program: "app".into(),
+        intervals: [None; 4],
+        enabled: [true, true, false, true],
+    };
+    let resumed = || Event::Resumed {
+        generation: GenerationId {
+            incarnation: 1,
+            number: 1,
+        },
+        level: Level::Global,
+        taken: 95.0,
+        sources: [("global".to_owned(), 2)].into(),
+        rejected: Vec::new(),
+        last_seen: None,
+    };
+    at(0.0, 1, started());
+    let cause = "SIGTERM".to_owned();
+    at(98.0, 1, Event::Announced { cause });
+    let (rank, host) = (1, "n2".to_owned());
+    at(
+        100.0,
+        1,
+        Event::Lost {
+            rank,
+            host,
+            node: 1,
+        },
+    );
+    at(130.0, 2, resumed());
+    at(200.0, 3, resumed());
+    at(201.0, 3, started());
+    let outcome = Outcome::Finished;
+    at(301.0, 3, Event::Ended { outcome });
+    let figures = collect("4711", &events, &[]);
+    let [first, second, third] = &figures.starts[..] else {
+        panic!("three starts expected");
+    };
+    assert!(
+        !first.failed && first.end == "ended after SIGTERM",
+        "{first:?}"
+    );
+    assert!(
+        !second.failed && second.end.starts_with("did not begin"),
+        "{second:?}"
+    );
+    let lost = |start: &Start| start.resumed.as_ref().map(|r| r.lost);
+    assert_eq!((lost(second), lost(third)), (Some(5.0), Some(0.0)));
+    assert!((figures.time.lost - 5.0).abs() < 1e-9);
+}
