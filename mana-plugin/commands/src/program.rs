@@ -164,8 +164,10 @@ fn search(name: &OsStr) -> Result<PathBuf, Failure> {
                 format!("there is no option {shown} ('mana_launch --help' lists them; a key of mana.conf is set by --set KEY=VALUE)")
             } else if Path::new(name).is_dir() {
                 format!("cannot run {shown}: it is a directory, and no program of this name is on PATH")
-            } else {
+            } else if Path::new(name).exists() {
                 format!("cannot run {shown}: not found on PATH (for a program of this directory write ./{shown})")
+            } else {
+                format!("cannot run {shown}: not found on PATH, and there is no file of that name in this directory")
             })
         })
 }

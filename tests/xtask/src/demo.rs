@@ -139,7 +139,8 @@ fn plain(directory: &Path) -> Result<(Table, f64)> {
     command.args(arguments).arg("lmp");
     lammps(&mut command, directory, "undisturbed.log");
     let begun = Instant::now();
-    let finished = bounded(&mut command, LIMIT, |_| {})?;
+    let mut pulse = Pulse::new();
+    let finished = bounded(&mut command, LIMIT, |line| pulse.beat(line))?;
     if !finished.success() {
         bail!("failed: {}\n{}", shown(&command), finished.output);
     }
@@ -147,6 +148,24 @@ fn plain(directory: &Path) -> Result<(Table, f64)> {
         Table::read(&directory.join("undisturbed.log"))?,
         begun.elapsed().as_secs_f64(),
     ))
+}
+
+/// Shows now and then that a program that takes its time gets on.
+struct Pulse(Instant);
+
+impl Pulse {
+    const EVERY: Duration = Duration::from_secs(15);
+
+    fn new() -> Self {
+        Self(Instant::now())
+    }
+
+    fn beat(&mut self, line: &str) {
+        if self.0.elapsed() >= Self::EVERY && !line.trim().is_empty() {
+            println!("   ... {}", line.trim());
+            self.0 = Instant::now();
+        }
+    }
 }
 
 /// Runs under `mana run`, and loses a node on the way. The second part says how the loss went.
@@ -166,9 +185,11 @@ fn disturbed(mana: &Path, directory: &Path) -> Result<(Finished, Result<String>)
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
         let loss = scope.spawn(|| lose_a_node(&bin, directory, &over));
-        let mut checkpoints = 0;
+        let (mut checkpoints, mut pulse) = (0, Pulse::new());
         let finished = bounded(&mut command, LIMIT, |line| {
-            if line.starts_with("mana") {
+            if !line.starts_with("mana") {
+                pulse.beat(line);
+            } else {
                 checkpoints += usize::from(line.contains("checkpoint "));
                 match checkpoints {
                     _ if !line.contains("checkpoint ") => println!("   {line}"),

@@ -277,7 +277,7 @@ fn room(found: &mut Findings, name: &str, path: &Path, kind: &str) {
         found.warning(
             "local kind",
             "it is memory of this node: images count against the job's own limit, and go with the node",
-            "a disk of the node as local_ckpt_dir, or that much more memory for the job (docs/guide/intervals.md has how much)",
+            "a disk of the node as local_ckpt_dir, or that much more memory for the job (the guide's page on intervals has how much)",
         );
     }
 }
