@@ -56,6 +56,8 @@ impl log::Log for Lines {
 
 /// Between two looks whether the job still needs its coordinator.
 const LOOK: Duration = Duration::from_millis(200);
+/// What a job that is asked to end may take at least; whoever kills sooner does so.
+const GRACE: Duration = Duration::from_secs(30);
 
 /// Runs until told to quit, by a signal or on the terminal.
 pub fn run(options: &cli::Coordinator) -> Result<i32, Failure> {
@@ -166,7 +168,9 @@ impl Leave {
     /// `None`: no job needs it.
     fn begin(coordinator: &Coordinator) -> Option<Self> {
         let needed = coordinator.needed()?;
-        let limit = needed.last.unwrap_or_default().max(needed.grace);
+        // The job's launcher may leave less; it is none of this process's.
+        let grace = needed.grace.max(GRACE);
+        let limit = needed.last.unwrap_or_default().max(grace);
         log::info!(
             "SIGTERM: stays for the job's last checkpoint until it has ended, {} s at most; a second signal ends it at once",
             limit.as_secs()
