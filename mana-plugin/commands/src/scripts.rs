@@ -92,7 +92,7 @@ pub fn restart(options: &cli::Restart, speaker: &mut Speaker) -> Result<Option<i
         .is_ok_and(|state| state == JobState::Finished)
     {
         return Err(Failure::new(format!(
-            "{} has ended normally: there is nothing to go on with; to run it anew delete {} and start it again",
+            "nothing to resume: {} has ended normally; to run it anew delete {} and start it again",
             run.name(),
             run.path().display()
         )));
