@@ -320,11 +320,11 @@ fn a_signal_during_a_cut_is_not_held_back() {
     assert_eq!(hear(&told), "back");
 }
 
-#[test]
-fn a_cut_that_does_not_heal_is_told_in_time() {
+/// Two ranks, of which the second has looked for its coordinator in vain, after one checkpoint.
+fn cut_off() -> (Relay, Coordinator, [Agent; 2], Receiver<String>) {
     let coordinator = coordinator(0, false, None);
     let relay = Relay::to(coordinator.port());
-    let (_first, _) = spawn(options(0, &coordinator, LIMIT));
+    let (first, _) = spawn(options(0, &coordinator, LIMIT));
     let mut far = options(1, &coordinator, Duration::from_millis(400));
     far.addresses = vec![relay.address.clone()];
     let (second, told) = spawn(far);
@@ -333,6 +333,12 @@ fn a_cut_that_does_not_heal_is_told_in_time() {
     assert_eq!(hear(&told), "lost");
     assert!(hear(&told).starts_with("gone: "));
     assert!(!second.is_connected());
+    (relay, coordinator, [first, second], told)
+}
+
+#[test]
+fn a_cut_that_does_not_heal_is_told_in_time() {
+    let (_relay, _coordinator, [_first, second], told) = cut_off();
     assert!(second.finalizing(), "nobody holds it any more");
     assert_eq!(second.exit(0, LIMIT), Some(Outcome::Undecided));
     assert!(told.try_recv().is_err(), "told once");
@@ -341,17 +347,7 @@ fn a_cut_that_does_not_heal_is_told_in_time() {
 /// The program runs unprotected, and is protected again once the network is mended.
 #[test]
 fn a_cut_that_heals_late_is_noticed() {
-    let coordinator = coordinator(0, false, None);
-    let relay = Relay::to(coordinator.port());
-    let (first, _) = spawn(options(0, &coordinator, LIMIT));
-    let mut far = options(1, &coordinator, Duration::from_millis(100));
-    far.addresses = vec![relay.address.clone()];
-    let (second, told) = spawn(far);
-    checkpoint(&coordinator);
-    relay.set_cut(true);
-    assert_eq!(hear(&told), "lost");
-    assert!(hear(&told).starts_with("gone: "));
-    assert!(!second.is_connected());
+    let (relay, coordinator, [first, second], told) = cut_off();
     assert_eq!(coordinator.status().expect("asked").phase, "unprotected");
     relay.set_cut(false);
     assert_eq!(hear(&told), "back");

@@ -375,46 +375,34 @@ fn a_job_without_an_origin_keeps_its_name() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let c = config(dir.path(), 2);
     let records = Records::new(Store::global(&c, "j"));
-    let begin_one = || {
-        let incarnation = Incarnation {
-            number: 0,
-            parent: None,
-            size: RANKS,
-            thread_level: 0,
-            program: "app".into(),
-            program_hash: None,
-            created: 0,
-            restart_count: 0,
-            batch_job: None,
-            topology: crate::Topology::default(),
-        };
-        records.begin(incarnation).expect("begin").number
-    };
-    assert_eq!(begin_one(), 1);
+    assert_eq!(begin_recorded(&records), 1);
     first_start(&c, &[Level::Local], &[]);
     assert_eq!(records.mark("j").expect("a name"), "j");
     assert_eq!(resumed(&c, false), Ok(Some((id(2, 1), vec![OWN; 4]))));
+}
+
+/// A start of which there is nothing but a record; its number.
+fn begin_recorded(records: &Records) -> u32 {
+    let incarnation = Incarnation {
+        number: 0,
+        parent: None,
+        size: RANKS,
+        thread_level: 0,
+        program: "app".into(),
+        program_hash: None,
+        created: 0,
+        restart_count: 0,
+        batch_job: None,
+        topology: Topology::default(),
+    };
+    records.begin(incarnation).expect("begin").number
 }
 
 #[test]
 fn two_starts_at_once_get_two_numbers() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let records = Records::new(Store::at(dir.path().join("j")));
-    let mut numbers = run(16, |_| {
-        let incarnation = Incarnation {
-            number: 0,
-            parent: None,
-            size: 1,
-            thread_level: 0,
-            program: "app".into(),
-            program_hash: None,
-            created: 0,
-            restart_count: 0,
-            batch_job: None,
-            topology: crate::Topology::default(),
-        };
-        records.begin(incarnation).expect("begin").number
-    });
+    let mut numbers = run(16, |_| begin_recorded(&records));
     numbers.sort_unstable();
     assert_eq!(numbers, (1..=16).collect::<Vec<_>>());
 }
