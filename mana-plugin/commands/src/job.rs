@@ -1,7 +1,7 @@
 //! Finding a job from outside: by configuration and identity.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use libckpt::identity;
@@ -68,15 +68,21 @@ pub fn connect(rendezvous: &Rendezvous, choice: &JobChoice) -> Result<Client, Fa
 fn standing(global: &Path, id: &str) -> String {
     let records = Records::new(Store::at(global.join(id)));
     let text = state_in_words(&records).unwrap_or_else(|e| e.text);
-    if let Ok(JobState::Unfinished { incarnation, .. }) = records.state() {
-        let queued = incarnation
-            .batch_job
-            .and_then(|job| Some((slurm::state(&job)?, job)));
-        if let Some((state, job)) = queued {
-            return format!("Slurm's job {job} is {state}; {text}");
-        }
+    match queued(global, id) {
+        Some(queued) => format!("{queued}; {text}"),
+        None => text,
     }
-    text
+}
+
+/// What the batch system says of an unfinished job, if it is in its queue.
+pub fn queued(global: &Path, id: &str) -> Option<String> {
+    let records = Records::new(Store::at(global.join(id)));
+    let Ok(JobState::Unfinished { incarnation, .. }) = records.state() else {
+        return None;
+    };
+    let job = incarnation.batch_job?;
+    let state = slurm::state(&job)?;
+    Some(format!("Slurm's job {job} is {state}"))
 }
 
 /// Why nothing may be found.
@@ -97,7 +103,7 @@ pub fn stored(choice: &JobChoice, global: &Path) -> Result<String, Failure> {
         }
         let list: Vec<_> = all.into_iter().map(|(name, _)| name).collect();
         return Err(Failure::new(match list.is_empty() {
-            true => nothing(global),
+            true => nothing(choice, global),
             false => format!(
                 "no job {id} in {}; there are {}",
                 global.display(),
@@ -109,14 +115,46 @@ pub fn stored(choice: &JobChoice, global: &Path) -> Result<String, Failure> {
     all.sort_by_key(|(_, time)| *time);
     all.pop()
         .map(|(name, _)| name)
-        .ok_or_else(|| Failure::new(nothing(global)))
+        .ok_or_else(|| Failure::new(nothing(choice, global)))
 }
 
-fn nothing(global: &Path) -> String {
+fn nothing(choice: &JobChoice, global: &Path) -> String {
     format!(
-        "no job has left anything in the global directory {}; {WHICH}",
-        global.display()
+        "no job has left anything in the global directory {}{}; {WHICH}",
+        global.display(),
+        without_records(choice).unwrap_or_default()
     )
+}
+
+/// Jobs of which this node's storage has checkpoints, when there is no record of any.
+fn without_records(choice: &JobChoice) -> Option<String> {
+    let config = settings::load(&choice.settings).ok()?;
+    let local = &config.local_ckpt_dir;
+    let bases: Vec<PathBuf> = match config.test_mode {
+        true => fs::read_dir(local)
+            .ok()?
+            .flatten()
+            .map(|e| e.path())
+            .collect(),
+        false => vec![local.clone()],
+    };
+    let mut found: Vec<String> = Vec::new();
+    for base in bases {
+        let jobs = names(&base).ok()?.into_iter().map(|(name, _)| name);
+        found.extend(jobs.filter(|name| {
+            let here = Store::at(base.join(name)).generations();
+            here.is_ok_and(|here| !here.is_empty())
+        }));
+    }
+    found.sort();
+    found.dedup();
+    (!found.is_empty()).then(|| {
+        format!(
+            " (checkpoints of {} lie in {}, and no record of them here: without it nothing resumes them, and they may be deleted)",
+            found.join(", "),
+            local.display()
+        )
+    })
 }
 
 /// The name itself, or the only one that begins with it and a hyphen: a Slurm job's number is what its user knows.

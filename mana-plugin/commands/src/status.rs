@@ -8,6 +8,7 @@ use mana_control::{Client, Request, Status};
 use crate::cli;
 use crate::job;
 use crate::message::Failure;
+use crate::settings;
 use crate::view;
 
 /// How long a connection and a plain question may take.
@@ -20,7 +21,10 @@ const AT_LEAST: Duration = Duration::from_secs(30);
 /// Shows or acts.
 pub fn status(options: &cli::Status) -> Result<i32, Failure> {
     let rendezvous = job::running(&options.job)?;
-    let mut client = job::connect(&rendezvous, &options.job)?;
+    let mut client = match job::connect(&rendezvous, &options.job) {
+        Ok(client) => client,
+        Err(failure) => return waiting(options, &rendezvous.job, failure),
+    };
     if options.checkpoint {
         return checkpoint(options, &mut client);
     }
@@ -44,6 +48,25 @@ pub fn status(options: &cli::Status) -> Result<i32, Failure> {
         print!("{}", view::describe(&state));
     }
     Ok(0)
+}
+
+/// For programs: a job that waits in the batch system's queue is a state, too.
+fn waiting(options: &cli::Status, id: &str, failure: Failure) -> Result<i32, Failure> {
+    let asked = options.json && !options.watch && !options.checkpoint && !options.kill;
+    let config = settings::load(&options.job.settings)?;
+    match job::queued(&config.global_ckpt_dir, id).filter(|_| asked) {
+        Some(why) => {
+            let state = Status {
+                job: id.to_owned(),
+                phase: "waiting".into(),
+                closed: Some(why),
+                ..Status::default()
+            };
+            println!("{}", serde_json::to_string_pretty(&state)?);
+            Ok(0)
+        }
+        None => Err(failure),
+    }
 }
 
 /// Until the job ends, or nobody reads any more.

@@ -218,7 +218,12 @@ pub struct Time {
 }
 
 /// Adds the events up. `mtbf`: mean times between failures that the user knows better.
-pub fn collect(job: &str, events: &[Record], mtbf: &[(Failing, f64)]) -> Figures {
+pub fn collect(
+    job: &str,
+    events: &[Record],
+    seen: Option<f64>,
+    mtbf: &[(Failing, f64)],
+) -> Figures {
     let mut figures = Figures {
         job: job.to_owned(),
         ..Figures::default()
@@ -227,6 +232,10 @@ pub fn collect(job: &str, events: &[Record], mtbf: &[(Failing, f64)]) -> Figures
     let mut enabled = [false; 4];
     for record in events {
         take(&mut figures, record, &mut intervals, &mut enabled);
+    }
+    if let Some(last) = figures.starts.last_mut().filter(|s| s.end.is_empty()) {
+        // It computes, though nothing has happened since.
+        last.ended = last.ended.max(seen.unwrap_or(0.0));
     }
     settle(&mut figures, events);
     let failures = failures(&figures);
@@ -426,6 +435,9 @@ fn settle(figures: &mut Figures, events: &[Record]) {
         times().fold(f64::INFINITY, f64::min),
         times().fold(f64::NEG_INFINITY, f64::max),
     );
+    if let Some(last) = figures.starts.last() {
+        figures.span.1 = figures.span.1.max(last.ended);
+    }
     if events.is_empty() {
         figures.span = (0.0, 0.0);
     }

@@ -26,7 +26,8 @@ pub fn report(options: &cli::Report) -> Result<i32, Failure> {
     let config = settings::load(&options.job.settings)?;
     let id = job::stored(&options.job, &config.global_ckpt_dir)?;
     let directory = config.global_ckpt_dir.join(&id);
-    let events = EventLog::new(&directory)
+    let log = EventLog::new(&directory);
+    let events = log
         .read()
         .map_err(|e| Failure::new(format!("cannot read {}: {e}", directory.display())))?;
     if events.is_empty() {
@@ -35,7 +36,7 @@ pub fn report(options: &cli::Report) -> Result<i32, Failure> {
             directory.display()
         )));
     }
-    let mut figures = figures::collect(&id, &events, &options.mtbf);
+    let mut figures = figures::collect(&id, &events, log.last_seen(), &options.mtbf);
     figures.published = figures::last_published(published::read(&directory)?);
     if options.json {
         println!("{}", serde_json::to_string_pretty(&figures)?);

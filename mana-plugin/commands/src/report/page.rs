@@ -463,7 +463,7 @@ mod tests {
 
     #[test]
     fn the_page_is_whole_and_by_itself() {
-        let page = page(&collect("4711-<lmp>", &story(), &[]));
+        let page = page(&collect("4711-<lmp>", &story(), None, &[]));
         for words in [
             "<h1>4711-&lt;lmp&gt;</h1>",
             "64 ranks on 8 nodes",
@@ -505,7 +505,7 @@ mod tests {
             key: "loss".into(),
             value: value.into(),
         };
-        let mut figures = collect("x", &story(), &[]);
+        let mut figures = collect("x", &story(), None, &[]);
         assert!(!page(&figures).contains("Published"));
         let all = vec![
             entry(0, 1.0, "0.5"),
@@ -522,7 +522,7 @@ mod tests {
     fn little_known_makes_a_page_too() {
         let events = story();
         for count in 1..events.len() {
-            let page = page(&collect("x", &events[..count], &[]));
+            let page = page(&collect("x", &events[..count], None, &[]));
             assert!(page.contains("</html>") && !page.contains("NaN"), "{count}");
         }
     }
@@ -537,7 +537,7 @@ mod tests {
                 events.push(record);
             }
         }
-        let page = page(&collect("x", &events, &[]));
+        let page = page(&collect("x", &events, None, &[]));
         assert!(page.len() < 2 << 20, "{}", page.len());
     }
 }

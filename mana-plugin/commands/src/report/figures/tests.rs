@@ -133,7 +133,7 @@ pub fn story() -> Vec<Record> {
 
 #[test]
 fn a_story_adds_up() {
-    let figures = collect("4711", &story(), &[]);
+    let figures = collect("4711", &story(), None, &[]);
     assert_eq!(figures.starts.len(), 2);
     assert_eq!(figures.checkpoints.len(), 31);
     assert_eq!(figures.abandoned.len(), 1);
@@ -158,14 +158,14 @@ fn a_story_adds_up() {
     let advice = partner.advice.as_ref().expect("advice");
     assert!((advice.mtbf - 2095.0).abs() < 1e-6, "{advice:?}");
     assert!(advice.daly > 15.0 && advice.daly < 40.0, "{advice:?}");
-    let given = collect("4711", &story(), &[(Failing::Node, 86_400.0)]);
+    let given = collect("4711", &story(), None, &[(Failing::Node, 86_400.0)]);
     let better = given.levels[1].advice.as_ref().expect("advice");
     assert!(better.daly > advice.daly && better.from.contains("--mtbf"));
 }
 
 #[test]
 fn nothing_is_survived() {
-    let figures = collect("x", &[], &[]);
+    let figures = collect("x", &[], None, &[]);
     assert_eq!(figures.span, (0.0, 0.0));
     assert!(figures.levels.is_empty());
     assert!(figures.time.efficiency.is_finite());
@@ -219,7 +219,7 @@ fn an_announced_end_is_no_failure_and_what_did_not_run_lost_nothing() {
     at(201.0, 3, started());
     let outcome = Outcome::Finished;
     at(301.0, 3, Event::Ended { outcome });
-    let figures = collect("4711", &events, &[]);
+    let figures = collect("4711", &events, None, &[]);
     let [first, second, third] = &figures.starts[..] else {
         panic!("three starts expected");
     };
@@ -234,4 +234,14 @@ fn an_announced_end_is_no_failure_and_what_did_not_run_lost_nothing() {
     let lost = |start: &Start| start.resumed.as_ref().map(|r| r.lost);
     assert_eq!((lost(second), lost(third)), (Some(5.0), Some(0.0)));
     assert!((figures.time.lost - 5.0).abs() < 1e-9);
+}
+
+#[test]
+fn a_start_that_computes_has_not_stopped_at_its_last_event() {
+    let mut events = story();
+    events.retain(|record| !matches!(record.event, Event::Ended { .. }));
+    let last = events.last().map_or(0.0, |record| record.time);
+    let running = |seen| collect("4711", &events, seen, &[]).time.running;
+    assert!((running(Some(last + 30.0)) - running(None) - 30.0).abs() < 1e-6);
+    assert!((running(Some(last - 30.0)) - running(None)).abs() < 1e-6);
 }
