@@ -56,6 +56,20 @@ pub enum Files {
     Warn,
 }
 
+/// What a start does that finds an unfinished job of the same program, arguments and directory under another number of
+/// the batch system, and none of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnResubmit {
+    /// It begins a job of its own, with a line.
+    #[default]
+    Anew,
+    /// It goes on with the newest one.
+    Resume,
+    /// It is an error, unless the other one runs.
+    Refuse,
+}
+
 /// Descriptors that cannot survive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -143,6 +157,9 @@ pub struct Config {
     pub drain_budget: u64,
     /// When checkpointing fails.
     pub on_error: OnError,
+    /// When a script is submitted again whose job is unfinished.
+    #[serde(default)]
+    pub on_resubmit: OnResubmit,
     /// Files written in place.
     pub files: Files,
     /// Descriptors that cannot survive.

@@ -11,7 +11,7 @@
 //! Communicators of one process have no gate (nobody else can be affected).
 
 use crate::checkpoint::{CommSeq, GatePoll};
-use crate::whereabouts::Place;
+use crate::whereabouts::{title, Place};
 use std::collections::HashMap;
 use std::sync::atomic::{compiler_fence, AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -310,7 +310,7 @@ pub fn poll() -> GatePoll {
         format!(
             "waits before {name} (number {}) on {}",
             comm.seq + 1,
-            name_of(comm.comm_id)
+            title(comm.comm_id, comm.size)
         )
     } else if inside {
         format!("inside {}", last_name())
@@ -318,7 +318,7 @@ pub fn poll() -> GatePoll {
         format!(
             "has not called collective number {} of {target} on {} yet",
             comm.seq + 1,
-            name_of(comm.comm_id)
+            title(comm.comm_id, comm.size)
         )
     } else {
         String::from("at the safe point")
@@ -338,7 +338,12 @@ pub fn place() -> Option<Place> {
     let book = book();
     if let Some((gate, name)) = book.waiting.first() {
         let comm = gate.awaited();
-        return Some(Place::collective(name, comm.comm_id, comm.seq + 1));
+        return Some(Place::collective(
+            name,
+            comm.comm_id,
+            comm.size,
+            comm.seq + 1,
+        ));
     }
     if INSIDE.load(Ordering::Acquire) == 0 {
         return None;
@@ -346,16 +351,9 @@ pub fn place() -> Option<Place> {
     // SAFETY: null, or a gate: they are never deallocated.
     let gate = unsafe { LAST_GATE.load(Ordering::Relaxed).as_ref() };
     Some(match gate.map(Gate::report) {
-        Some(found) => Place::collective(last_name(), found.comm_id, found.seq),
+        Some(found) => Place::collective(last_name(), found.comm_id, found.size, found.seq),
         None => Place::of(last_name()),
     })
-}
-
-fn name_of(comm_id: u64) -> String {
-    match comm_id {
-        crate::comms::WORLD_ID => "MPI_COMM_WORLD".into(),
-        id => format!("communicator {id:x}"),
-    }
 }
 
 fn last_name() -> &'static str {

@@ -23,7 +23,7 @@ pub struct Place {
     pub call: String,
     /// Identity of the communicator, the same number on all its members.
     pub comm_id: Option<u64>,
-    /// Name of the communicator, if it has one.
+    /// Name of the communicator; one without is told by its size.
     pub comm_name: String,
     /// World rank of the other side; `None` if none is named, or any will do.
     pub peer: Option<u32>,
@@ -106,14 +106,11 @@ impl Place {
         }
     }
 
-    /// In collective `call`, number `number` on the communicator of that identity.
-    pub fn collective(call: &str, comm_id: u64, number: u64) -> Place {
+    /// In collective `call`, number `number` on the communicator of that identity and size.
+    pub fn collective(call: &str, comm_id: u64, size: u32, number: u64) -> Place {
         Place {
             comm_id: Some(comm_id),
-            comm_name: match comm_id {
-                crate::comms::WORLD_ID => "MPI_COMM_WORLD".into(),
-                _ => String::new(),
-            },
+            comm_name: title(comm_id, size),
             number: Some(number),
             ..Place::of(call)
         }
@@ -124,7 +121,10 @@ impl Place {
         let mut place = Place::of(call);
         if let Some(comm) = core().state.comms.get(index) {
             place.comm_id = Some(comm.id);
-            place.comm_name = String::from_utf8_lossy(&comm.name).into_owned();
+            place.comm_name = match (comm.name.as_slice(), comm.gate) {
+                ([], Some(gate)) => title(comm.id, gate.size()),
+                (name, _) => String::from_utf8_lossy(name).into_owned(),
+            };
         }
         place
     }
@@ -164,6 +164,14 @@ impl Place {
             }
             _ => Place::on(&call, comm),
         }
+    }
+}
+
+/// A communicator that the program has given no name, in words.
+pub fn title(comm_id: u64, size: u32) -> String {
+    match comm_id {
+        crate::comms::WORLD_ID => "MPI_COMM_WORLD".into(),
+        id => format!("a communicator of {size} ranks ({id:x})"),
     }
 }
 

@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 
 use super::signals;
-use super::{AtEnd, Config, Files, LogLevel, LostFd, OnError, Snapshot};
+use super::{AtEnd, Config, Files, LogLevel, LostFd, OnError, OnResubmit, Snapshot};
 use crate::lines::{Format, Lines};
 use crate::Error;
 
 /// Every key, as in the file.
-pub(super) const NAMES: [&str; 35] = [
+pub(super) const NAMES: [&str; 36] = [
     "global_ckpt_dir",
     "local_ckpt_dir",
     "local_ckpt_interval",
@@ -31,6 +31,7 @@ pub(super) const NAMES: [&str; 35] = [
     "checkpoint_timeout",
     "drain_budget",
     "on_error",
+    "on_resubmit",
     "files",
     "lost_fd",
     "group_ckpt_interval",
@@ -71,6 +72,7 @@ pub(super) struct Values {
     checkpoint_timeout: Option<u64>,
     drain_budget: Option<u64>,
     on_error: Option<OnError>,
+    on_resubmit: Option<OnResubmit>,
     files: Option<Files>,
     lost_fd: Option<LostFd>,
     plugins: Option<Vec<PathBuf>>,
@@ -261,6 +263,18 @@ impl Values {
                     list => Some(signals::numbers(list).map_err(|r| bad(format!("{key}: {r}")))?),
                 };
             }
+            "on_resubmit" => {
+                self.on_resubmit = Some(match value {
+                    "anew" => OnResubmit::Anew,
+                    "resume" => OnResubmit::Resume,
+                    "refuse" => OnResubmit::Refuse,
+                    _ => {
+                        return Err(bad(format!(
+                            "on_resubmit: {value:?} is none of anew, resume, refuse"
+                        )))
+                    }
+                });
+            }
             "at_end" => {
                 self.at_end = Some(match value {
                     "continue" => AtEnd::Continue,
@@ -335,6 +349,7 @@ impl Values {
             checkpoint_timeout: self.checkpoint_timeout.unwrap_or(300),
             drain_budget: self.drain_budget.unwrap_or(1 << 30),
             on_error: self.on_error.unwrap_or_default(),
+            on_resubmit: self.on_resubmit.unwrap_or_default(),
             files: self.files.unwrap_or_default(),
             lost_fd: self.lost_fd.unwrap_or_default(),
             plugins: self.plugins.unwrap_or_default(),

@@ -45,6 +45,7 @@ fn errors_name_line_and_nearest_key() {
         "keep = [1]",
         "checkpoint_signals = \"KILL\"",
         "at_end = \"again\"",
+        "on_resubmit = \"go\"",
         "end_margin = -3",
         "a b c",
     ] {
@@ -121,6 +122,14 @@ fn signals_and_what_follows_the_last_checkpoint() {
     let c = from("checkpoint_signals = none\nend_margin = auto\n").expect("loads");
     assert_eq!((c.checkpoint_signals, c.end_margin), (Some(vec![]), None));
     assert_eq!(from("keep = 1\n").expect("loads").checkpoint_signals, None);
+}
+
+#[test]
+fn what_a_script_does_that_is_submitted_again() {
+    let said = |text: &str| from(text).expect("loads").on_resubmit;
+    assert_eq!(said("keep = 1\n"), OnResubmit::Anew);
+    assert_eq!(said("on_resubmit = \"resume\"\n"), OnResubmit::Resume);
+    assert_eq!(said("on_resubmit = \"refuse\"\n"), OnResubmit::Refuse);
 }
 
 #[test]

@@ -242,7 +242,7 @@ pub struct Supervise {
 pub struct Status {
     #[command(flatten)]
     pub job: JobChoice,
-    /// Keep showing until the job ends: a live view on a terminal (q leaves), a line for each change elsewhere
+    /// Keep showing until the job ends, over all its starts: a live view on a terminal (q leaves), a line for each change elsewhere
     #[arg(long, short)]
     pub watch: bool,
     /// Print the state as JSON (share/doc/mana/guide/status.md says what is in it); with --watch an object a line, every second

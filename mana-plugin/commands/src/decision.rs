@@ -66,6 +66,24 @@ pub struct Decision {
     pub note: Option<String>,
 }
 
+/// Waits for the global directory, if this start is not the first. Whether it was there before.
+pub fn await_global(
+    config: &Config,
+    occasion: Occasion,
+    leading: bool,
+    speaker: &Speaker,
+) -> Result<bool, Failure> {
+    match occasion {
+        Occasion::Again | Occasion::Restart => was_there(
+            &config.global_ckpt_dir,
+            occasion,
+            GLOBAL_LIMIT,
+            leading.then_some(speaker),
+        ),
+        Occasion::First | Occasion::Fresh => Ok(false),
+    }
+}
+
 /// Decides for job `id`. `leading`: this is the rank that asks whether an older start still runs, and speaks.
 pub fn decide(
     config: &Config,
@@ -75,13 +93,7 @@ pub fn decide(
     speaker: &Speaker,
 ) -> Result<Decision, Failure> {
     let global = &config.global_ckpt_dir;
-    let was_there = match occasion {
-        Occasion::Again | Occasion::Restart => {
-            was_there(global, occasion, GLOBAL_LIMIT, leading.then_some(speaker))?
-        }
-        Occasion::First | Occasion::Fresh => false,
-    };
-    if !was_there {
+    if !await_global(config, occasion, leading, speaker)? {
         make(global)?;
         writable("local_ckpt_dir", &config.local_ckpt_dir)?;
     }

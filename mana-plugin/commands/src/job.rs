@@ -1,5 +1,6 @@
 //! Finding a job from outside: by configuration and identity.
 
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -74,15 +75,34 @@ fn standing(global: &Path, id: &str) -> String {
     }
 }
 
-/// What the batch system says of an unfinished job, if it is in its queue.
-pub fn queued(global: &Path, id: &str) -> Option<String> {
+/// What the batch system says of a job in its queue.
+#[derive(Debug)]
+pub struct Queued {
+    /// Its number.
+    pub job: String,
+    state: String,
+}
+
+impl fmt::Display for Queued {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Slurm's job {} is {}", self.job, self.state)
+    }
+}
+
+/// An unfinished job, if the batch system has it in its queue.
+pub fn in_queue(global: &Path, id: &str) -> Option<Queued> {
     let records = Records::new(Store::at(global.join(id)));
     let Ok(JobState::Unfinished { incarnation, .. }) = records.state() else {
         return None;
     };
     let job = incarnation.batch_job?;
     let state = slurm::state(&job)?;
-    Some(format!("Slurm's job {job} is {state}"))
+    Some(Queued { job, state })
+}
+
+/// The same in words.
+pub fn queued(global: &Path, id: &str) -> Option<String> {
+    in_queue(global, id).map(|queued| queued.to_string())
 }
 
 /// Why nothing may be found.

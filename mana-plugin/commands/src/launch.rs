@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use libckpt::config::OnResubmit;
 use libckpt::records::{JobState, Records};
 use libckpt::refusal::{self, Refusal};
 use libckpt::store::Store;
@@ -12,7 +13,7 @@ use mana::spec::{CoordinatorAddress, LaunchSpec, Mode, OsText};
 use crate::batch;
 use crate::choice::{choose, without_mpi, NONE};
 use crate::cli;
-use crate::decision::{decide, same_program, Decision, Occasion};
+use crate::decision::{await_global, decide, same_program, Decision, Occasion};
 use crate::elsewhere::Elsewhere;
 use crate::execution::become_lower;
 use crate::installation::Installation;
@@ -166,12 +167,16 @@ fn launch_in(
             )
         }
     });
-    speaker.job = Some(id.clone());
     let mut occasion = Occasion::of(options.restart, options.fresh, &context.launcher);
     if options.wrapped && occasion == Occasion::Restart {
         // A script runs again from its beginning: what had ended before is not what is resumed.
         occasion = Occasion::Again;
     }
+    let (id, occasion) = match resubmitted(context, start, &id, occasion, speaker)? {
+        Some(found) => (found.id, Occasion::Restart),
+        None => (id, occasion),
+    };
+    speaker.job = Some(id.clone());
     let global = &context.config.global_ckpt_dir;
     let other = |of: Occasion| {
         if start.id.is_some() || !context.leading() || occasion != of {
@@ -206,6 +211,12 @@ fn launch_in(
         return Ok(0);
     };
     if let Some((found, way)) = other(Occasion::First).filter(|(o, _)| !o.is_running(global)) {
+        if context.config.on_resubmit == OnResubmit::Refuse {
+            return Err(Failure::of_job(format!(
+                "{}; nothing was started (on_resubmit = \"refuse\"). To go on with that one: {way}; to begin anew: --fresh",
+                found.title()
+            )));
+        }
         let line = format!(
             "{}: this start begins anew; to go on with that one instead: {way}",
             found.title()
@@ -218,6 +229,35 @@ fn launch_in(
         began,
     };
     execute(context, start, speaker, id, job, &options.program)
+}
+
+/// The unfinished job that `on_resubmit = "resume"` goes on with, if there is one and job `id` has never been begun. Every
+/// rank finds the same: its records are as they were until all have decided.
+fn resubmitted(
+    context: &Context,
+    start: &cli::Start,
+    id: &str,
+    occasion: Occasion,
+    speaker: &Speaker,
+) -> Result<Option<Elsewhere>, Failure> {
+    let config = &context.config;
+    let asked = config.on_resubmit == OnResubmit::Resume
+        && start.id.is_none()
+        && occasion != Occasion::Fresh;
+    if !asked {
+        return Ok(None);
+    }
+    // A requeued start, too: its job is the one that its first start went on with.
+    await_global(config, occasion, context.leading(), speaker)?;
+    if state(config, id)? != JobState::New {
+        return Ok(None);
+    }
+    let found = Elsewhere::find(&config.global_ckpt_dir, id);
+    let line = found
+        .as_ref()
+        .map(|found| format!("{}: going on with it (on_resubmit)", found.title()));
+    context.say(start, speaker, line);
+    Ok(found)
 }
 
 /// `mana restart`. Returns only on failure.

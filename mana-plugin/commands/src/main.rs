@@ -37,6 +37,7 @@ mod status;
 mod stores;
 mod supervision;
 mod view;
+mod watch;
 mod wrapper;
 
 use std::ffi::OsString;

@@ -237,6 +237,11 @@ fn speed(found: &mut Findings, name: &str, trial: &Trial) {
     }
 }
 
+/// Two generations of a rank that does nothing, and a little.
+const LEAST_ROOM: u64 = 16 << 20;
+/// Most programs use more memory.
+const LITTLE_ROOM: u64 = 1 << 30;
+
 fn room(found: &mut Findings, name: &str, path: &Path, kind: &str) {
     let Ok(facts) = statvfs(path) else { return };
     let free = facts
@@ -244,11 +249,17 @@ fn room(found: &mut Findings, name: &str, path: &Path, kind: &str) {
         .saturating_mul(facts.fragment_size());
     let memory = memory();
     let text = format!("{} free", size(free));
-    if free < 1 << 30 {
+    if free < LEAST_ROOM {
         found.no(
             format!("{name} room"),
-            text,
+            format!("{text}: less than the checkpoint of the smallest program needs"),
             "make room: each kept generation needs as much as the ranks of the node use of memory",
+        );
+    } else if free < LITTLE_ROOM {
+        found.warning(
+            format!("{name} room"),
+            format!("{text}: enough for small programs"),
+            "make room for others: each kept generation needs as much as the ranks of the node use of memory",
         );
     } else if memory.is_some_and(|memory| free < memory) {
         found.warning(

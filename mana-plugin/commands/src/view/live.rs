@@ -5,7 +5,6 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{channel, Receiver, RecvTimeoutError, Sender, TryRecvError};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mana_control::{Client, ControlError, Request, Status};
@@ -15,7 +14,6 @@ use ratatui::style::{Color, Modifier, Style, Stylize as _};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Cell, Gauge, Paragraph, Row, Sparkline, Table, Wrap};
 use ratatui::Frame;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::text::{count, doing, extent, nodes, pause, ranges, rate, size, time};
 use crate::message::Failure;
@@ -56,32 +54,31 @@ enum News {
     Gone(String),
 }
 
-/// Shows the job until it ends or the user leaves.
-pub fn live(client: &mut Client) -> Result<(), Failure> {
+/// How the view was left.
+#[derive(Debug)]
+pub enum Left {
+    /// This start of the job is over; the line to leave behind.
+    Over(String),
+    /// The user has gone.
+    Gone,
+}
+
+/// Shows the job until this start of it ends, or the user leaves, also by the signal that sets `asked_to_end`.
+pub fn live(client: &mut Client, asked_to_end: &AtomicBool) -> Result<Left, Failure> {
     let first = client.status()?;
     let stop = AtomicBool::new(false);
-    let asked_to_end = Arc::new(AtomicBool::new(false));
-    for signal in [SIGTERM, SIGHUP, SIGINT] {
-        // Without it the terminal would be left as the view has it; no reason not to show one.
-        let _ = signal_hook::flag::register(signal, Arc::clone(&asked_to_end));
-    }
     let (news, heard) = channel();
     let (asks, asked) = channel();
     let ended = std::thread::scope(|scope| {
         let stop = &stop;
         scope.spawn(move || ask(client, &news, &asked, stop));
         let mut terminal = ratatui::init();
-        let ended = show(&mut terminal, first, &heard, &asks, &asked_to_end);
+        let ended = show(&mut terminal, first, &heard, &asks, asked_to_end);
         ratatui::restore();
         stop.store(true, Ordering::Relaxed);
         ended
     });
-    match ended {
-        Ok(Some(last)) => println!("{last}"),
-        Ok(None) => {}
-        Err(e) => return Err(Failure::new(format!("cannot use the terminal: {e}"))),
-    }
-    Ok(())
+    ended.map_err(|e| Failure::new(format!("cannot use the terminal: {e}")))
 }
 
 /// The asking thread.
@@ -112,23 +109,23 @@ fn ask(client: &mut Client, news: &Sender<News>, asked: &Receiver<Request>, stop
     }
 }
 
-/// Until the end; the line to leave behind on the terminal.
+/// Until the end.
 fn show(
     terminal: &mut ratatui::DefaultTerminal,
     first: Status,
     heard: &Receiver<News>,
     asks: &Sender<Request>,
     asked_to_end: &AtomicBool,
-) -> std::io::Result<Option<String>> {
+) -> std::io::Result<Left> {
     let mut state = first;
     let mut choice = Choice::default();
     loop {
         terminal.draw(|frame| draw(frame, &state, &choice))?;
         if is_over(&state) {
-            return Ok(Some(super::text::line(&state)));
+            return Ok(Left::Over(super::text::line(&state)));
         }
         if asked_to_end.load(Ordering::Relaxed) {
-            return Ok(None);
+            return Ok(Left::Gone);
         }
         if event::poll(KEYS)? {
             if let Event::Key(key) = event::read()? {
@@ -136,8 +133,8 @@ fn show(
                     key.modifiers.contains(KeyModifiers::CONTROL) && key.code == KeyCode::Char('c');
                 match key.code {
                     _ if key.kind == KeyEventKind::Release => {}
-                    _ if interrupt => return Ok(None),
-                    KeyCode::Char('q') | KeyCode::Esc => return Ok(None),
+                    _ if interrupt => return Ok(Left::Gone),
+                    KeyCode::Char('q') | KeyCode::Esc => return Ok(Left::Gone),
                     KeyCode::Char('n') => {
                         choice.ranks = !choice.ranks;
                         choice.scroll = 0;
@@ -166,7 +163,7 @@ fn show(
                 Ok(News::State(new)) => state = *new,
                 Ok(News::Note(note)) => choice.note = note,
                 Ok(News::Gone(why)) => {
-                    return Ok(Some(format!(
+                    return Ok(Left::Over(format!(
                         "{why}: the job has ended, or its coordinator has"
                     )))
                 }

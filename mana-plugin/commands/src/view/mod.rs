@@ -3,5 +3,5 @@
 mod live;
 pub mod text;
 
-pub use live::live;
+pub use live::{live, Left};
 pub use text::{describe, generation_line, size};

@@ -15,7 +15,7 @@ use split_process::tree::{self, Execute, Place, Table};
 use split_process::{Hooks, Launch, ParkError, Parked, Region};
 
 use super::record::{Kin, Member};
-use super::{verb, wire, STEP, TABLE};
+use super::{verb, wire, BEGUN, STEP, TABLE};
 use crate::{control, image, interface, job, messages, notices, Failure};
 
 /// What a program that a process of the tree executes needs beside the launch specification.
@@ -209,6 +209,9 @@ fn send_state(parked: &Parked, place: &'static Place) -> Result<(), Failure> {
     Ok(())
 }
 
+/// A program that executes another one in its place so soon has done nothing yet that would be lost.
+const ON_THE_WAY: Duration = Duration::from_secs(5);
+
 /// What a process of the tree executes instead of `path`: this program, which starts it under
 /// control; the root begins the job anew with it, as an incarnation without a parent. `None` if that cannot be controlled. May run in a child that borrows its parent's memory.
 pub fn execute(
@@ -261,7 +264,16 @@ pub fn execute(
         false => variable(MEMBER, &Executed { table, mask, argv0 }.encode()),
     };
     if in_place {
-        log::info!(
+        // A script on the way to the program (a version manager's) is no news.
+        let young = BEGUN
+            .get()
+            .is_some_and(|begun| begun.elapsed() < ON_THE_WAY);
+        log::log!(
+            if young {
+                log::Level::Debug
+            } else {
+                log::Level::Info
+            },
             "the program executes {} in its place: the job begins anew with it",
             path.to_string_lossy()
         );

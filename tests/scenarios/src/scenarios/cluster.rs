@@ -8,6 +8,7 @@ mod failures;
 mod grace;
 mod limits;
 mod mpirun;
+mod resubmitted;
 mod scratch;
 mod serial;
 mod steps;
@@ -114,6 +115,13 @@ pub fn all(full: bool) -> Vec<Scenario> {
                 name("mpirun"),
                 "mpirun mana_launch in a batch job, copies on the other switch, requeued",
                 move |c| mpirun::run(c, mpi),
+            ));
+        }
+        if full || mpi == Mpi::OpenMpi {
+            scenarios.push(Scenario::new(
+                name("resubmitted"),
+                "the same script submitted again, its job unfinished: refused, or gone on with, also when requeued",
+                move |c| resubmitted::run(c, mpi),
             ));
         }
         if full {

@@ -126,7 +126,8 @@ fn stalled(
     }
     // From ten seconds on it is shown as what it is.
     terminal.wait("a checkpoint that is late", LIMIT, |seen| {
-        let mut times = seen.split("for ").skip(1);
+        let row = seen.lines().find(|line| line.contains("checkpoint 1 ("));
+        let mut times = row.unwrap_or_default().split("for ").skip(1);
         times.any(|rest| {
             let number = rest
                 .split(' ')
