@@ -73,7 +73,7 @@ int main(int argc, char **argv)
     long rounds = option(argc, argv, "--rounds", 2500), pause = option(argc, argv, "--pause", 30);
     long inter_rounds = option(argc, argv, "--inter", 3000), windows = option(argc, argv, "--windows", 200), files = option(argc, argv, "--files", 200);
     long refusals = option(argc, argv, "--refusals", 2200);
-    most = option(argc, argv, "--most", 1000), show = option(argc, argv, "--show", 0);
+    most = option(argc, argv, "--most", library_is("Intel") ? 2500 : 1000), show = option(argc, argv, "--show", 0);
     CHECK(world_size >= 2, "needs 2 ranks");
     MPI_Comm comm, early, never, inter, half;
     MPI_Comm_dup(MPI_COMM_WORLD, &comm);

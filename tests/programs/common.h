@@ -49,6 +49,17 @@ static inline long option(int argc, char **argv, const char *name, long otherwis
     return text ? atol(text) : otherwise;
 }
 
+#ifdef MPI_MAX_LIBRARY_VERSION_STRING
+/* Whether the MPI has this in its name. */
+static inline int library_is(const char *name)
+{
+    char version[MPI_MAX_LIBRARY_VERSION_STRING];
+    int length;
+    MPI_Get_library_version(version, &length);
+    return strstr(version, name) != NULL;
+}
+#endif
+
 /* KiB of this process that are its own: what the libraries share between processes is not counted. */
 static inline long resident(void)
 {

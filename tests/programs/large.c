@@ -355,27 +355,33 @@ static void far_persistent(struct buffers *b, MPI_Comm comm, MPI_Request *q)
 
 /* Reductions beyond an int need memory, but of what is nothing: the program's operation sees how much it is applied to. */
 static C applied;
+static MPI_Datatype summed;
 /* (Open MPI takes seconds for a thousand million elements, of whatever size: these are one block.) */
 static const C prime = 2147483659;
+/* How many, and how many in each part of a scattered one: see make_sums. */
+static C many_sums, many_parts;
 /* MPICH 4.0.2 refuses some of them. */
 static int refused;
 
 static void tally(void *in, void *inout, C *length, MPI_Datatype *type)
 {
     (void)in, (void)inout;
-    CHECK(*type == nothing, "another datatype");
+    CHECK(*type == summed, "another datatype");
     applied += *length;
 }
 
 enum { SUMS = 6 };
 
 /* The last two kinds are MPI_Reduce_scatter's: Open MPI's non-blocking ones take no elements without extent. */
-static int sums(void)
+static int sums(void) { return library_is("Open MPI") ? SUMS - 2 : SUMS; }
+
+/* Intel MPI divides by the size of what is reduced: there it is a few bytes, and nothing beyond an int. */
+static void make_sums(void)
 {
-    char version[MPI_MAX_LIBRARY_VERSION_STRING];
-    int length;
-    MPI_Get_library_version(version, &length);
-    return strstr(version, "Open MPI") ? SUMS - 2 : SUMS;
+    int few = library_is("Intel");
+    many_sums = few ? 2 : prime, many_parts = few ? 2 : far_away;
+    MPI_Type_contiguous(few, MPI_BYTE, &summed);
+    MPI_Type_commit(&summed);
 }
 
 /* Some ranks may only hand on. */
@@ -390,37 +396,37 @@ static void reduce_nothing(MPI_Comm comm, MPI_Op op)
 {
     uint64_t in[4], out[4];
     C all[MOST], each[MOST];
-    for (int i = 0; i < MOST; i++) all[i] = 2 * far_away, each[i] = far_away * (i + 1);
+    for (int i = 0; i < MOST; i++) all[i] = 2 * many_parts, each[i] = many_parts * (i + 1);
     applied = 0;
-    MPI_Reduce_local_c(in, out, far_away + 1, nothing, op);
-    CHECK(applied == far_away + 1, "applied to %lld", (long long)applied);
+    MPI_Reduce_local_c(in, out, many_parts + 1, summed, op);
+    CHECK(applied == many_parts + 1, "applied to %lld", (long long)applied);
     applied = 0;
-    MPI_Reduce_c(in, out, prime, nothing, op, 0, comm);
-    MPI_Allreduce_c(in, out, prime, nothing, op, comm);
-    MPI_Scan_c(in, out, prime, nothing, op, comm);
-    MPI_Exscan_c(in, out, prime, nothing, op, comm);
-    check_applied(comm, prime);
+    MPI_Reduce_c(in, out, many_sums, summed, op, 0, comm);
+    MPI_Allreduce_c(in, out, many_sums, summed, op, comm);
+    MPI_Scan_c(in, out, many_sums, summed, op, comm);
+    MPI_Exscan_c(in, out, many_sums, summed, op, comm);
+    check_applied(comm, many_sums);
     if (refused || sums() < SUMS) return;
     applied = 0;
-    MPI_Reduce_scatter_block_c(in, out, far_away, nothing, op, comm);
-    MPI_Reduce_scatter_c(in, out, all, nothing, op, comm);
-    MPI_Reduce_scatter_c(in, out, each, nothing, op, comm);
-    check_applied(comm, far_away);
+    MPI_Reduce_scatter_block_c(in, out, many_parts, summed, op, comm);
+    MPI_Reduce_scatter_c(in, out, all, summed, op, comm);
+    MPI_Reduce_scatter_c(in, out, each, summed, op, comm);
+    check_applied(comm, many_parts);
 }
 
 static void sum_nothing(MPI_Comm comm, MPI_Op op, MPI_Request *q)
 {
     static uint64_t in[4], out[4];
     static C each[MOST];
-    for (int i = 0; i < MOST; i++) each[i] = far_away * (i + 1);
-    MPI_Ireduce_c(in, out, prime, nothing, op, 0, comm, &q[0]);
-    MPI_Iallreduce_c(in, out, prime, nothing, op, comm, &q[1]);
-    MPI_Iscan_c(in, out, prime, nothing, op, comm, &q[2]);
-    MPI_Iexscan_c(in, out, prime, nothing, op, comm, &q[3]);
+    for (int i = 0; i < MOST; i++) each[i] = many_parts * (i + 1);
+    MPI_Ireduce_c(in, out, many_sums, summed, op, 0, comm, &q[0]);
+    MPI_Iallreduce_c(in, out, many_sums, summed, op, comm, &q[1]);
+    MPI_Iscan_c(in, out, many_sums, summed, op, comm, &q[2]);
+    MPI_Iexscan_c(in, out, many_sums, summed, op, comm, &q[3]);
     q[4] = q[5] = MPI_REQUEST_NULL;
     if (sums() < SUMS) return;
-    MPI_Ireduce_scatter_block_c(in, out, far_away, nothing, op, comm, &q[4]);
-    MPI_Ireduce_scatter_c(in, out, each, nothing, op, comm, &q[5]);
+    MPI_Ireduce_scatter_block_c(in, out, many_parts, summed, op, comm, &q[4]);
+    MPI_Ireduce_scatter_c(in, out, each, summed, op, comm, &q[5]);
 }
 
 static void keep_nothing(MPI_Comm comm, MPI_Op op, MPI_Request *q)
@@ -428,13 +434,13 @@ static void keep_nothing(MPI_Comm comm, MPI_Op op, MPI_Request *q)
     static uint64_t in[4], out[4];
     static C each[MOST];
     MPI_Info i = MPI_INFO_NULL;
-    for (int i = 0; i < MOST; i++) each[i] = far_away * (i + 1);
-    MPI_Reduce_init_c(in, out, prime, nothing, op, 0, comm, i, &q[0]);
-    MPI_Allreduce_init_c(in, out, prime, nothing, op, comm, i, &q[1]);
-    MPI_Scan_init_c(in, out, prime, nothing, op, comm, i, &q[2]);
-    MPI_Exscan_init_c(in, out, prime, nothing, op, comm, i, &q[3]);
-    MPI_Reduce_scatter_block_init_c(in, out, far_away, nothing, op, comm, i, &q[4]);
-    MPI_Reduce_scatter_init_c(in, out, each, nothing, op, comm, i, &q[5]);
+    for (int i = 0; i < MOST; i++) each[i] = many_parts * (i + 1);
+    MPI_Reduce_init_c(in, out, many_sums, summed, op, 0, comm, i, &q[0]);
+    MPI_Allreduce_init_c(in, out, many_sums, summed, op, comm, i, &q[1]);
+    MPI_Scan_init_c(in, out, many_sums, summed, op, comm, i, &q[2]);
+    MPI_Exscan_init_c(in, out, many_sums, summed, op, comm, i, &q[3]);
+    MPI_Reduce_scatter_block_init_c(in, out, many_parts, summed, op, comm, i, &q[4]);
+    MPI_Reduce_scatter_init_c(in, out, each, summed, op, comm, i, &q[5]);
 }
 #endif
 
@@ -576,7 +582,7 @@ int main(int argc, char **argv)
     make_beyond(beyond);
     MPI_Op counts;
     MPI_Op_create_c(tally, 1, &counts);
-    make_far();
+    make_far(), make_sums();
     refused = option(argc, argv, "--refused", 0);
     static struct buffers distant[FAR], repeated[FAR];
     MPI_Request far_q[FAR], far_p[FAR], open_sums[SUMS], kept[SUMS];
@@ -662,7 +668,7 @@ int main(int argc, char **argv)
     hash = fold(hash, verify_far(distant, 2000 + rounds * 100, "non-blocking"));
     for (int i = 0; i < FAR; i++) MPI_Request_free(&far_p[i]);
     for (int i = 0; i < SUMS; i++) MPI_Request_free(&kept[i]);
-    MPI_Op_free(&counts), MPI_Type_free(&nothing);
+    MPI_Op_free(&counts), MPI_Type_free(&nothing), MPI_Type_free(&summed);
 #endif
     MPI_Op_free(&op);
     for (int i = 0; i < 12; i++) MPI_Type_free(&types.all[i]);

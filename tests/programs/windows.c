@@ -151,7 +151,9 @@ int main(int argc, char **argv)
     MPI_Win_create_dynamic(MPI_INFO_NULL, comm, &dynamic);
     MPI_Win_create(active_memory, SLOTS * 8, 8, MPI_INFO_NULL, comm, &active);
     MPI_Win_create(locked_memory, SLOTS * 8, 1, MPI_INFO_NULL, comm, &locked);
-    MPI_Comm_free(&comm); /* windows outlive their communicator */
+    /* Windows outlive their communicator. (In Intel MPI 2021.19 a lock of one that has crashes.) */
+    int outlived = !library_is("Intel");
+    if (outlived) MPI_Comm_free(&comm);
     MPI_Info_free(&info);
     memset(fenced_memory, 0, SLOTS * 8);
     memset(shared_memory, 0, (size_t)(BLOCK + me) * 8);
@@ -368,5 +370,6 @@ int main(int argc, char **argv)
     CHECK(deleted == 2, "deleted %d times", deleted);
     MPI_Win_free_keyval(&key);
     MPI_Comm_free(&node);
+    if (!outlived) MPI_Comm_free(&comm);
     return finish(hash);
 }
