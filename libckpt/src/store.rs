@@ -50,13 +50,16 @@ impl Store {
 
     /// The job's directory on (simulated) node `node`.
     pub fn local(config: &Config, job: &str, node: u32) -> Self {
-        let base = if config.test_mode {
-            config.local_ckpt_dir.join(format!("node{node}"))
-        } else {
-            config.local_ckpt_dir.clone()
-        };
         Self {
-            root: base.join(job),
+            root: Self::of_node(config, node).join(job),
+        }
+    }
+
+    /// Where (simulated) node `node` has the directories of its jobs.
+    pub fn of_node(config: &Config, node: u32) -> PathBuf {
+        match config.test_mode {
+            true => config.local_ckpt_dir.join(format!("node{node}")),
+            false => config.local_ckpt_dir.clone(),
         }
     }
 

@@ -8,7 +8,7 @@ use crate::errors::{check, finish};
 use crate::p2p::{self, Envelope};
 use crate::state::{core, AttachedBuffer, Kept, Outcome, Phase, Work, WORLD};
 use crate::whereabouts::Place;
-use crate::{collectives, entry, requests, thread};
+use crate::{collectives, entry, requests, sessions, thread};
 use mpi_std::*;
 use serde::{Deserialize, Serialize};
 use std::ffi::c_void;
@@ -24,6 +24,8 @@ pub enum Owner {
     Process,
     /// That of the communicator of this index (MPI-4.1).
     Comm(u32),
+    /// That of the session of this index, for the communicators that stem from it (MPI-4.1).
+    Session(u32),
 }
 
 /// `MPI_BUFFER_AUTOMATIC`, as the standard's ABI and as MPICH's has it: no size matters.
@@ -37,19 +39,30 @@ fn place(owner: Owner) -> Outcome<&'static mut Option<AttachedBuffer>> {
             Some(comm) => Ok(&mut comm.buffer),
             None => Err(MPI_ERR_COMM),
         },
+        Owner::Session(index) => match core().state.sessions.get_mut(index) {
+            Some(session) => Ok(&mut session.buffer),
+            None => Err(MPI_ERR_SESSION),
+        },
     }
 }
 
-/// Who gives the room for a message on a communicator.
+/// Who gives the room for a message on a communicator (MPI-4.1, section 3.6). A session without a buffer leaves it to the
+/// process, as it was before there were buffers of sessions.
 fn owner(comm: u32) -> Owner {
-    let own = core()
-        .state
-        .comms
-        .get(comm)
-        .is_some_and(|c| c.buffer.is_some());
-    match own {
-        true => Owner::Comm(comm),
-        false => Owner::Process,
+    let state = &core().state;
+    let Some(found) = state.comms.get(comm) else {
+        return Owner::Process;
+    };
+    let has_one = |session: &u32| {
+        state
+            .sessions
+            .get(*session)
+            .is_some_and(|s| s.buffer.is_some())
+    };
+    match found.session.filter(has_one) {
+        _ if found.buffer.is_some() => Owner::Comm(comm),
+        Some(session) => Owner::Session(session),
+        None => Owner::Process,
     }
 }
 
@@ -150,6 +163,10 @@ unsafe fn iflush(owner: Owner, comm: u32, request: *mut u64) -> Outcome {
     // SAFETY: an output argument.
     unsafe { *request = word };
     Ok(())
+}
+
+fn owner_of_session(session: u64) -> Outcome<Owner> {
+    sessions::index(session).map(Owner::Session)
 }
 
 fn owner_of(comm: u64) -> Outcome<(Owner, u32)> {
@@ -261,4 +278,64 @@ pub unsafe extern "C" fn MPI_Comm_iflush_buffer(comm: u64, request: *mut u64) ->
     let outcome =
         owner_of(comm).and_then(|(owner, index)| unsafe { iflush(owner, index, request) });
     finish(outcome, comm, "MPI_Comm_iflush_buffer")
+}
+
+pub unsafe extern "C" fn MPI_Session_attach_buffer(
+    session: u64,
+    buffer: *const c_void,
+    size: i32,
+) -> i32 {
+    let _guard = entry::enter();
+    let outcome = owner_of_session(session).and_then(|owner| attach(owner, buffer, size.into()));
+    sessions::end(outcome, session, "MPI_Session_attach_buffer")
+}
+
+pub unsafe extern "C" fn MPI_Session_attach_buffer_c(
+    session: u64,
+    buffer: *const c_void,
+    size: i64,
+) -> i32 {
+    let _guard = entry::enter();
+    let outcome = owner_of_session(session).and_then(|owner| attach(owner, buffer, size));
+    sessions::end(outcome, session, "MPI_Session_attach_buffer_c")
+}
+
+pub unsafe extern "C" fn MPI_Session_detach_buffer(
+    session: u64,
+    buffer_addr: *mut c_void,
+    size: *mut i32,
+) -> i32 {
+    let _guard = entry::enter();
+    // SAFETY: the program's arguments, here and below.
+    let outcome = owner_of_session(session).and_then(|owner| unsafe { detach(owner, buffer_addr) });
+    // SAFETY: as above.
+    let outcome = outcome.map(|n| unsafe { *size = n as i32 });
+    sessions::end(outcome, session, "MPI_Session_detach_buffer")
+}
+
+pub unsafe extern "C" fn MPI_Session_detach_buffer_c(
+    session: u64,
+    buffer_addr: *mut c_void,
+    size: *mut i64,
+) -> i32 {
+    let _guard = entry::enter();
+    // SAFETY: the program's arguments, here and below.
+    let outcome = owner_of_session(session).and_then(|owner| unsafe { detach(owner, buffer_addr) });
+    // SAFETY: as above.
+    let outcome = outcome.map(|n| unsafe { *size = n });
+    sessions::end(outcome, session, "MPI_Session_detach_buffer_c")
+}
+
+pub unsafe extern "C" fn MPI_Session_flush_buffer(session: u64) -> i32 {
+    let _guard = entry::enter();
+    let outcome = owner_of_session(session).and_then(|owner| flush(owner));
+    sessions::end(outcome, session, "MPI_Session_flush_buffer")
+}
+
+pub unsafe extern "C" fn MPI_Session_iflush_buffer(session: u64, request: *mut u64) -> i32 {
+    let _guard = entry::enter();
+    // SAFETY: the program's argument.
+    let outcome =
+        owner_of_session(session).and_then(|owner| unsafe { iflush(owner, WORLD, request) });
+    sessions::end(outcome, session, "MPI_Session_iflush_buffer")
 }

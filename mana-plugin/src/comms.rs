@@ -107,14 +107,14 @@ pub fn describe(
 /// Takes a new real communicator in; `parent` and `number` give its identity. Its word.
 fn adopt(real: u64, parent: u32, number: u64) -> Outcome<u64> {
     match core().state.comms.get(parent) {
-        Some(p) => adopt_as(real, &[p.id, number], p.errhandler),
+        Some(p) => adopt_as(real, &[p.id, number], p.errhandler, p.session),
         None => Err(MPI_ERR_COMM),
     }
 }
 
-/// Takes a new real communicator in. `origin` is the same on all its members; communicators of the
-/// same origin have no member in common.
-pub fn adopt_as(real: u64, origin: &[u64], handler: u64) -> Outcome<u64> {
+/// Takes a new real communicator in, which stems from session `session`, if from any. `origin` is the same on all its
+/// members; communicators of the same origin have no member in common.
+pub fn adopt_as(real: u64, origin: &[u64], handler: u64, session: Option<u32>) -> Outcome<u64> {
     farewells::look();
     if real == MPI_COMM_NULL {
         return Ok(MPI_COMM_NULL);
@@ -131,6 +131,7 @@ pub fn adopt_as(real: u64, origin: &[u64], handler: u64) -> Outcome<u64> {
     };
     let id = identity_of(origin, &members, local.as_ref());
     let mut comm = describe(real, members, local, id, handler);
+    comm.session = session;
     if inter == 0 {
         comm.topology = topology_of(real)?;
     }
@@ -294,9 +295,9 @@ fn start_dup(comm: u64, index: u32, real: u64, info: Option<u64>) -> Outcome<(u6
     let number = parent.gate.map_or(0, |g| g.seq());
     let (members, local) = (parent.members.clone(), parent.local.clone());
     let id = identity_of(&[parent.id, number], &members, local.as_ref());
-    let topology = parent.topology.clone();
+    let (topology, session) = (parent.topology.clone(), parent.session);
     let mut made = describe(MPI_COMM_NULL, members, local, id, parent.errhandler);
-    made.topology = topology;
+    (made.topology, made.session) = (topology, session);
     let at = insert(made)?;
     let new = core().comm_word(at);
     let place = Box::new(AtomicU64::new(0));

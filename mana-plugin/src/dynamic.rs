@@ -138,7 +138,7 @@ fn connect(
         let rc = entry::unlocked(|| call(real, hints.real(), &mut new));
         let adopted = check(rc)
             .and_then(|()| origin(new, identity(&[parent, number])))
-            .and_then(|origin| adopt_as(new, &[origin], handler));
+            .and_then(|origin| adopt_as(new, &[origin], handler, None));
         WAITING.fetch_sub(1, Ordering::AcqRel);
         leave();
         let word = adopted?;
@@ -324,7 +324,7 @@ pub unsafe extern "C" fn MPI_Comm_get_parent(parent: *mut u64) -> i32 {
         let word = match known.map(|(index, _)| index) {
             _ if real == MPI_COMM_NULL => MPI_COMM_NULL,
             Some(index) => c.comm_word(index),
-            None => adopt_as(real, &[0], MPI_ERRORS_ARE_FATAL)?,
+            None => adopt_as(real, &[0], MPI_ERRORS_ARE_FATAL, None)?,
         };
         // SAFETY: an output argument.
         unsafe { *parent = word };

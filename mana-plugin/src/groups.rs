@@ -5,7 +5,7 @@
 use crate::entry;
 use crate::errors::finish;
 use crate::group::{self, Comparison, Members};
-use crate::state::{core, Outcome};
+use crate::state::{core, Group, Outcome};
 use mpi_std::*;
 use std::sync::Arc;
 
@@ -14,32 +14,41 @@ pub fn members(word: u64) -> Outcome<Members> {
     if word == MPI_GROUP_EMPTY {
         return Ok(Arc::from(Vec::new()));
     }
+    group(word).map(|g| g.members.clone())
+}
+
+fn group(word: u64) -> Outcome<&'static Group> {
     if kind_of(word) != kind::GROUP {
         return Err(MPI_ERR_GROUP);
     }
-    core()
-        .state
-        .groups
-        .get(index_of(word))
-        .cloned()
-        .ok_or(MPI_ERR_GROUP)
+    let found = core().state.groups.get(index_of(word));
+    found.ok_or(MPI_ERR_GROUP)
 }
 
-/// A new word for a group.
+/// The session that a group stems from.
+pub fn session(word: u64) -> Option<u32> {
+    group(word).ok().and_then(|g| g.session)
+}
+
+/// A new word for a group that stems from the world's communicators.
 pub fn make(members: Members) -> Outcome<u64> {
+    make_of(members, None)
+}
+
+/// The same of one that stems from a session.
+pub fn make_of(members: Members, session: Option<u32>) -> Outcome<u64> {
     if members.is_empty() {
         return Ok(MPI_GROUP_EMPTY);
     }
-    core()
-        .state
-        .groups
-        .insert(members)
-        .map(|i| handle(kind::GROUP, i))
-        .ok_or(MPI_ERR_OTHER)
+    let made = Group { members, session };
+    let index = core().state.groups.insert(made);
+    index.map(|i| handle(kind::GROUP, i)).ok_or(MPI_ERR_OTHER)
 }
 
-unsafe fn give(outcome: Outcome<Members>, out: *mut u64, name: &'static str) -> i32 {
-    let outcome = outcome.and_then(make).map(|w| {
+/// A group made of group `parent`.
+unsafe fn give(outcome: Outcome<Members>, parent: u64, out: *mut u64, name: &'static str) -> i32 {
+    let made = outcome.and_then(|members| make_of(members, session(parent)));
+    let outcome = made.map(|w| {
         // SAFETY: an output argument.
         unsafe { *out = w };
     });
@@ -133,6 +142,7 @@ pub unsafe extern "C" fn MPI_Group_union(group1: u64, group2: u64, newgroup: *mu
     unsafe {
         give(
             two(group1, group2, group::union),
+            group1,
             newgroup,
             "MPI_Group_union",
         )
@@ -149,6 +159,7 @@ pub unsafe extern "C" fn MPI_Group_intersection(
     unsafe {
         give(
             two(group1, group2, group::intersection),
+            group1,
             newgroup,
             "MPI_Group_intersection",
         )
@@ -161,6 +172,7 @@ pub unsafe extern "C" fn MPI_Group_difference(group1: u64, group2: u64, newgroup
     unsafe {
         give(
             two(group1, group2, group::difference),
+            group1,
             newgroup,
             "MPI_Group_difference",
         )
@@ -192,6 +204,7 @@ pub unsafe extern "C" fn MPI_Group_incl(
     unsafe {
         give(
             by_ranks(group, Some(ranks), group::incl),
+            group,
             newgroup,
             "MPI_Group_incl",
         )
@@ -211,6 +224,7 @@ pub unsafe extern "C" fn MPI_Group_excl(
     unsafe {
         give(
             by_ranks(group, Some(ranks), group::excl),
+            group,
             newgroup,
             "MPI_Group_excl",
         )
@@ -240,6 +254,7 @@ pub unsafe extern "C" fn MPI_Group_range_incl(
     unsafe {
         give(
             by_ranks(group, ranks.as_deref(), group::incl),
+            group,
             newgroup,
             "MPI_Group_range_incl",
         )
@@ -259,6 +274,7 @@ pub unsafe extern "C" fn MPI_Group_range_excl(
     unsafe {
         give(
             by_ranks(group, ranks.as_deref(), group::excl),
+            group,
             newgroup,
             "MPI_Group_range_excl",
         )
@@ -281,8 +297,10 @@ pub unsafe extern "C" fn MPI_Group_free(group: *mut u64) -> i32 {
 
 pub unsafe extern "C" fn MPI_Comm_group(comm: u64, group: *mut u64) -> i32 {
     let _guard = entry::enter();
-    let outcome = core().comm(comm).map(|(_, c)| c.own().clone());
-    let outcome = outcome.and_then(make).map(|w| {
+    let outcome = core()
+        .comm(comm)
+        .and_then(|(_, c)| make_of(c.own().clone(), c.session));
+    let outcome = outcome.map(|w| {
         // SAFETY: an output argument.
         unsafe { *group = w };
     });

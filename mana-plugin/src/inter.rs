@@ -56,6 +56,7 @@ pub unsafe extern "C" fn MPI_Intercomm_create(
             return Err(MPI_ERR_COMM);
         }
         let (parent, rank, handler) = (info.id, info.rank, info.errhandler);
+        let session = info.session;
         let leads = rank == local_leader;
         let peer = if leads {
             core().comm(peer_comm)?.1.real
@@ -71,7 +72,7 @@ pub unsafe extern "C" fn MPI_Intercomm_create(
         });
         let adopted = check(rc)
             .and_then(|()| agree(new, identity(&[parent, number])))
-            .and_then(|origin| adopt_as(new, &[origin], handler));
+            .and_then(|origin| adopt_as(new, &[origin], handler, session));
         leave();
         let word = adopted?;
         // SAFETY: an output argument.
@@ -126,8 +127,8 @@ pub unsafe extern "C" fn MPI_Comm_remote_group(comm: u64, group: *mut u64) -> i3
         if c.local.is_none() {
             return Err(MPI_ERR_COMM);
         }
-        let remote = c.members.clone();
-        let word = groups::make(remote)?;
+        let (remote, session) = (c.members.clone(), c.session);
+        let word = groups::make_of(remote, session)?;
         // SAFETY: an output argument.
         unsafe { *group = word };
         Ok(())

@@ -6,7 +6,7 @@
 
 use crate::comms::{self, adopt_as, identity};
 use crate::errors::{self, bytes_of, check, finish, put_string};
-use crate::state::{core, Outcome};
+use crate::state::{core, AttachedBuffer, Outcome};
 use crate::{collectives, entry, gate, groups, info, life, upcall};
 use mpi_std::*;
 use serde::{Deserialize, Serialize};
@@ -21,6 +21,8 @@ const SETS: [&str; 2] = ["mpi://WORLD", "mpi://SELF"];
 pub struct Session {
     /// Error handler's word.
     errhandler: u64,
+    /// Buffered sends on the communicators that stem from it.
+    pub buffer: Option<AttachedBuffer>,
 }
 
 fn session(word: u64) -> Outcome<&'static mut Session> {
@@ -31,8 +33,13 @@ fn session(word: u64) -> Outcome<&'static mut Session> {
     found.ok_or(MPI_ERR_SESSION)
 }
 
+/// The index of a session.
+pub fn index(word: u64) -> Outcome<u32> {
+    session(word).map(|_| index_of(word))
+}
+
 /// Ends an entry: an error goes to the session's handler.
-fn end(outcome: Outcome, word: u64, name: &'static str) -> i32 {
+pub fn end(outcome: Outcome, word: u64, name: &'static str) -> i32 {
     match outcome {
         Err(code) if session(word).is_ok() => raise(word, code, name),
         other => finish(other, crate::errors::NO_OBJECT, name),
@@ -69,7 +76,10 @@ pub unsafe extern "C" fn MPI_Session_init(info: u64, errhandler: u64, session: *
             _ => MPI_THREAD_SINGLE,
         };
         life::begin_session(level)?;
-        let made = Session { errhandler };
+        let made = Session {
+            errhandler,
+            buffer: None,
+        };
         let index = core().state.sessions.insert(made).ok_or(MPI_ERR_OTHER)?;
         errors::hold(errhandler);
         // SAFETY: an output argument.
@@ -201,7 +211,7 @@ pub unsafe extern "C" fn MPI_Group_from_session_pset(
     let name = unsafe { bytes_of(pset_name) };
     let outcome = self::session(session)
         .and_then(|_| set(&name))
-        .and_then(|members| groups::make(Arc::from(members)))
+        .and_then(|members| groups::make_of(Arc::from(members), Some(index_of(session))))
         .map(|word| {
             // SAFETY: an output argument.
             unsafe { *newgroup = word };
@@ -253,7 +263,7 @@ pub unsafe extern "C" fn MPI_Comm_create_from_group(
         if members.contains(&(core().state.rank as u32)) {
             let origin = pass(&members, &tag, false, &NAME)?;
             let made = entry::unlocked(|| comms::make_plain(&members))
-                .and_then(|real| adopt_as(real, &[origin], errhandler));
+                .and_then(|real| adopt_as(real, &[origin], errhandler, groups::session(group)));
             collectives::leave();
             word = dress(made?, info)?;
         }
@@ -308,7 +318,7 @@ pub unsafe extern "C" fn MPI_Intercomm_create_from_groups(
         })
         .and_then(|new| {
             let origin = crate::inter::agree(new, origin)?;
-            adopt_as(new, &[origin], errhandler)
+            adopt_as(new, &[origin], errhandler, groups::session(local_group))
         });
         collectives::leave();
         let word = dress(made?, info)?;

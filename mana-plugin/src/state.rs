@@ -114,6 +114,17 @@ pub struct Comm {
     pub info: Vec<(Vec<u8>, Vec<u8>)>,
     /// Buffered sends on it alone.
     pub buffer: Option<AttachedBuffer>,
+    /// Index of the session it stems from, if it does not stem from the world's communicators.
+    pub session: Option<u32>,
+}
+
+/// A group.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Group {
+    /// World ranks.
+    pub members: Members,
+    /// Index of the session it stems from.
+    pub session: Option<u32>,
 }
 
 impl Comm {
@@ -139,6 +150,7 @@ impl Comm {
             attributes: Vec::new(),
             info: Vec::new(),
             buffer: None,
+            session: None,
         }
     }
 }
@@ -465,7 +477,7 @@ pub struct State {
     /// Communicators; the world at [`WORLD`], self at [`SELF`].
     pub comms: Slab<Comm>,
     /// Groups.
-    pub groups: Slab<Members>,
+    pub groups: Slab<Group>,
     /// Datatypes.
     pub datatypes: Slab<Datatype>,
     /// What the program has given to predefined datatypes.
@@ -571,7 +583,7 @@ impl State {
 }
 
 /// Version of [`State`].
-pub const VERSION: u32 = 12;
+pub const VERSION: u32 = 13;
 
 /// The layer's state in this process.
 pub struct Core {

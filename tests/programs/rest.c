@@ -178,21 +178,30 @@ static void contents(MPI_Datatype type)
 }
 #endif
 
+#if MPI_VERSION >= 5 || defined I_MPI_NUMVERSION /* Intel MPI 2021 has MPI 4.1, and these of 5.0 */
+#define INTEGERS
+#endif
 #if MPI_VERSION > 4 || (MPI_VERSION == 4 && MPI_SUBVERSION >= 1)
 #define NEWER
+static void around(MPI_Comm comm, uint64_t seed, int tag)
+{
+    int right = (world_rank + 1) % world_size, left = (world_rank + world_size - 1) % world_size;
+    uint64_t out[WORDS], in[WORDS];
+    fill(out, sizeof out, seed + (uint64_t)world_rank);
+    CHECK(MPI_Bsend(out, WORDS, MPI_UINT64_T, right, tag, comm) == MPI_SUCCESS, "no room for a message");
+    MPI_Recv(in, WORDS, MPI_UINT64_T, left, tag, comm, MPI_STATUS_IGNORE);
+    fill(out, sizeof out, seed + (uint64_t)left);
+    CHECK(memcmp(in, out, sizeof in) == 0, "a buffered message");
+}
+
 /* Buffers of a communicator and of the process, emptied while they stay attached. */
 static void flushed(MPI_Comm comm, long round, void *buffer, int size)
 {
-    int right = (world_rank + 1) % world_size, left = (world_rank + world_size - 1) % world_size, room;
-    uint64_t out[WORDS], in[WORDS];
+    int room;
     void *found;
     MPI_Request request;
     for (int i = 0; i < 3; i++) {
-        fill(out, sizeof out, (uint64_t)(round * 89 + world_rank + i));
-        CHECK(MPI_Bsend(out, WORDS, MPI_UINT64_T, right, 6, comm) == MPI_SUCCESS, "no room for message %d", i);
-        MPI_Recv(in, WORDS, MPI_UINT64_T, left, 6, comm, MPI_STATUS_IGNORE);
-        fill(out, sizeof out, (uint64_t)(round * 89 + left + i));
-        CHECK(memcmp(in, out, sizeof in) == 0, "a buffered message");
+        around(comm, (uint64_t)(round * 89 + i), 6);
         if (i == 0) MPI_Comm_flush_buffer(comm);
         if (i == 1) MPI_Comm_iflush_buffer(comm, &request), MPI_Wait(&request, MPI_STATUS_IGNORE);
     }
@@ -206,6 +215,55 @@ static void flushed(MPI_Comm comm, long round, void *buffer, int size)
     MPI_Comm_detach_buffer_c(comm, &found, &large);
     CHECK(found == buffer && large == size, "%lld bytes were attached", (long long)large);
     MPI_Comm_attach_buffer(comm, buffer, size);
+}
+
+enum { SMALL = WORDS * 8 + MPI_BSEND_OVERHEAD };
+
+/* A session with a buffer, and a communicator that stems from it. */
+struct apart {
+    MPI_Session session;
+    MPI_Comm comm;
+    char room[SMALL];
+};
+
+static void set_apart(struct apart *a)
+{
+    MPI_Group all;
+    MPI_Comm first;
+    MPI_Session_init(MPI_INFO_NULL, MPI_ERRORS_ARE_FATAL, &a->session);
+    MPI_Group_from_session_pset(a->session, "mpi://WORLD", &all);
+    MPI_Comm_create_from_group(all, "rest", MPI_INFO_NULL, MPI_ERRORS_ARE_FATAL, &first);
+    MPI_Comm_split(first, 0, world_rank, &a->comm);
+    MPI_Comm_free(&first), MPI_Group_free(&all);
+    MPI_Session_attach_buffer(a->session, a->room, SMALL);
+}
+
+static void flushed_apart(struct apart *a, long round)
+{
+    int room;
+    MPI_Count large;
+    void *found;
+    MPI_Request request;
+    for (int i = 0; i < 3; i++) {
+        around(a->comm, (uint64_t)(round * 97 + i), 7);
+        if (i == 0) MPI_Session_flush_buffer(a->session);
+        if (i == 1) MPI_Session_iflush_buffer(a->session, &request), MPI_Wait(&request, MPI_STATUS_IGNORE);
+    }
+    MPI_Session_detach_buffer(a->session, &found, &room);
+    CHECK(found == a->room && room == SMALL, "%d bytes were attached", room);
+    MPI_Session_attach_buffer_c(a->session, a->room, SMALL - 8);
+    MPI_Session_detach_buffer_c(a->session, &found, &large);
+    CHECK(found == a->room && large == SMALL - 8, "%lld bytes were attached", (long long)large);
+    MPI_Session_attach_buffer(a->session, a->room, SMALL);
+}
+
+static void join(struct apart *a)
+{
+    void *found;
+    int room;
+    MPI_Session_detach_buffer(a->session, &found, &room);
+    MPI_Comm_free(&a->comm);
+    MPI_Session_finalize(&a->session);
 }
 
 /* A buffer that is as large as is needed: what has been sent is not kept. A resumed process has more memory of its own. */
@@ -296,7 +354,7 @@ static void found(MPI_Comm comm)
     MPI_Info_free(&info);
 }
 
-#if MPI_VERSION >= 5
+#ifdef INTEGERS
 /* What lives for the whole run. */
 struct lasting {
     MPI_Info info;
@@ -429,7 +487,6 @@ int main(int argc, char **argv)
 #ifdef NEWER
     long growth = option(argc, argv, "--growth", 30000);
     /* Room for one message: each finds the one before gone. */
-    enum { SMALL = WORDS * 8 + MPI_BSEND_OVERHEAD };
     static char small[SMALL];
     MPI_Comm own;
     MPI_Comm_dup(comm, &own);
@@ -437,7 +494,9 @@ int main(int argc, char **argv)
     MPI_Comm roomy;
     MPI_Comm_dup(comm, &roomy);
     MPI_Comm_attach_buffer(roomy, MPI_BUFFER_AUTOMATIC, 0);
-#if MPI_VERSION >= 5
+    static struct apart apart;
+    set_apart(&apart);
+#ifdef INTEGERS
     struct lasting lasting;
     begin(&lasting, comm);
 #endif
@@ -473,6 +532,7 @@ int main(int argc, char **argv)
 #endif
 #ifdef NEWER
         flushed(own, round, small, SMALL);
+        flushed_apart(&apart, round);
         automatic(roomy, round, rounds, growth);
         looked_at(comm, round);
 #if MPICH_NUMVERSION >= 40300000
@@ -480,7 +540,7 @@ int main(int argc, char **argv)
 #endif
         found(comm);
         removed();
-#if MPI_VERSION >= 5
+#ifdef INTEGERS
         integers(comm, all, win, &lasting);
 #endif
 #endif
@@ -492,9 +552,10 @@ int main(int argc, char **argv)
         pause_ms(pause);
     }
 #ifdef NEWER
-#if MPI_VERSION >= 5
+#ifdef INTEGERS
     end(&lasting);
 #endif
+    join(&apart);
     void *last;
     int bytes;
     MPI_Comm_detach_buffer(roomy, &last, &bytes);

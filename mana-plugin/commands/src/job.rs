@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::SystemTime;
 
 use libckpt::identity;
@@ -15,7 +15,7 @@ use crate::cli::JobChoice;
 use crate::message::Failure;
 use crate::settings;
 use crate::status::ANSWER_LIMIT;
-use crate::stores::state_in_words;
+use crate::stores::{nodes, state_in_words};
 
 /// The rendezvous of the running job that is meant.
 pub fn running(choice: &JobChoice) -> Result<Rendezvous, Failure> {
@@ -149,17 +149,9 @@ fn nothing(choice: &JobChoice, global: &Path) -> String {
 /// Jobs of which this node's storage has checkpoints, when there is no record of any.
 fn without_records(choice: &JobChoice) -> Option<String> {
     let config = settings::load(&choice.settings).ok()?;
-    let local = &config.local_ckpt_dir;
-    let bases: Vec<PathBuf> = match config.test_mode {
-        true => fs::read_dir(local)
-            .ok()?
-            .flatten()
-            .map(|e| e.path())
-            .collect(),
-        false => vec![local.clone()],
-    };
     let mut found: Vec<String> = Vec::new();
-    for base in bases {
+    for node in nodes(&config) {
+        let base = Store::of_node(&config, node);
         let jobs = names(&base).ok()?.into_iter().map(|(name, _)| name);
         found.extend(jobs.filter(|name| {
             let here = Store::at(base.join(name)).generations();
@@ -172,7 +164,7 @@ fn without_records(choice: &JobChoice) -> Option<String> {
         format!(
             " (checkpoints of {} lie in {}, and no record of them here: without it nothing resumes them, and they may be deleted)",
             found.join(", "),
-            local.display()
+            config.local_ckpt_dir.display()
         )
     })
 }

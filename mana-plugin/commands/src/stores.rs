@@ -47,6 +47,22 @@ pub struct Image {
     order: u8,
 }
 
+/// The nodes whose storage can be seen from here: this one, of whatever number, or in test mode all that there are.
+pub fn nodes(config: &Config) -> Vec<u32> {
+    if !config.test_mode {
+        return vec![0];
+    }
+    let mut found: Vec<u32> = match fs::read_dir(&config.local_ckpt_dir) {
+        Ok(entries) => entries
+            .flatten()
+            .filter_map(|e| e.file_name().to_str()?.strip_prefix("node")?.parse().ok())
+            .collect(),
+        Err(_) => Vec::new(),
+    };
+    found.sort_unstable();
+    found
+}
+
 impl Catalog {
     pub fn open(config: &Config, job: &str) -> Result<Self, Failure> {
         let global = Store::global(config, job);
@@ -55,27 +71,14 @@ impl Catalog {
         if config.local_ckpt_dir.to_string_lossy().contains("${") {
             eprintln!("mana: local_ckpt_dir {local} names a variable that is not defined here: this node's own storage is not looked at (--set local_ckpt_dir=PATH)");
         }
-        if config.test_mode {
-            let mut nodes: Vec<u32> = match fs::read_dir(&config.local_ckpt_dir) {
-                Ok(entries) => entries
-                    .flatten()
-                    .filter_map(|e| e.file_name().to_str()?.strip_prefix("node")?.parse().ok())
-                    .collect(),
-                Err(_) => Vec::new(),
-            };
-            nodes.sort_unstable();
-            places.extend(nodes.into_iter().map(|node| Place {
-                title: format!("node {node}"),
-                store: Store::local(config, job, node),
-                global: false,
-            }));
-        } else {
-            places.push(Place {
-                title: "this node".into(),
-                store: Store::local(config, job, 0),
-                global: false,
-            });
-        }
+        places.extend(nodes(config).into_iter().map(|node| Place {
+            title: match config.test_mode {
+                true => format!("node {node}"),
+                false => "this node".into(),
+            },
+            store: Store::local(config, job, node),
+            global: false,
+        }));
         places.push(Place {
             title: "global".into(),
             store: global.clone(),

@@ -88,6 +88,16 @@ impl Rank {
         }
     }
 
+    /// What it does in words, and what its threads wait for: nothing that a silent one said before holds any more.
+    pub fn shown(&self, now: Duration) -> (String, Vec<Waiting>) {
+        let is_over = matches!(self.life, Life::Ended(_) | Life::Lost);
+        match self.is_silent(now) {
+            true if is_over => (self.doing.clone(), Vec::new()),
+            true => (self.whereabouts(now), Vec::new()),
+            false => (self.doing.clone(), self.waiting(now)),
+        }
+    }
+
     pub fn status(&self, rank: u32, now: Duration) -> RankStatus {
         let (state, code) = match self.life {
             Life::Missing => ("missing", None),
@@ -97,6 +107,7 @@ impl Rank {
             Life::Ended(code) => ("ended", Some(code)),
             Life::Lost => ("lost", None),
         };
+        let (doing, waiting) = self.shown(now);
         RankStatus {
             rank,
             host: self.host.clone(),
@@ -105,14 +116,8 @@ impl Rank {
             program: self.program.clone(),
             state: state.into(),
             code,
-            doing: match self.is_silent(now) && self.connected {
-                true => self.whereabouts(now),
-                false => self.doing.clone(),
-            },
-            waiting: match self.is_silent(now) {
-                true => Vec::new(),
-                false => self.waiting(now),
-            },
+            doing,
+            waiting,
         }
     }
 }

@@ -218,18 +218,15 @@ pub(super) fn report(
             let late = late.get(*rank as usize).copied().unwrap_or(false);
             late || !found.places.is_empty()
         })
-        .map(|(rank, found)| RankPlace {
-            rank,
-            host: found.host.clone(),
-            awaited: late.get(rank as usize).copied().unwrap_or(false),
-            doing: match found.is_silent(now) {
-                true => found.whereabouts(now),
-                false => found.doing.clone(),
-            },
-            waiting: match found.is_silent(now) {
-                true => Vec::new(),
-                false => found.waiting(now),
-            },
+        .map(|(rank, found)| {
+            let (doing, waiting) = found.shown(now);
+            RankPlace {
+                rank,
+                host: found.host.clone(),
+                awaited: late.get(rank as usize).copied().unwrap_or(false),
+                doing,
+                waiting,
+            }
         })
         .collect();
     let omitted = told.len().saturating_sub(MOST_RANKS);

@@ -181,7 +181,8 @@ impl Page {
             let names: Vec<_> = rest.iter().map(|mpi| mpi.name()).collect();
             writeln!(out, "\nNot recorded yet: {}.", names.join(", "))?;
         }
-        let (mut numbers, mut used) = (Numbers::default(), BTreeSet::new());
+        let (mut numbers, mut used, mut bare) =
+            (Numbers::default(), BTreeSet::new(), BTreeSet::new());
         let mut chapter = "";
         for p in &table {
             if p.chapter != chapter {
@@ -216,6 +217,9 @@ impl Page {
                         (Some(mark), _) => {
                             numbers.full += 1;
                             numbers.without += u32::from(lacks);
+                            if lacks {
+                                bare.insert(p.name.as_str());
+                            }
                             mark.sign().to_owned()
                         }
                         (None, Some(why)) => {
@@ -258,7 +262,14 @@ impl Page {
         writeln!(
             out,
             "\n{full} cells recorded, {explained} explained, {blank} blank. Of those with checkpoints, of procedures with objects,\n\
-             {without} have no o, {excused} more have a reason for that."
+             {without} have no o{}, {excused} more have a reason for that.",
+            match bare.is_empty() {
+                true => String::new(),
+                false => format!(
+                    " ({})",
+                    bare.iter().copied().collect::<Vec<_>>().join(", ")
+                ),
+            }
         )?;
         Ok(out)
     }

@@ -100,11 +100,6 @@ const UNFIT: &[(&str, &str, &str)] = &[
     ),
     (
         "intel-2021.19.0",
-        "extensions",
-        "Intel MPI has other extensions than MPICH",
-    ),
-    (
-        "intel-2021.19.0",
         "creation",
         "Intel MPI 2021.19 itself hangs where several threads make inter-communicators at once",
     ),
