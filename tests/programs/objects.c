@@ -99,7 +99,7 @@ static void change_info(MPI_Info changing, long round)
         MPI_Info_get(changing, "last", 63, text, &flag);
         CHECK(flag && strcmp(text, expected) == 0, "value %s", text);
         MPI_Info_delete(changing, round % 2 ? "even" : "odd");
-#if MPI_VERSION >= 4
+#if MPI_VERSION >= 4 || (defined OPEN_MPI && OMPI_MAJOR_VERSION >= 5)
         int room = sizeof text;
         MPI_Info_get_string(changing, "last", &room, text, &flag);
         CHECK(flag && strcmp(text, expected) == 0 && room == (int)strlen(text) + 1, "value %s", text);
