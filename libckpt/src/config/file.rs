@@ -23,10 +23,18 @@ pub(super) fn entries(path: &Path, text: &str) -> Result<Vec<Entry>, Error> {
             let line = complaint.span().map_or(1, |s| line_of(text, s.start));
             Error::Config {
                 place: format!("{} line {line}", path.display()),
-                reason: complaint.message().to_owned(),
+                reason: in_words(complaint.message()),
             }
         }),
     }
+}
+
+/// A complaint of the parser for people who do not know its words.
+fn in_words(complaint: &str) -> String {
+    if complaint.contains("invalid basic string") || complaint.contains("invalid literal string") {
+        return "a text that begins with a quotation mark has none at its end (or a backslash in it, which is written twice)".into();
+    }
+    complaint.to_owned()
 }
 
 fn line_of(text: &str, offset: usize) -> usize {
