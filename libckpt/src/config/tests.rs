@@ -56,7 +56,10 @@ fn errors_name_line_and_nearest_key() {
 
 #[test]
 fn a_text_without_its_end_is_named() {
-    for text in ["keep = 2\nglobal_ckpt_dir = \"/x\n", "# a\nfiles = \"copy\n"] {
+    for text in [
+        "keep = 2\nglobal_ckpt_dir = \"/x\n",
+        "# a\nfiles = \"copy\n",
+    ] {
         let said = from(text).expect_err("not closed").to_string();
         assert!(
             said.contains("line 2") && said.contains("quotation mark"),

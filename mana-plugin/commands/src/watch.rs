@@ -59,10 +59,7 @@ pub fn watch(options: &cli::Status, first: Rendezvous) -> Result<i32, Failure> {
         leave: Arc::new(AtomicBool::new(false)),
     };
     if live {
-        for signal in [SIGTERM, SIGHUP, SIGINT] {
-            // Without it the terminal would be left as the view has it; no reason not to show one.
-            let _ = signal_hook::flag::register(signal, Arc::clone(&watch.leave));
-        }
+        leave_on_signals(&watch.leave);
     }
     let mut known = first;
     let mut client = match job::connect(&known, &options.job) {
@@ -85,6 +82,24 @@ pub fn watch(options: &cli::Status, first: Rendezvous) -> Result<i32, Failure> {
     Ok(0)
 }
 
+/// How long a view may take to leave a terminal that has gone, in seconds.
+const AT_LAST: u32 = 2;
+
+/// Without them the terminal would be left as the view has it. What cannot be had is no reason not to show one.
+fn leave_on_signals(leave: &Arc<AtomicBool>) {
+    for signal in [SIGTERM, SIGINT] {
+        let _ = signal_hook::flag::register(signal, Arc::clone(leave));
+    }
+    let told = Arc::clone(leave);
+    let gone = move || {
+        told.store(true, Ordering::Relaxed);
+        // SAFETY: async-signal-safe, no preconditions; nobody else uses SIGALRM, which ends the process.
+        unsafe { libc::alarm(AT_LAST) };
+    };
+    // SAFETY: the action stores to an atomic and calls alarm(2): both may be done in a signal handler.
+    let _ = unsafe { signal_hook::low_level::register(SIGHUP, gone) };
+}
+
 /// Whether a live view can be drawn: a terminal that says it is dumb (an editor's, a log) takes lines.
 fn moves_its_cursor() -> bool {
     std::env::var_os("TERM").is_some_and(|kind| !kind.is_empty() && kind != "dumb")
@@ -94,11 +109,8 @@ impl Watch<'_> {
     fn one_start(&self, client: &mut Client) -> Result<Seen, Failure> {
         if self.live {
             return Ok(match view::live(client, &self.leave)? {
-                Left::Over(line) => {
-                    println!("{line}");
-                    Seen::Over
-                }
-                Left::Gone => Seen::Gone,
+                Left::Over(line) if put(&line) => Seen::Over,
+                Left::Over(_) | Left::Gone => Seen::Gone,
             });
         }
         let mut said: Option<(String, Instant)> = None;

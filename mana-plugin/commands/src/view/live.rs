@@ -15,14 +15,13 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Cell, Gauge, Paragraph, Row, Sparkline, Table, Wrap};
 use ratatui::Frame;
 
+use super::keyboard::{Keyboard, Pressed, KEYS};
 use super::text::{count, doing, extent, nodes, pause, ranges, rate, size, time};
 use crate::message::Failure;
 use crate::status::is_over;
 
 /// Between two questions to the coordinator.
 const EVERY: Duration = Duration::from_secs(1);
-/// Between two looks at the keyboard.
-const KEYS: Duration = Duration::from_millis(100);
 
 /// From here on the levels are told with what a job survives that has a checkpoint there.
 const WIDE: u16 = 110;
@@ -119,6 +118,7 @@ fn show(
 ) -> std::io::Result<Left> {
     let mut state = first;
     let mut choice = Choice::default();
+    let keys = Keyboard::of_terminal()?;
     loop {
         terminal.draw(|frame| draw(frame, &state, &choice))?;
         if is_over(&state) {
@@ -127,7 +127,10 @@ fn show(
         if asked_to_end.load(Ordering::Relaxed) {
             return Ok(Left::Gone);
         }
-        if event::poll(KEYS)? {
+        if keys.wait()? == Pressed::Gone {
+            return Ok(Left::Gone);
+        }
+        if event::poll(Duration::ZERO)? {
             if let Event::Key(key) = event::read()? {
                 let interrupt =
                     key.modifiers.contains(KeyModifiers::CONTROL) && key.code == KeyCode::Char('c');

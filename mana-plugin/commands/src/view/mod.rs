@@ -1,5 +1,6 @@
 //! The state of a running job for people: as text, as a line for each change, as a live view.
 
+mod keyboard;
 mod live;
 pub mod text;
 

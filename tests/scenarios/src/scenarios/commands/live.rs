@@ -2,6 +2,7 @@
 //! pictures.
 
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context as _, Result};
 use nix::sys::signal::{kill, Signal};
@@ -140,7 +141,8 @@ fn stalled(
     tell(Signal::SIGCONT)
 }
 
-/// NO_COLOR is obeyed; a terminal that cannot move its cursor takes lines; Ctrl-C and SIGTERM leave as q does.
+/// NO_COLOR is obeyed; a terminal that cannot move its cursor takes lines; Ctrl-C and SIGTERM leave as q does, and so does the end of the
+/// terminal.
 fn without_colour(stage: &Stage, setup: &Setup) -> Result<()> {
     let terminal = watching(stage, setup, SMALL, "NO_COLOR=1 ")?;
     whole(
@@ -154,6 +156,11 @@ fn without_colour(stage: &Stage, setup: &Setup) -> Result<()> {
     let terminal = watching(stage, setup, SMALL, "timeout --foreground 5 ")?;
     terminal.until("a view with a limit", SHORT, &["running", "q leave"])?;
     left_with(&terminal, 124)?;
+    let terminal = watching(stage, setup, SMALL, "exec ")?;
+    terminal.until("a view", SHORT, &["running", "q leave"])?;
+    let view = terminal.program()?;
+    drop(terminal);
+    gone(view)?;
     let terminal = watching(stage, setup, SMALL, "TERM=dumb ")?;
     let seen = terminal.until(
         "a line",
@@ -162,6 +169,19 @@ fn without_colour(stage: &Stage, setup: &Setup) -> Result<()> {
     )?;
     ensure!(!seen.contains('\u{2502}') && !terminal.modes()?.0, "{seen}");
     terminal.key("C-c")
+}
+
+/// The view ends with its terminal.
+fn gone(view: Pid) -> Result<()> {
+    let end = Instant::now() + SHORT;
+    while kill(view, None).is_ok() {
+        ensure!(
+            Instant::now() < end,
+            "process {view}: a view without a terminal"
+        );
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Ok(())
 }
 
 /// Resumed, and watched to its end.

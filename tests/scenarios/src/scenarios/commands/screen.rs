@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure, Context as _, Result};
+use nix::unistd::Pid;
 
 /// Between two looks at a screen.
 const TICK: Duration = Duration::from_millis(50);
@@ -64,6 +65,16 @@ impl Terminal {
     /// The same with the sequences for colours.
     pub fn coloured(&self) -> Result<String> {
         answer(self.command().args(["capture-pane", "-p", "-e"]))
+    }
+
+    /// The program that was started in it.
+    pub fn program(&self) -> Result<Pid> {
+        let said = answer(
+            self.command()
+                .args(["display-message", "-p", "#{pane_pid}"]),
+        )?;
+        let number = said.trim().parse().with_context(|| said.clone())?;
+        Ok(Pid::from_raw(number))
     }
 
     pub fn resize(&self, columns: u16, lines: u16) -> Result<()> {
