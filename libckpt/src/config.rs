@@ -56,17 +56,17 @@ pub enum Files {
     Warn,
 }
 
-/// What a start does that finds an unfinished job of the same program, arguments and directory under another number of
-/// the batch system, and none of its own.
+/// What a start does that has no job of its own yet, where the job of the same program, arguments and directory that was
+/// started last is unfinished.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnResubmit {
     /// It begins a job of its own, with a line.
     #[default]
     Anew,
-    /// It goes on with the newest one.
+    /// It goes on with that one.
     Resume,
-    /// It is an error, unless the other one runs.
+    /// It is an error.
     Refuse,
 }
 

@@ -242,6 +242,17 @@ impl Records {
             .unwrap_or(0))
     }
 
+    /// The record of the newest incarnation, if there is any.
+    ///
+    /// # Errors
+    /// When the directory or the record cannot be read.
+    pub fn last(&self) -> Result<Option<Incarnation>, Error> {
+        match self.newest()? {
+            0 => Ok(None),
+            number => self.read(number).map(Some),
+        }
+    }
+
     /// Whether the record of incarnation `number` can be seen from here, within `limit`: a file system may show it late.
     pub fn is_seen(&self, number: u32, limit: Duration) -> bool {
         let until = Instant::now() + limit;

@@ -124,7 +124,8 @@ fn attach(owner: Owner, buffer: *const c_void, size: i64) -> Outcome {
     Ok(())
 }
 
-fn flush(owner: Owner) -> Outcome {
+/// Waits until everything in a buffer has been sent.
+pub fn flush(owner: Owner) -> Outcome {
     thread::set_cont(0, 0);
     let place = || Place::of("the detaching or flushing of a buffer");
     entry::poll(place, || is_empty(owner).then_some(()))

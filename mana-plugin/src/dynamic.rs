@@ -131,14 +131,14 @@ fn connect(
         let hints = Hints::of(hints)?;
         let (index, real) = collectives::comm(comm)?;
         let info = core().comm(comm)?.1;
-        let (parent, handler) = (info.id, info.errhandler);
+        let (parent, handler, session) = (info.id, info.errhandler, info.session);
         let number = enter_outwards(index, name)?;
         let mut new = MPI_COMM_NULL;
         WAITING.fetch_add(1, Ordering::AcqRel);
         let rc = entry::unlocked(|| call(real, hints.real(), &mut new));
         let adopted = check(rc)
             .and_then(|()| origin(new, identity(&[parent, number])))
-            .and_then(|origin| adopt_as(new, &[origin], handler, None));
+            .and_then(|origin| adopt_as(new, &[origin], handler, session));
         WAITING.fetch_sub(1, Ordering::AcqRel);
         leave();
         let word = adopted?;

@@ -310,7 +310,7 @@ pub fn poll() -> GatePoll {
         format!(
             "waits before {name} (number {}) on {}",
             comm.seq + 1,
-            title(comm.comm_id, comm.size)
+            title(comm.comm_id, comm.size as usize)
         )
     } else if inside {
         format!("inside {}", last_name())
@@ -318,7 +318,7 @@ pub fn poll() -> GatePoll {
         format!(
             "has not called collective number {} of {target} on {} yet",
             comm.seq + 1,
-            title(comm.comm_id, comm.size)
+            title(comm.comm_id, comm.size as usize)
         )
     } else {
         String::from("at the safe point")

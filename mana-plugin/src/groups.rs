@@ -45,6 +45,14 @@ pub fn make_of(members: Members, session: Option<u32>) -> Outcome<u64> {
     index.map(|i| handle(kind::GROUP, i)).ok_or(MPI_ERR_OTHER)
 }
 
+/// A new word for the group of communicator `index`, as windows and files give it.
+pub fn of_members(index: u32) -> Outcome<u64> {
+    match core().state.comms.get(index) {
+        Some(c) => make_of(c.members.clone(), c.session),
+        None => Ok(MPI_GROUP_EMPTY),
+    }
+}
+
 /// A group made of group `parent`.
 unsafe fn give(outcome: Outcome<Members>, parent: u64, out: *mut u64, name: &'static str) -> i32 {
     let made = outcome.and_then(|members| make_of(members, session(parent)));

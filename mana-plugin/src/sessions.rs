@@ -4,10 +4,12 @@
 //! of sessions: the first one begins MPI unless `MPI_Init` has, and the last end of either ends it.
 //! After that no session can be had (a library cannot be started twice).
 
+use crate::buffers::{self, Owner};
 use crate::comms::{self, adopt_as, identity};
 use crate::errors::{self, bytes_of, check, finish, put_string};
 use crate::state::{core, AttachedBuffer, Outcome};
 use crate::{collectives, entry, gate, groups, info, life, upcall};
+use mana_raw::layout::AGAIN;
 use mpi_std::*;
 use serde::{Deserialize, Serialize};
 use std::ffi::{c_char, c_void};
@@ -41,7 +43,8 @@ pub fn index(word: u64) -> Outcome<u32> {
 /// Ends an entry: an error goes to the session's handler.
 pub fn end(outcome: Outcome, word: u64, name: &'static str) -> i32 {
     match outcome {
-        Err(code) if session(word).is_ok() => raise(word, code, name),
+        // A wait that a checkpoint stops is no error.
+        Err(code) if code != AGAIN && session(word).is_ok() => raise(word, code, name),
         other => finish(other, crate::errors::NO_OBJECT, name),
     }
 }
@@ -99,6 +102,8 @@ pub unsafe extern "C" fn MPI_Session_finalize(session: *mut u64) -> i32 {
     let word = unsafe { *session };
     let outcome = (|| {
         let handler = self::session(word)?.errhandler;
+        // What is in its buffer is charged to its index, which the next session may have.
+        buffers::flush(Owner::Session(index_of(word)))?;
         life::end_session(|| {
             core().state.sessions.remove(index_of(word));
             errors::release(handler);

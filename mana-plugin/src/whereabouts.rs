@@ -110,7 +110,7 @@ impl Place {
     pub fn collective(call: &str, comm_id: u64, size: u32, number: u64) -> Place {
         Place {
             comm_id: Some(comm_id),
-            comm_name: title(comm_id, size),
+            comm_name: title(comm_id, size as usize),
             number: Some(number),
             ..Place::of(call)
         }
@@ -121,9 +121,9 @@ impl Place {
         let mut place = Place::of(call);
         if let Some(comm) = core().state.comms.get(index) {
             place.comm_id = Some(comm.id);
-            place.comm_name = match (comm.name.as_slice(), comm.gate) {
-                ([], Some(gate)) => title(comm.id, gate.size()),
-                (name, _) => String::from_utf8_lossy(name).into_owned(),
+            place.comm_name = match comm.name.as_slice() {
+                [] => title(comm.id, comm.processes()),
+                name => String::from_utf8_lossy(name).into_owned(),
             };
         }
         place
@@ -168,10 +168,11 @@ impl Place {
 }
 
 /// A communicator that the program has given no name, in words.
-pub fn title(comm_id: u64, size: u32) -> String {
-    match comm_id {
-        crate::comms::WORLD_ID => "MPI_COMM_WORLD".into(),
-        id => format!("a communicator of {size} ranks ({id:x})"),
+pub fn title(comm_id: u64, size: usize) -> String {
+    match (comm_id, size) {
+        (crate::comms::WORLD_ID, _) => "MPI_COMM_WORLD".into(),
+        (id, 1) => format!("a communicator of 1 rank ({id:x})"),
+        (id, _) => format!("a communicator of {size} ranks ({id:x})"),
     }
 }
 

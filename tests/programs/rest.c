@@ -223,11 +223,13 @@ static void flushed(MPI_Comm comm, long round, void *buffer, int size)
 /* Room for one message: each finds the one before gone. */
 enum { SMALL = WORDS * 8 + MPI_BSEND_OVERHEAD };
 
+enum { LATE = 50000 };
+
 /* A session with a buffer, and a communicator that stems from it. */
 struct apart {
     MPI_Session session;
     MPI_Comm comm;
-    char room[SMALL];
+    char room[SMALL], much[8 * LATE + MPI_BSEND_OVERHEAD];
 };
 
 static void set_apart(struct apart *a)
@@ -242,7 +244,28 @@ static void set_apart(struct apart *a)
     MPI_Session_attach_buffer(a->session, a->room, SMALL);
 }
 
-static void flushed_apart(struct apart *a, long round)
+/* A message that is received late: the buffer is waited for. */
+static void late(struct apart *a, long round, long pause)
+{
+    static uint64_t words[LATE];
+    MPI_Count size;
+    void *found;
+    int first = (int)round % world_size, second = (first + 1) % world_size;
+    MPI_Session_attach_buffer_c(a->session, a->much, sizeof a->much);
+    if (world_rank == first) {
+        for (int i = 0; i < LATE; i++) words[i] = mix((uint64_t)(round * LATE + i));
+        MPI_Bsend(words, LATE, MPI_UINT64_T, second, 11, a->comm);
+        MPI_Session_flush_buffer(a->session);
+    } else if (world_rank == second) {
+        pause_ms(pause);
+        MPI_Recv(words, LATE, MPI_UINT64_T, first, 11, a->comm, MPI_STATUS_IGNORE);
+        for (int i = 0; i < LATE; i++) CHECK(words[i] == mix((uint64_t)(round * LATE + i)), "word %d of a late message", i);
+    }
+    MPI_Session_detach_buffer_c(a->session, &found, &size);
+    CHECK(found == a->much && size == sizeof a->much, "%lld bytes were attached", (long long)size);
+}
+
+static void flushed_apart(struct apart *a, long round, long pause)
 {
     int room;
     MPI_Count large;
@@ -258,6 +281,7 @@ static void flushed_apart(struct apart *a, long round)
     MPI_Session_attach_buffer_c(a->session, a->room, SMALL - 8);
     MPI_Session_detach_buffer_c(a->session, &found, &large);
     CHECK(found == a->room && large == SMALL - 8, "%lld bytes were attached", (long long)large);
+    late(a, round, pause);
     MPI_Session_attach_buffer(a->session, a->room, SMALL);
 }
 
@@ -539,7 +563,7 @@ int main(int argc, char **argv)
 #endif
 #ifdef NEWER
         flushed(own, round, small, SMALL);
-        flushed_apart(&apart, round);
+        flushed_apart(&apart, round, pause);
         automatic(roomy, round, rounds, growth);
         hash = fold(hash, looked_at(comm, type, round));
 #if MPICH_NUMVERSION >= 40300000

@@ -66,22 +66,25 @@ pub struct Decision {
     pub note: Option<String>,
 }
 
-/// Waits for the global directory, if this start is not the first. Whether it was there before.
-pub fn await_global(
+/// Waits for the global directory, if this start is not the first, and makes it if it may.
+pub fn prepare_global(
     config: &Config,
     occasion: Occasion,
     leading: bool,
     speaker: &Speaker,
-) -> Result<bool, Failure> {
-    match occasion {
-        Occasion::Again | Occasion::Restart => was_there(
-            &config.global_ckpt_dir,
-            occasion,
-            GLOBAL_LIMIT,
-            leading.then_some(speaker),
-        ),
-        Occasion::First | Occasion::Fresh => Ok(false),
+) -> Result<(), Failure> {
+    let global = &config.global_ckpt_dir;
+    let was_there = match occasion {
+        Occasion::Again | Occasion::Restart => {
+            was_there(global, occasion, GLOBAL_LIMIT, leading.then_some(speaker))?
+        }
+        Occasion::First | Occasion::Fresh => false,
+    };
+    if !was_there {
+        make(global)?;
+        writable("local_ckpt_dir", &config.local_ckpt_dir)?;
     }
+    Ok(())
 }
 
 /// Decides for job `id`. `leading`: this is the rank that asks whether an older start still runs, and speaks.
@@ -93,10 +96,7 @@ pub fn decide(
     speaker: &Speaker,
 ) -> Result<Decision, Failure> {
     let global = &config.global_ckpt_dir;
-    if !await_global(config, occasion, leading, speaker)? {
-        make(global)?;
-        writable("local_ckpt_dir", &config.local_ckpt_dir)?;
-    }
+    prepare_global(config, occasion, leading, speaker)?;
     let records = Records::new(Store::global(config, id));
     let state = records.state().map_err(|e| Failure::of_records(&e))?;
     if occasion == Occasion::Again && std::env::var_os(AGAIN).is_some_and(|v| v == RETRY) {

@@ -1,5 +1,5 @@
-//! An unfinished job that this start could be meant to go on with: the same program, arguments and directory under
-//! another number of the batch system. It is named to the user, and never resumed by itself.
+//! Other jobs of the same program, arguments and directory: those that this start could be meant to go on with, under
+//! another number of the batch system or outside it. Without `on_resubmit` one is only named to the user.
 
 use std::path::Path;
 use std::time::Duration;
@@ -14,44 +14,38 @@ use crate::job;
 /// How long its coordinator may take to answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 
-/// The newest of those jobs.
+/// One of those jobs.
 #[derive(Debug)]
 pub struct Elsewhere {
     /// Its identity.
     pub id: String,
+    /// Its newest start.
     incarnation: Incarnation,
-    /// How many others there are.
+    /// It has not ended normally.
+    pub unfinished: bool,
+    /// It has committed a checkpoint.
+    pub committed: bool,
+    /// How many others there are that could be gone on with.
     others: usize,
 }
 
 impl Elsewhere {
-    /// The newest one that has committed a checkpoint. What cannot be read is no reason to stop a start.
+    /// The newest one that can be gone on with. What cannot be read is no reason to stop a start.
     pub fn find(global: &Path, ours: &str) -> Option<Self> {
-        let batch_job = identity::batch_job(&|name: &str| std::env::var(name).ok());
-        Self::beside(global, ours, batch_job.as_deref())
+        resumable(all(global, ours, own_job().as_deref()))
     }
 
-    fn beside(global: &Path, ours: &str, batch_job: Option<&str>) -> Option<Self> {
-        let names = job::names(global).ok()?.into_iter().map(|(name, _)| name);
-        let mut found: Vec<(Incarnation, String)> = names
-            .filter(|name| identity::is_elsewhere(ours, batch_job, name))
-            .filter_map(
-                |name| match Records::new(Store::at(global.join(&name))).state() {
-                    Ok(JobState::Unfinished {
-                        incarnation,
-                        committed: true,
-                    }) => Some((incarnation, name)),
-                    _ => None,
-                },
-            )
-            .collect();
-        found.sort_by_key(|(incarnation, _)| incarnation.created);
-        let (incarnation, id) = found.pop()?;
-        Some(Self {
-            id,
-            incarnation,
-            others: found.len(),
-        })
+    /// The one that was begun or gone on with last, however it stands: older ones were given up for it.
+    pub fn last(global: &Path, ours: &str) -> Option<Self> {
+        all(global, ours, own_job().as_deref()).pop()
+    }
+
+    /// The one that an earlier start of this batch job went on with.
+    pub fn of_this_job(global: &Path, ours: &str) -> Option<Self> {
+        let job = own_job()?;
+        let mut found = all(global, ours, Some(&job));
+        found.retain(|other| other.incarnation.is_of(&job));
+        found.pop()
     }
 
     /// Whether its coordinator answers.
@@ -76,6 +70,45 @@ impl Elsewhere {
             self.id, self.incarnation.number, self.incarnation.size
         )
     }
+}
+
+fn own_job() -> Option<String> {
+    identity::batch_job(&|name: &str| std::env::var(name).ok())
+}
+
+/// All of them, the newest last.
+fn all(global: &Path, ours: &str, batch_job: Option<&str>) -> Vec<Elsewhere> {
+    let names = job::names(global).unwrap_or_default();
+    let mut found: Vec<Elsewhere> = names
+        .into_iter()
+        .map(|(name, _)| name)
+        .filter(|name| identity::is_elsewhere(ours, batch_job, name))
+        .filter_map(|id| {
+            let records = Records::new(Store::at(global.join(&id)));
+            let state = records.state().ok()?;
+            Some(Elsewhere {
+                incarnation: records.last().ok()??,
+                unfinished: matches!(state, JobState::Unfinished { .. }),
+                committed: matches!(state, JobState::Unfinished { committed, .. } if committed),
+                others: 0,
+                id,
+            })
+        })
+        .collect();
+    found.sort_by(|a, b| {
+        let of = |other: &Elsewhere| (other.incarnation.created, other.id.clone());
+        of(a).cmp(&of(b))
+    });
+    found
+}
+
+fn resumable(mut found: Vec<Elsewhere>) -> Option<Elsewhere> {
+    found.retain(|other| other.unfinished && other.committed);
+    let newest = found.pop()?;
+    Some(Elsewhere {
+        others: found.len(),
+        ..newest
+    })
 }
 
 #[cfg(test)]
@@ -106,7 +139,8 @@ mod tests {
             }
             records
         };
-        let find = || Elsewhere::beside(dir.path(), "12-app-0badcafe", Some("12"));
+        let all = || all(dir.path(), "12-app-0badcafe", Some("12"));
+        let find = || resumable(all());
         begun("12-app-0badcafe", 9, true);
         begun("10-app-0badcaff", 9, true);
         begun("11-app-0badcafe", 8, false);
@@ -120,5 +154,11 @@ mod tests {
         assert!(!found.is_running(dir.path()));
         newest.write_end(1, &End::Finished).expect("ended");
         assert_eq!(find().expect("one").id, "7-app-0badcafe");
+        // What was begun last counts where nobody is asked: 11 has no checkpoint, 9 has ended.
+        let last = all().pop().expect("some");
+        assert_eq!(
+            (last.id.as_str(), last.unfinished, last.committed),
+            ("11-app-0badcafe", true, false)
+        );
     }
 }

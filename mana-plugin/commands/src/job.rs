@@ -78,9 +78,17 @@ fn standing(global: &Path, id: &str) -> String {
 /// What the batch system says of a job in its queue.
 #[derive(Debug)]
 pub struct Queued {
-    /// Its number.
-    pub job: String,
+    job: String,
     state: String,
+    /// This process belongs to that job of the batch system.
+    pub is_ours: bool,
+}
+
+impl Queued {
+    /// Whether it runs or will; one that is completing has ended, and its nodes are cleared.
+    pub fn goes_on(&self) -> bool {
+        !self.state.starts_with("COMPLETING")
+    }
 }
 
 impl fmt::Display for Queued {
@@ -90,19 +98,41 @@ impl fmt::Display for Queued {
 }
 
 /// An unfinished job, if the batch system has it in its queue.
-pub fn in_queue(global: &Path, id: &str) -> Option<Queued> {
+///
+/// # Errors
+/// When the batch system does not answer.
+pub fn look_in_queue(global: &Path, id: &str) -> Result<Option<Queued>, String> {
     let records = Records::new(Store::at(global.join(id)));
     let Ok(JobState::Unfinished { incarnation, .. }) = records.state() else {
-        return None;
+        return Ok(None);
     };
-    let job = incarnation.batch_job?;
-    let state = slurm::state(&job)?;
-    Some(Queued { job, state })
+    let Some(job) = &incarnation.batch_job else {
+        return Ok(None);
+    };
+    let ours = identity::batch_job(&|name: &str| std::env::var(name).ok());
+    Ok(slurm::state(job)?.map(|state| Queued {
+        job: job.clone(),
+        state,
+        is_ours: ours.is_some_and(|ours| incarnation.is_of(&ours)),
+    }))
+}
+
+/// The same; one that cannot be asked for is in no queue.
+pub fn in_queue(global: &Path, id: &str) -> Option<Queued> {
+    look_in_queue(global, id).unwrap_or_default()
 }
 
 /// The same in words.
 pub fn queued(global: &Path, id: &str) -> Option<String> {
     in_queue(global, id).map(|queued| queued.to_string())
+}
+
+/// Whether a job is one of this job of the batch system: named after it, or gone on with by it.
+pub fn is_of(global: &Path, name: &str, batch_job: &str) -> bool {
+    name.starts_with(&format!("{batch_job}-"))
+        || Records::new(Store::at(global.join(name)))
+            .last()
+            .is_ok_and(|last| last.is_some_and(|last| last.is_of(batch_job)))
 }
 
 /// Why nothing may be found.
@@ -169,14 +199,16 @@ fn without_records(choice: &JobChoice) -> Option<String> {
     })
 }
 
-/// The name itself, or the only one that begins with it and a hyphen: a Slurm job's number is what its user knows.
+/// The name itself, or the only one of the Slurm job of that number, which is what its user knows.
 fn of_this_start(global: &Path, given: String) -> Result<String, Failure> {
     let all = names(global)?;
-    if all.iter().any(|(name, _)| *name == given) {
+    let is_number = given.starts_with(|c: char| c.is_ascii_digit());
+    if !is_number || all.iter().any(|(name, _)| *name == given) {
         return Ok(given);
     }
-    let begin = format!("{given}-");
-    let mut found = all.into_iter().filter(|(name, _)| name.starts_with(&begin));
+    let mut found = all
+        .into_iter()
+        .filter(|(name, _)| is_of(global, name, &given));
     Ok(match (found.next(), found.next()) {
         (Some((only, _)), None) => only,
         _ => given,

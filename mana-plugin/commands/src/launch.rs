@@ -13,7 +13,7 @@ use mana::spec::{CoordinatorAddress, LaunchSpec, Mode, OsText};
 use crate::batch;
 use crate::choice::{choose, without_mpi, NONE};
 use crate::cli;
-use crate::decision::{await_global, decide, same_program, Decision, Occasion};
+use crate::decision::{decide, prepare_global, same_program, Decision, Occasion};
 use crate::elsewhere::Elsewhere;
 use crate::execution::become_lower;
 use crate::installation::Installation;
@@ -172,10 +172,7 @@ fn launch_in(
         // A script runs again from its beginning: what had ended before is not what is resumed.
         occasion = Occasion::Again;
     }
-    let (id, occasion) = match resubmitted(context, start, &id, occasion, speaker)? {
-        Some(found) => (found.id, Occasion::Restart),
-        None => (id, occasion),
-    };
+    let (id, occasion) = resubmitted(context, start, id, occasion, speaker)?;
     speaker.job = Some(id.clone());
     let global = &context.config.global_ckpt_dir;
     let other = |of: Occasion| {
@@ -211,12 +208,6 @@ fn launch_in(
         return Ok(0);
     };
     if let Some((found, way)) = other(Occasion::First).filter(|(o, _)| !o.is_running(global)) {
-        if context.config.on_resubmit == OnResubmit::Refuse {
-            return Err(Failure::of_job(format!(
-                "{}; nothing was started (on_resubmit = \"refuse\"). To go on with that one: {way}; to begin anew: --fresh",
-                found.title()
-            )));
-        }
         let line = format!(
             "{}: this start begins anew; to go on with that one instead: {way}",
             found.title()
@@ -231,33 +222,68 @@ fn launch_in(
     execute(context, start, speaker, id, job, &options.program)
 }
 
-/// The unfinished job that `on_resubmit = "resume"` goes on with, if there is one and job `id` has never been begun. Every
-/// rank finds the same: its records are as they were until all have decided.
+/// Which job a start without `--id` is, and on which occasion, as `on_resubmit` says. Every rank finds the same in the
+/// records: those of this start are written after all have decided.
 fn resubmitted(
     context: &Context,
     start: &cli::Start,
-    id: &str,
+    id: String,
     occasion: Occasion,
     speaker: &Speaker,
-) -> Result<Option<Elsewhere>, Failure> {
+) -> Result<(String, Occasion), Failure> {
     let config = &context.config;
-    let asked = config.on_resubmit == OnResubmit::Resume
-        && start.id.is_none()
-        && occasion != Occasion::Fresh;
+    let global = &config.global_ckpt_dir;
+    let asked =
+        config.on_resubmit != OnResubmit::Anew && start.id.is_none() && occasion != Occasion::Fresh;
     if !asked {
-        return Ok(None);
+        return Ok((id, occasion));
     }
-    // A requeued start, too: its job is the one that its first start went on with.
-    await_global(config, occasion, context.leading(), speaker)?;
-    if state(config, id)? != JobState::New {
-        return Ok(None);
+    prepare_global(config, occasion, context.leading(), speaker)?;
+    if state(config, &id)? != JobState::New {
+        return Ok((id, occasion));
     }
-    let found = Elsewhere::find(&config.global_ckpt_dir, id);
-    let line = found
-        .as_ref()
-        .map(|found| format!("{}: going on with it (on_resubmit)", found.title()));
-    context.say(start, speaker, line);
-    Ok(found)
+    if occasion == Occasion::Again {
+        if let Some(ours) = Elsewhere::of_this_job(global, &id) {
+            return Ok((ours.id, occasion));
+        }
+    }
+    let Some(last) = Elsewhere::last(global, &id).filter(|last| last.unfinished) else {
+        return Ok((id, occasion));
+    };
+    if occasion == Occasion::Restart && config.on_resubmit == OnResubmit::Refuse {
+        return Ok((id, occasion));
+    }
+    if context.leading() {
+        refuse_beside(global, &last)?;
+    }
+    if config.on_resubmit == OnResubmit::Refuse {
+        if !last.committed {
+            return Ok((id, occasion));
+        }
+        let way = context.resume_by(start, &last.id, last.size());
+        return Err(Failure::of_job(format!(
+            "{}; nothing was started (on_resubmit = \"refuse\"). To go on with that one: {way}; to begin anew: --fresh",
+            last.title()
+        )));
+    }
+    let line = format!("{}: going on with it (on_resubmit)", last.title());
+    context.say(start, speaker, [line]);
+    Ok((last.id, Occasion::Restart))
+}
+
+/// A job that runs, or that the batch system starts again, goes on by itself.
+fn refuse_beside(global: &Path, last: &Elsewhere) -> Result<(), Failure> {
+    let queued = crate::job::in_queue(global, &last.id);
+    let queued = queued.filter(|queued| !queued.is_ours && queued.goes_on());
+    let why = match queued {
+        Some(queued) => queued.to_string(),
+        None if last.is_running(global) => "it runs".into(),
+        None => return Ok(()),
+    };
+    Err(Failure::of_job(format!(
+        "{}, and {why}: it goes on by itself, and nothing was started (on_resubmit). To begin another one beside it: --fresh",
+        last.title()
+    )))
 }
 
 /// `mana restart`. Returns only on failure.
@@ -355,7 +381,7 @@ fn unfinished_job(config: &Config) -> Result<String, Failure> {
     if let Some(job) = identity::batch_job(&|name: &str| std::env::var(name).ok()) {
         let own: Vec<_> = found
             .iter()
-            .filter(|n| n.starts_with(&format!("{job}-")))
+            .filter(|name| crate::job::is_of(&config.global_ckpt_dir, name, &job))
             .cloned()
             .collect();
         if !own.is_empty() {

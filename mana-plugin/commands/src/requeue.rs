@@ -40,13 +40,9 @@ impl Facts {
     /// `None`: the newest start, if any, is not one of this job.
     fn read(config: &Config, name: &str, batch_job: &str) -> Result<Option<Self>, libckpt::Error> {
         let records = Records::new(Store::global(config, name));
-        let newest = match records.newest()? {
-            0 => return Ok(None),
-            number => records.read(number)?,
-        };
-        if !newest.is_of(batch_job) {
+        let Some(newest) = records.last()?.filter(|newest| newest.is_of(batch_job)) else {
             return Ok(None);
-        }
+        };
         let committed = records.newest_commit()?;
         let committed = committed.filter(|start| start.is_of(batch_job));
         Ok(Some(Self {

@@ -363,22 +363,30 @@ fn field<'a>(line: &'a str, key: &str) -> Option<&'a str> {
 pub fn is_suspended(job: &str) -> bool {
     // One that is not in the queue is not suspended, and one that cannot be asked says nothing.
     queued(job, "%T")
+        .unwrap_or_default()
         .iter()
         .any(|state| matches!(state.as_str(), "SUSPENDED" | "STOPPED"))
 }
 
-/// State and reason of a job that is in the queue, in Slurm's words: `PENDING (BeginTime)`.
-pub fn state(job: &str) -> Option<String> {
-    let found = queued(job, "%T (%r)").into_iter().next()?;
-    Some(found.trim_end_matches(" (None)").to_owned())
+/// State and reason of a job, in Slurm's words: `PENDING (BeginTime)`; `None`: it is not in the queue.
+///
+/// # Errors
+/// Why it could not be asked.
+pub fn state(job: &str) -> Result<Option<String>, String> {
+    let found = queued(job, "%T (%r)")?.into_iter().next();
+    Ok(found.map(|found| found.trim_end_matches(" (None)").to_owned()))
 }
 
-/// Lines about a job that is in the queue.
-fn queued(job: &str, format: &str) -> Vec<String> {
-    let asked = Question::put("squeue", &["-h", "-j", job, "-o", format]);
-    let answer = asked.and_then(Question::answer).unwrap_or_default();
+/// Lines about a job, if it is in the queue.
+fn queued(job: &str, format: &str) -> Result<Vec<String>, String> {
+    let answer = Question::put("squeue", &["-h", "-j", job, "-o", format])?.answer();
+    let answer = match answer {
+        // That is how squeue says that it has forgotten a job.
+        Err(said) if said.contains("Invalid job id") => String::new(),
+        other => other?,
+    };
     let lines = answer.lines().map(|line| line.trim().to_owned());
-    lines.filter(|line| !line.is_empty()).collect()
+    Ok(lines.filter(|line| !line.is_empty()).collect())
 }
 
 /// The grace time of a partition's preempted jobs, in seconds.

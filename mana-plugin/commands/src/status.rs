@@ -16,10 +16,10 @@ pub const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
 /// Shows or acts.
 pub fn status(options: &cli::Status) -> Result<i32, Failure> {
-    let rendezvous = job::running(&options.job)?;
     if options.watch && !options.checkpoint && !options.kill {
-        return watch::watch(options, rendezvous);
+        return watch::watch(options);
     }
+    let rendezvous = job::running(&options.job)?;
     let mut client = match job::connect(&rendezvous, &options.job) {
         Ok(client) => client,
         Err(failure) => return waiting(options, &rendezvous.job, failure),

@@ -6,14 +6,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use libckpt::identity;
 use libckpt::records::{End, JobState, Records};
 use libckpt::store::Store;
 use mana_control::{Client, Rendezvous, Status};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::cli;
-use crate::job::{self, Queued};
+use crate::job;
 use crate::message::Failure;
 use crate::settings;
 use crate::status::{is_over, waits, ANSWER_LIMIT};
@@ -29,10 +28,12 @@ const AT_LEAST: Duration = Duration::from_secs(30);
 const SOON: Duration = Duration::from_secs(10);
 
 /// How a start was watched to its end.
-#[derive(PartialEq)]
+#[derive(Clone, Copy, PartialEq)]
 enum Seen {
     /// This start is over.
     Over,
+    /// Its coordinator does not answer any more: it may be over, or come back.
+    Lost,
     /// Whoever watched has gone.
     Gone,
 }
@@ -44,60 +45,51 @@ struct Watch<'a> {
     id: String,
     /// A live view can be drawn.
     live: bool,
-    /// A signal asked to leave; only where it does not end this process itself.
+    /// A signal asked to leave the live view.
     leave: Arc<AtomicBool>,
+    /// No view is drawn: signals end the process themselves.
+    between: Arc<AtomicBool>,
 }
 
 /// Until the job is over, or nobody reads any more.
-pub fn watch(options: &cli::Status, first: Rendezvous) -> Result<i32, Failure> {
+pub fn watch(options: &cli::Status) -> Result<i32, Failure> {
+    let global = settings::load(&options.job.settings)?.global_ckpt_dir;
+    let (id, mut known) = match job::running(&options.job) {
+        Ok(found) => (found.job.clone(), Some(found)),
+        // Between two starts there may be no coordinator to be found.
+        Err(failure) => match job::stored(&options.job, &global) {
+            Ok(id) if job::in_queue(&global, &id).is_some() => (id, None),
+            _ => return Err(failure),
+        },
+    };
     let live = !options.json && std::io::stdout().is_terminal() && moves_its_cursor();
     let watch = Watch {
         options,
-        global: settings::load(&options.job.settings)?.global_ckpt_dir,
-        id: first.job.clone(),
+        global,
+        id,
         live,
         leave: Arc::new(AtomicBool::new(false)),
+        between: Arc::new(AtomicBool::new(true)),
     };
     if live {
-        leave_on_signals(&watch.leave);
+        watch.leave_on_signals();
     }
-    let mut known = first;
-    let mut client = match job::connect(&known, &options.job) {
-        Ok(client) => client,
-        Err(failure) if job::queued(&watch.global, &watch.id).is_none() => return Err(failure),
-        Err(_) => match watch.next_start(&known)? {
-            Some((found, client)) => {
-                known = found;
-                client
-            }
-            None => return Ok(0),
-        },
-    };
-    while watch.one_start(&mut client)? == Seen::Over {
-        let Some((found, next)) = watch.next_start(&known)? else {
+    let mut seen = Seen::Lost;
+    if let Some(found) = &known {
+        match job::connect(found, &options.job) {
+            Ok(mut client) => seen = watch.one_start(&mut client)?,
+            Err(_) if job::in_queue(&watch.global, &watch.id).is_some() => {}
+            Err(failure) => return Err(failure),
+        }
+    }
+    while seen != Seen::Gone {
+        let Some((found, mut client)) = watch.next_start(known.as_ref(), seen)? else {
             break;
         };
-        (known, client) = (found, next);
+        known = Some(found);
+        seen = watch.one_start(&mut client)?;
     }
     Ok(0)
-}
-
-/// How long a view may take to leave a terminal that has gone, in seconds.
-const AT_LAST: u32 = 2;
-
-/// Without them the terminal would be left as the view has it. What cannot be had is no reason not to show one.
-fn leave_on_signals(leave: &Arc<AtomicBool>) {
-    for signal in [SIGTERM, SIGINT] {
-        let _ = signal_hook::flag::register(signal, Arc::clone(leave));
-    }
-    let told = Arc::clone(leave);
-    let gone = move || {
-        told.store(true, Ordering::Relaxed);
-        // SAFETY: async-signal-safe, no preconditions; nobody else uses SIGALRM, which ends the process.
-        unsafe { libc::alarm(AT_LAST) };
-    };
-    // SAFETY: the action stores to an atomic and calls alarm(2): both may be done in a signal handler.
-    let _ = unsafe { signal_hook::low_level::register(SIGHUP, gone) };
 }
 
 /// Whether a live view can be drawn: a terminal that says it is dumb (an editor's, a log) takes lines.
@@ -105,23 +97,49 @@ fn moves_its_cursor() -> bool {
     std::env::var_os("TERM").is_some_and(|kind| !kind.is_empty() && kind != "dumb")
 }
 
+/// How long a view may take to leave a terminal that has gone, in seconds.
+const AT_LAST: u32 = 2;
+
 impl Watch<'_> {
+    /// Without it the terminal would be left as the view has it. What cannot be had is no reason not to show one.
+    fn leave_on_signals(&self) {
+        for signal in [SIGTERM, SIGINT, SIGHUP] {
+            let between = Arc::clone(&self.between);
+            let _ = signal_hook::flag::register_conditional_default(signal, between);
+        }
+        for signal in [SIGTERM, SIGINT] {
+            let _ = signal_hook::flag::register(signal, Arc::clone(&self.leave));
+        }
+        let told = Arc::clone(&self.leave);
+        let gone = move || {
+            told.store(true, Ordering::Relaxed);
+            // SAFETY: async-signal-safe, no preconditions; nobody else uses SIGALRM, which ends the process.
+            unsafe { libc::alarm(AT_LAST) };
+        };
+        // SAFETY: the action stores to an atomic and calls alarm(2): both may be done in a signal handler.
+        let _ = unsafe { signal_hook::low_level::register(SIGHUP, gone) };
+    }
+
     fn one_start(&self, client: &mut Client) -> Result<Seen, Failure> {
         if self.live {
-            return Ok(match view::live(client, &self.leave)? {
-                Left::Over(line) if put(&line) => Seen::Over,
-                Left::Over(_) | Left::Gone => Seen::Gone,
-            });
+            self.between.store(false, Ordering::Relaxed);
+            let left = view::live(client, &self.leave);
+            self.between.store(true, Ordering::Relaxed);
+            let (line, seen) = match left? {
+                Left::Over(line) => (line, Seen::Over),
+                Left::Lost(line) => (line, Seen::Lost),
+                Left::Gone => return Ok(Seen::Gone),
+            };
+            return Ok(if put(&line) { seen } else { Seen::Gone });
         }
         let mut said: Option<(String, Instant)> = None;
         loop {
             let asked = Instant::now();
             let state = match client.status() {
                 Ok(state) => state,
-                Err(e) if said.is_none() => return Err(e.into()),
                 Err(e) => {
                     eprintln!("{e}: the job has ended, or its coordinator has");
-                    return Ok(Seen::Over);
+                    return Ok(Seen::Lost);
                 }
             };
             let line = if self.options.json {
@@ -140,27 +158,39 @@ impl Watch<'_> {
         }
     }
 
-    /// The coordinator of the start after `known`; `None`: there will be none, or nobody waits for it any more.
-    fn next_start(&self, known: &Rendezvous) -> Result<Option<(Rendezvous, Client)>, Failure> {
+    /// The coordinator of the start after `known`, or of that one again if it was lost; `None`: there will be none.
+    fn next_start(
+        &self,
+        known: Option<&Rendezvous>,
+        seen: Seen,
+    ) -> Result<Option<(Rendezvous, Client)>, Failure> {
         let file = Rendezvous::path(&self.global, &self.id);
         let began = Instant::now();
         let mut queued = None;
         let mut asked: Option<Instant> = None;
         let mut said = String::new();
         loop {
-            if let Some(found) = Rendezvous::read(&file).ok().filter(|found| found != known) {
+            let asks = asked.is_none_or(|when| when.elapsed() >= ASK_EVERY);
+            let again = seen == Seen::Lost && asks && asked.is_some();
+            let found = Rendezvous::read(&file).ok();
+            if let Some(found) = found.filter(|found| again || Some(found) != known) {
                 if let Ok(client) = Client::connect(&found, ANSWER_LIMIT) {
                     return Ok(Some((found, client)));
                 }
             }
-            if self.leave.load(Ordering::Relaxed) || is_final(&self.global, &self.id) {
-                return Ok(None);
-            }
-            if asked.is_none_or(|when| when.elapsed() >= ASK_EVERY) {
+            if asks {
                 asked = Some(Instant::now());
-                queued = job::in_queue(&self.global, &self.id).filter(|queued| !is_ours(queued));
+                if is_final(&self.global, &self.id) {
+                    return Ok(None);
+                }
+                // A controller that does not answer says nothing new.
+                if let Ok(found) = job::look_in_queue(&self.global, &self.id) {
+                    queued = found;
+                }
             }
             let why = match &queued {
+                // In the script of that job this would wait for itself.
+                Some(queued) if queued.is_ours => return Ok(None),
                 Some(queued) => queued.to_string(),
                 None if began.elapsed() < SOON => {
                     format!("it may be started again within {} s", SOON.as_secs())
@@ -173,7 +203,7 @@ impl Watch<'_> {
                     return Ok(None);
                 }
             }
-            std::thread::sleep(EVERY / 4);
+            std::thread::sleep(EVERY);
         }
     }
 
@@ -210,9 +240,4 @@ fn is_final(global: &Path, id: &str) -> bool {
     let records = Records::new(Store::at(global.join(id)));
     matches!(records.state(), Ok(JobState::Finished | JobState::New))
         || matches!(records.end(), Some(End::Stopped { .. }))
-}
-
-/// The job of whose script this command is a part: that would wait for itself.
-fn is_ours(queued: &Queued) -> bool {
-    identity::batch_job(&|name: &str| std::env::var(name).ok()).as_ref() == Some(&queued.job)
 }

@@ -5,10 +5,9 @@
 use super::{access, finish, merge, pairs_of, raise, text, Datarep, Hints, Pointer, View};
 use crate::errors::{self, bytes_of, check, put_string};
 use crate::state::{core, Outcome};
-use crate::{datatypes, entry, group, groups, info};
+use crate::{datatypes, entry, groups, info};
 use mpi_std::*;
 use std::ffi::{c_char, c_void};
-use std::sync::Arc;
 
 /// `MPI_DISPLACEMENT_CURRENT` of both libraries' headers.
 const CURRENT: i64 = -54_278_278;
@@ -167,9 +166,7 @@ pub unsafe extern "C" fn MPI_File_get_group(fh: u64, group: *mut u64) -> i32 {
     let _guard = entry::enter();
     let outcome = (|| {
         let comm = core().file(fh)?.comm;
-        let none: group::Members = Arc::from(Vec::new());
-        let members = core().state.comms.get(comm).map(|c| c.members.clone());
-        let word = groups::make(members.unwrap_or(none))?;
+        let word = groups::of_members(comm)?;
         // SAFETY: an output argument.
         unsafe { *group = word };
         Ok(())

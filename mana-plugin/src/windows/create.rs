@@ -8,10 +8,9 @@ use super::alone::library;
 use super::{finish, realise, Board, Epochs, Part, Window};
 use crate::errors::{self, check};
 use crate::state::{core, Outcome};
-use crate::{attributes, collectives, comms, entry, group, groups, info};
+use crate::{attributes, collectives, comms, entry, groups, info};
 use mpi_std::*;
 use std::ffi::c_void;
-use std::sync::Arc;
 
 /// What a new window is over.
 struct Memory {
@@ -296,9 +295,7 @@ pub unsafe extern "C" fn MPI_Win_get_group(win: u64, group: *mut u64) -> i32 {
     let _guard = entry::enter();
     let outcome = (|| {
         let comm = core().window(win)?.comm;
-        let none: group::Members = Arc::from(Vec::new());
-        let members = core().state.comms.get(comm).map(|c| c.members.clone());
-        let word = groups::make(members.unwrap_or(none))?;
+        let word = groups::of_members(comm)?;
         // SAFETY: an output argument.
         unsafe { *group = word };
         Ok(())

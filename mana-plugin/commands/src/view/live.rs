@@ -3,6 +3,7 @@
 //! A thread asks the coordinator once a second; the view only shows what came last, so that it stays
 //! responsive whatever the coordinator does.
 
+use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{channel, Receiver, RecvTimeoutError, Sender, TryRecvError};
 use std::time::{Duration, Instant};
@@ -58,13 +59,18 @@ enum News {
 pub enum Left {
     /// This start of the job is over; the line to leave behind.
     Over(String),
+    /// Its coordinator does not answer any more; the same.
+    Lost(String),
     /// The user has gone.
     Gone,
 }
 
 /// Shows the job until this start of it ends, or the user leaves, also by the signal that sets `asked_to_end`.
 pub fn live(client: &mut Client, asked_to_end: &AtomicBool) -> Result<Left, Failure> {
-    let first = client.status()?;
+    let first = match client.status() {
+        Ok(first) => first,
+        Err(e) => return Ok(Left::Lost(gone(&e))),
+    };
     let stop = AtomicBool::new(false);
     let (news, heard) = channel();
     let (asks, asked) = channel();
@@ -78,6 +84,11 @@ pub fn live(client: &mut Client, asked_to_end: &AtomicBool) -> Result<Left, Fail
         ended
     });
     ended.map_err(|e| Failure::new(format!("cannot use the terminal: {e}")))
+}
+
+/// Why no more is seen of this start.
+fn gone(why: &impl fmt::Display) -> String {
+    format!("{why}: the job has ended, or its coordinator has")
 }
 
 /// The asking thread.
@@ -165,11 +176,7 @@ fn show(
             match heard.try_recv() {
                 Ok(News::State(new)) => state = *new,
                 Ok(News::Note(note)) => choice.note = note,
-                Ok(News::Gone(why)) => {
-                    return Ok(Left::Over(format!(
-                        "{why}: the job has ended, or its coordinator has"
-                    )))
-                }
+                Ok(News::Gone(why)) => return Ok(Left::Lost(gone(&why))),
                 Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
             }
         }

@@ -45,14 +45,16 @@ const STEP: Duration = Duration::from_secs(20);
 /// Where a program that a process of the tree executes finds the table.
 static TABLE: OnceLock<PathBuf> = OnceLock::new();
 
-/// When this process became the root of a tree.
+/// When this process became the root of a tree; not of one that goes on after a restart.
 static BEGUN: OnceLock<Instant> = OnceLock::new();
 
 /// Makes this process the root of a tree; `id`: what the program knows it as, after a restart. The
 /// table is a memory file in the descriptor table of a thread that does nothing else: the program
 /// cannot close it.
 pub fn begin(id: Option<i32>) -> Result<(), Failure> {
-    BEGUN.get_or_init(Instant::now);
+    if id.is_none() {
+        BEGUN.get_or_init(Instant::now);
+    }
     let (sender, made) = channel();
     split_process::with_signals_blocked(|| {
         std::thread::Builder::new()

@@ -13,7 +13,7 @@ use crate::mpi::Mpi;
 const SHORT: Duration = Duration::from_secs(60);
 const OPTIONS: [&str; 2] = ["-n4", "-N4"];
 
-/// Ended by the user with a copy; the same script is refused, then goes on with that job, also when its Slurm job is
+/// While the job runs the same script is refused. Ended by the user with a copy, it is refused, too, then goes on with that job, also when its Slurm job is
 /// requeued; whoever watches it sees both starts. A start by hand with `--fresh` is not asked (`requeue/fresh`).
 pub fn run(context: &Context, mpi: Mpi) -> Result<Verdict> {
     let mut site = match Site::up(context, mpi, "cluster-resubmitted")? {
