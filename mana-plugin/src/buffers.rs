@@ -329,7 +329,7 @@ pub unsafe extern "C" fn MPI_Session_detach_buffer_c(
 
 pub unsafe extern "C" fn MPI_Session_flush_buffer(session: u64) -> i32 {
     let _guard = entry::enter();
-    let outcome = owner_of_session(session).and_then(|owner| flush(owner));
+    let outcome = owner_of_session(session).and_then(flush);
     sessions::end(outcome, session, "MPI_Session_flush_buffer")
 }
 

@@ -185,7 +185,7 @@ fn survivors(site: &Site, expected: &str) -> Result<()> {
     let text = job.ended()?;
     same(&job, &text, expected)?;
     ensure!(
-        count(&text, "attempt 0 ended with code") == 1
+        count(&text, "start 1 in this allocation ended with code") == 1
             && count(&text, "attempt 1 ended with code") == 1
             && count(&text, "partner copy") == 1
             && count(&text, "incarnation 3: 2 ranks on 2 nodes") == 1,
