@@ -94,14 +94,19 @@ pub fn is_elsewhere(ours: &str, batch_job: Option<&str>, other: &str) -> bool {
         before.strip_suffix('-').map(numbers),
         batch_job.map(numbers),
     ) {
-        // Outside a batch job; or a longer name that ends alike.
-        (None, ours) => before.is_empty() && ours.is_some() && own.is_some(),
-        (Some(Some(_)), None) => true,
+        // Outside a batch job, where there are no tasks and components; or a longer name that ends alike.
+        (None, Some(ours)) => before.is_empty() && own.is_some() && ours.is_none_or(is_whole),
+        (Some(Some(theirs)), None) => is_whole(theirs),
         (Some(Some(theirs)), Some(Some(ours))) => {
             theirs.0 != ours.0 && (theirs.1, theirs.2) == (ours.1, ours.2)
         }
         _ => false,
     }
+}
+
+/// Neither one of an array's tasks nor one of several components.
+fn is_whole(numbers: (&str, Option<&str>, Option<&str>)) -> bool {
+    (numbers.1, numbers.2) == (None, None)
 }
 
 /// The numbers in the name of a batch job: of the job, the array's task, the component.
@@ -180,6 +185,8 @@ mod tests {
         assert!(!is(Some("12"), "11_1-app-0badcafe") && is(Some("12+1"), "11+1-app-0badcafe"));
         assert!(is(None, "11-app-0badcafe") && !is(None, "app-0badcafe"));
         assert!(!is(None, "my-app-0badcafe"));
+        assert!(!is(Some("12_3"), "app-0badcafe") && !is(None, "11_3-app-0badcafe"));
+        assert!(!is(Some("12+1"), "app-0badcafe") && !is(None, "11+1-app-0badcafe"));
     }
 
     #[test]

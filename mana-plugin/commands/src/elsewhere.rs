@@ -10,6 +10,7 @@ use libckpt::store::Store;
 use mana_control::{Client, Rendezvous};
 
 use crate::job;
+use crate::message::Failure;
 
 /// How long its coordinator may take to answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
@@ -32,20 +33,34 @@ pub struct Elsewhere {
 impl Elsewhere {
     /// The newest one that can be gone on with. What cannot be read is no reason to stop a start.
     pub fn find(global: &Path, ours: &str) -> Option<Self> {
-        resumable(all(global, ours, own_job().as_deref()))
+        resumable(all(global, ours, own_job().as_deref()).flatten().collect())
     }
 
     /// The one that was begun or gone on with last, however it stands: older ones were given up for it.
-    pub fn last(global: &Path, ours: &str) -> Option<Self> {
-        all(global, ours, own_job().as_deref()).pop()
+    ///
+    /// # Errors
+    /// When one of them cannot be read.
+    pub fn last(global: &Path, ours: &str) -> Result<Option<Self>, Failure> {
+        Ok(read_all(global, ours, own_job().as_deref())?.pop())
     }
 
-    /// The one that an earlier start of this batch job went on with.
-    pub fn of_this_job(global: &Path, ours: &str) -> Option<Self> {
-        let job = own_job()?;
-        let mut found = all(global, ours, Some(&job));
-        found.retain(|other| other.incarnation.is_of(&job));
-        found.pop()
+    /// The one that an earlier start of this batch job went on with, or one outside batch jobs if this is no part of any.
+    ///
+    /// # Errors
+    /// When one of them cannot be read.
+    pub fn of_this_job(global: &Path, ours: &str) -> Result<Option<Self>, Failure> {
+        let job = own_job();
+        let mut found = read_all(global, ours, job.as_deref())?;
+        found.retain(|other| match &job {
+            Some(job) => other.incarnation.is_of(job),
+            None => other.incarnation.batch_job.is_none(),
+        });
+        Ok(found.pop())
+    }
+
+    /// When its newest start was begun, in seconds since 1970.
+    pub fn created(&self) -> u64 {
+        self.incarnation.created
     }
 
     /// Whether its coordinator answers.
@@ -76,34 +91,52 @@ fn own_job() -> Option<String> {
     identity::batch_job(&|name: &str| std::env::var(name).ok())
 }
 
-/// All of them, the newest last.
-fn all(global: &Path, ours: &str, batch_job: Option<&str>) -> Vec<Elsewhere> {
-    let names = job::names(global).unwrap_or_default();
-    let mut found: Vec<Elsewhere> = names
-        .into_iter()
-        .map(|(name, _)| name)
-        .filter(|name| identity::is_elsewhere(ours, batch_job, name))
-        .filter_map(|id| {
-            let records = Records::new(Store::at(global.join(&id)));
-            let state = records.state().ok()?;
-            Some(Elsewhere {
-                incarnation: records.last().ok()??,
-                unfinished: matches!(state, JobState::Unfinished { .. }),
-                committed: matches!(state, JobState::Unfinished { committed, .. } if committed),
-                others: 0,
-                id,
-            })
-        })
-        .collect();
-    found.sort_by(|a, b| {
-        let of = |other: &Elsewhere| (other.incarnation.created, other.id.clone());
-        of(a).cmp(&of(b))
-    });
-    found
+/// All of them, or why one is not known.
+fn all<'a>(
+    global: &'a Path,
+    ours: &'a str,
+    batch_job: Option<&'a str>,
+) -> impl Iterator<Item = Result<Elsewhere, Failure>> + 'a {
+    let names = job::names(global);
+    let (names, wrong) = match names {
+        Ok(names) => (names, None),
+        Err(failure) => (Vec::new(), Some(Err(failure))),
+    };
+    let names = names.into_iter().map(|(name, _)| name);
+    names
+        .filter(move |name| identity::is_elsewhere(ours, batch_job, name))
+        .filter_map(|id| read(global, id).transpose())
+        .chain(wrong)
+}
+
+/// `None`: nothing of it was begun.
+fn read(global: &Path, id: String) -> Result<Option<Elsewhere>, Failure> {
+    let records = Records::new(Store::at(global.join(&id)));
+    let known = || -> Result<_, libckpt::Error> { Ok((records.state()?, records.last()?)) };
+    let (state, last) = known().map_err(|e| Failure::of_records(&e))?;
+    Ok(last.map(|incarnation| Elsewhere {
+        incarnation,
+        unfinished: matches!(state, JobState::Unfinished { .. }),
+        committed: matches!(state, JobState::Unfinished { committed, .. } if committed),
+        others: 0,
+        id,
+    }))
+}
+
+/// The newest last.
+fn read_all(global: &Path, ours: &str, batch_job: Option<&str>) -> Result<Vec<Elsewhere>, Failure> {
+    let mut found: Vec<Elsewhere> = all(global, ours, batch_job).collect::<Result<_, _>>()?;
+    sort(&mut found);
+    Ok(found)
+}
+
+fn sort(found: &mut [Elsewhere]) {
+    found.sort_by(|a, b| (a.created(), &a.id).cmp(&(b.created(), &b.id)));
 }
 
 fn resumable(mut found: Vec<Elsewhere>) -> Option<Elsewhere> {
     found.retain(|other| other.unfinished && other.committed);
+    sort(&mut found);
     let newest = found.pop()?;
     Some(Elsewhere {
         others: found.len(),
@@ -139,7 +172,7 @@ mod tests {
             }
             records
         };
-        let all = || all(dir.path(), "12-app-0badcafe", Some("12"));
+        let all = || read_all(dir.path(), "12-app-0badcafe", Some("12")).expect("readable");
         let find = || resumable(all());
         begun("12-app-0badcafe", 9, true);
         begun("10-app-0badcaff", 9, true);

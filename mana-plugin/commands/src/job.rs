@@ -3,7 +3,7 @@
 use std::fmt;
 use std::fs;
 use std::path::Path;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use libckpt::identity;
 use libckpt::records::{JobState, Records};
@@ -97,11 +97,17 @@ impl fmt::Display for Queued {
     }
 }
 
+/// An unfinished job, if the batch system has it in its queue and says so soon, and not as the one this process belongs to.
+pub fn ask_queue(global: &Path, id: &str) -> Option<Queued> {
+    let found = look_in_queue(global, id, slurm::SHORTLY).unwrap_or_default();
+    found.filter(|queued| !queued.is_ours)
+}
+
 /// An unfinished job, if the batch system has it in its queue.
 ///
 /// # Errors
-/// When the batch system does not answer.
-pub fn look_in_queue(global: &Path, id: &str) -> Result<Option<Queued>, String> {
+/// When the batch system does not answer within `limit`.
+pub fn look_in_queue(global: &Path, id: &str, limit: Duration) -> Result<Option<Queued>, String> {
     let records = Records::new(Store::at(global.join(id)));
     let Ok(JobState::Unfinished { incarnation, .. }) = records.state() else {
         return Ok(None);
@@ -110,7 +116,7 @@ pub fn look_in_queue(global: &Path, id: &str) -> Result<Option<Queued>, String> 
         return Ok(None);
     };
     let ours = identity::batch_job(&|name: &str| std::env::var(name).ok());
-    Ok(slurm::state(job)?.map(|state| Queued {
+    Ok(slurm::state(job, limit)?.map(|state| Queued {
         job: job.clone(),
         state,
         is_ours: ours.is_some_and(|ours| incarnation.is_of(&ours)),
@@ -119,7 +125,7 @@ pub fn look_in_queue(global: &Path, id: &str) -> Result<Option<Queued>, String> 
 
 /// The same; one that cannot be asked for is in no queue.
 pub fn in_queue(global: &Path, id: &str) -> Option<Queued> {
-    look_in_queue(global, id).unwrap_or_default()
+    look_in_queue(global, id, slurm::LIMIT).unwrap_or_default()
 }
 
 /// The same in words.
@@ -127,12 +133,28 @@ pub fn queued(global: &Path, id: &str) -> Option<String> {
     in_queue(global, id).map(|queued| queued.to_string())
 }
 
-/// Whether a job is one of this job of the batch system: named after it, or gone on with by it.
-pub fn is_of(global: &Path, name: &str, batch_job: &str) -> bool {
-    name.starts_with(&format!("{batch_job}-"))
-        || Records::new(Store::at(global.join(name)))
-            .last()
-            .is_ok_and(|last| last.is_some_and(|last| last.is_of(batch_job)))
+/// Those of a batch job, or of a component of it: named after it, or else gone on with by it.
+pub fn of_batch_job(global: &Path, names: &[String], batch_job: &str) -> Vec<String> {
+    let begin = format!("{batch_job}-");
+    let named = |name: &&String| name.starts_with(&begin);
+    let gone_on_with = |name: &&String| {
+        let last = Records::new(Store::at(global.join(name))).last();
+        last.is_ok_and(|last| last.is_some_and(|last| last.is_of(batch_job)))
+    };
+    let found: Vec<String> = names.iter().filter(named).cloned().collect();
+    match found.is_empty() && !batch_job.contains('+') {
+        true => names.iter().filter(gone_on_with).cloned().collect(),
+        false => found,
+    }
+}
+
+/// Whether a coordinator has left word of where it is, of the job that is meant or of any.
+pub fn is_any_announced(choice: &JobChoice, global: &Path) -> Result<bool, Failure> {
+    let is_there = |name: &str| Rendezvous::path(global, name).exists();
+    if let Some(id) = &choice.id {
+        return Ok(is_there(&of_this_start(global, identity::given(id)?)?));
+    }
+    Ok(names(global)?.iter().any(|(name, _)| is_there(name)))
 }
 
 /// Why nothing may be found.
@@ -201,16 +223,13 @@ fn without_records(choice: &JobChoice) -> Option<String> {
 
 /// The name itself, or the only one of the Slurm job of that number, which is what its user knows.
 fn of_this_start(global: &Path, given: String) -> Result<String, Failure> {
-    let all = names(global)?;
+    let all: Vec<String> = names(global)?.into_iter().map(|(name, _)| name).collect();
     let is_number = given.starts_with(|c: char| c.is_ascii_digit());
-    if !is_number || all.iter().any(|(name, _)| *name == given) {
+    if !is_number || all.contains(&given) {
         return Ok(given);
     }
-    let mut found = all
-        .into_iter()
-        .filter(|(name, _)| is_of(global, name, &given));
-    Ok(match (found.next(), found.next()) {
-        (Some((only, _)), None) => only,
+    Ok(match of_batch_job(global, &all, &given).as_slice() {
+        [only] => only.clone(),
         _ => given,
     })
 }

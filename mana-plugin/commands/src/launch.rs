@@ -3,7 +3,6 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use libckpt::config::OnResubmit;
 use libckpt::records::{JobState, Records};
 use libckpt::refusal::{self, Refusal};
 use libckpt::store::Store;
@@ -13,13 +12,14 @@ use mana::spec::{CoordinatorAddress, LaunchSpec, Mode, OsText};
 use crate::batch;
 use crate::choice::{choose, without_mpi, NONE};
 use crate::cli;
-use crate::decision::{decide, prepare_global, same_program, Decision, Occasion};
+use crate::decision::{decide, same_program, Decision, Occasion};
 use crate::elsewhere::Elsewhere;
 use crate::execution::become_lower;
 use crate::installation::Installation;
 use crate::launcher::Launcher;
 use crate::message::{chain, Failure, Speaker};
 use crate::program::Program;
+use crate::resubmit;
 use crate::settings;
 use crate::wrapper;
 
@@ -27,10 +27,11 @@ use crate::wrapper;
 const HANGING_MPICH: &str = "MPICH 4.0.2";
 
 /// What both commands know before they differ.
-struct Context {
+pub struct Context {
     launcher: Launcher,
     installation: Installation,
-    config: Config,
+    /// The effective configuration.
+    pub config: Config,
     /// The number of this task among others without MPI, each of which is a job of its own.
     task: Option<u32>,
 }
@@ -77,7 +78,7 @@ impl Context {
     }
 
     /// The command line that goes on with job `id` of `size` ranks, started as this one was.
-    fn resume_by(&self, start: &cli::Start, id: &str, size: u32) -> String {
+    pub fn resume_by(&self, start: &cli::Start, id: &str, size: u32) -> String {
         let mut line = self.launcher.words(size) + "mana_restart";
         if let Some(file) = &start.settings.config {
             let file = std::path::absolute(file).unwrap_or_else(|_| file.clone());
@@ -90,7 +91,7 @@ impl Context {
     }
 
     /// Whether this rank speaks for all.
-    fn leading(&self) -> bool {
+    pub fn leading(&self) -> bool {
         self.launcher.rank.unwrap_or(0) == 0
     }
 
@@ -107,7 +108,13 @@ impl Context {
         })
     }
 
-    fn say(&self, start: &cli::Start, speaker: &Speaker, lines: impl IntoIterator<Item = String>) {
+    /// Lines of the rank that speaks for all.
+    pub fn say(
+        &self,
+        start: &cli::Start,
+        speaker: &Speaker,
+        lines: impl IntoIterator<Item = String>,
+    ) {
         if self.leading() && !start.quiet {
             lines.into_iter().for_each(|line| speaker.say(line));
         }
@@ -172,7 +179,7 @@ fn launch_in(
         // A script runs again from its beginning: what had ended before is not what is resumed.
         occasion = Occasion::Again;
     }
-    let (id, occasion) = resubmitted(context, start, id, occasion, speaker)?;
+    let (id, occasion) = resubmit::which(context, start, id, occasion, speaker)?;
     speaker.job = Some(id.clone());
     let global = &context.config.global_ckpt_dir;
     let other = |of: Occasion| {
@@ -220,70 +227,6 @@ fn launch_in(
         began,
     };
     execute(context, start, speaker, id, job, &options.program)
-}
-
-/// Which job a start without `--id` is, and on which occasion, as `on_resubmit` says. Every rank finds the same in the
-/// records: those of this start are written after all have decided.
-fn resubmitted(
-    context: &Context,
-    start: &cli::Start,
-    id: String,
-    occasion: Occasion,
-    speaker: &Speaker,
-) -> Result<(String, Occasion), Failure> {
-    let config = &context.config;
-    let global = &config.global_ckpt_dir;
-    let asked =
-        config.on_resubmit != OnResubmit::Anew && start.id.is_none() && occasion != Occasion::Fresh;
-    if !asked {
-        return Ok((id, occasion));
-    }
-    prepare_global(config, occasion, context.leading(), speaker)?;
-    if state(config, &id)? != JobState::New {
-        return Ok((id, occasion));
-    }
-    if occasion == Occasion::Again {
-        if let Some(ours) = Elsewhere::of_this_job(global, &id) {
-            return Ok((ours.id, occasion));
-        }
-    }
-    let Some(last) = Elsewhere::last(global, &id).filter(|last| last.unfinished) else {
-        return Ok((id, occasion));
-    };
-    if occasion == Occasion::Restart && config.on_resubmit == OnResubmit::Refuse {
-        return Ok((id, occasion));
-    }
-    if context.leading() {
-        refuse_beside(global, &last)?;
-    }
-    if config.on_resubmit == OnResubmit::Refuse {
-        if !last.committed {
-            return Ok((id, occasion));
-        }
-        let way = context.resume_by(start, &last.id, last.size());
-        return Err(Failure::of_job(format!(
-            "{}; nothing was started (on_resubmit = \"refuse\"). To go on with that one: {way}; to begin anew: --fresh",
-            last.title()
-        )));
-    }
-    let line = format!("{}: going on with it (on_resubmit)", last.title());
-    context.say(start, speaker, [line]);
-    Ok((last.id, Occasion::Restart))
-}
-
-/// A job that runs, or that the batch system starts again, goes on by itself.
-fn refuse_beside(global: &Path, last: &Elsewhere) -> Result<(), Failure> {
-    let queued = crate::job::in_queue(global, &last.id);
-    let queued = queued.filter(|queued| !queued.is_ours && queued.goes_on());
-    let why = match queued {
-        Some(queued) => queued.to_string(),
-        None if last.is_running(global) => "it runs".into(),
-        None => return Ok(()),
-    };
-    Err(Failure::of_job(format!(
-        "{}, and {why}: it goes on by itself, and nothing was started (on_resubmit). To begin another one beside it: --fresh",
-        last.title()
-    )))
 }
 
 /// `mana restart`. Returns only on failure.
@@ -336,7 +279,7 @@ fn restart_in(
 }
 
 /// A job resumes with as many ranks as it had.
-fn right_size(context: &Context, id: &str) -> Result<(), Failure> {
+pub fn right_size(context: &Context, id: &str) -> Result<(), Failure> {
     // Without a launcher it is alone.
     let alone = context.launcher.wireups.is_empty() && !context.launcher.slurm_step;
     let started = context.launcher.size.or(alone.then_some(1));
@@ -363,7 +306,8 @@ fn given(id: &str) -> Result<String, Failure> {
     identity::given(id).map_err(|e| Failure::of_job(chain(&e)))
 }
 
-fn state(config: &Config, id: &str) -> Result<JobState, Failure> {
+/// What is recorded about a job.
+pub fn state(config: &Config, id: &str) -> Result<JobState, Failure> {
     Records::new(Store::global(config, id))
         .state()
         .map_err(|e| Failure::of_records(&e))
@@ -379,11 +323,7 @@ fn unfinished_job(config: &Config) -> Result<String, Failure> {
     }
     // Within a batch job only its own.
     if let Some(job) = identity::batch_job(&|name: &str| std::env::var(name).ok()) {
-        let own: Vec<_> = found
-            .iter()
-            .filter(|name| crate::job::is_of(&config.global_ckpt_dir, name, &job))
-            .cloned()
-            .collect();
+        let own = crate::job::of_batch_job(&config.global_ckpt_dir, &found, &job);
         if !own.is_empty() {
             found = own;
         }

@@ -29,6 +29,7 @@ mod prune;
 mod report;
 mod requeue;
 mod rerun;
+mod resubmit;
 mod run_directory;
 mod run_lock;
 mod scripts;
@@ -48,8 +49,9 @@ use clap::{CommandFactory as _, FromArgMatches as _};
 use crate::cli::{Cli, Verb};
 use crate::message::{failure_code, Failure, Speaker};
 
-/// For rank 0 to come to the conclusion that all ranks share; it asks an old coordinator, with a limit of 2 s, before.
-const RANK_0_SPEAKS: std::time::Duration = std::time::Duration::from_secs(3);
+/// For rank 0 to come to the conclusion that all ranks share; it asks the batch system and an old coordinator, with a limit
+/// of 2 s each, before.
+const RANK_0_SPEAKS: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// Entry point, called by the C library.
 #[cfg(not(test))]

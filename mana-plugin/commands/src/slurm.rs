@@ -10,7 +10,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// For an answer of the controller. Slurm's commands themselves give up after its `MessageTimeout`, 10 s unless set.
-const LIMIT: Duration = Duration::from_secs(15);
+pub const LIMIT: Duration = Duration::from_secs(15);
+/// The same where somebody waits.
+pub const SHORTLY: Duration = Duration::from_secs(2);
 /// For what a command has printed to be read, once it has ended.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 /// How long an order is repeated that may only have come at a bad moment: a controller starts again, or another takes its
@@ -362,7 +364,7 @@ fn field<'a>(line: &'a str, key: &str) -> Option<&'a str> {
 /// Whether this job is suspended: it stands still, and goes on some day. Also of a task (`8_2`) or a component (`8+1`).
 pub fn is_suspended(job: &str) -> bool {
     // One that is not in the queue is not suspended, and one that cannot be asked says nothing.
-    queued(job, "%T")
+    queued(job, "%T", LIMIT)
         .unwrap_or_default()
         .iter()
         .any(|state| matches!(state.as_str(), "SUSPENDED" | "STOPPED"))
@@ -372,14 +374,15 @@ pub fn is_suspended(job: &str) -> bool {
 ///
 /// # Errors
 /// Why it could not be asked.
-pub fn state(job: &str) -> Result<Option<String>, String> {
-    let found = queued(job, "%T (%r)")?.into_iter().next();
+pub fn state(job: &str, limit: Duration) -> Result<Option<String>, String> {
+    let found = queued(job, "%T (%r)", limit)?.into_iter().next();
     Ok(found.map(|found| found.trim_end_matches(" (None)").to_owned()))
 }
 
 /// Lines about a job, if it is in the queue.
-fn queued(job: &str, format: &str) -> Result<Vec<String>, String> {
-    let answer = Question::put("squeue", &["-h", "-j", job, "-o", format])?.answer();
+fn queued(job: &str, format: &str, limit: Duration) -> Result<Vec<String>, String> {
+    let words = ["-h", "-j", job, "-o", format];
+    let answer = Question::put_for("squeue", &words, limit)?.answer();
     let answer = match answer {
         // That is how squeue says that it has forgotten a job.
         Err(said) if said.contains("Invalid job id") => String::new(),

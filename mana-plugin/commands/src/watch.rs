@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use libckpt::records::{End, JobState, Records};
 use libckpt::store::Store;
+use mana::slurm;
 use mana_control::{Client, Rendezvous, Status};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
@@ -57,6 +58,7 @@ pub fn watch(options: &cli::Status) -> Result<i32, Failure> {
     let (id, mut known) = match job::running(&options.job) {
         Ok(found) => (found.job.clone(), Some(found)),
         // Between two starts there may be no coordinator to be found.
+        Err(failure) if job::is_any_announced(&options.job, &global)? => return Err(failure),
         Err(failure) => match job::stored(&options.job, &global) {
             Ok(id) if job::in_queue(&global, &id).is_some() => (id, None),
             _ => return Err(failure),
@@ -139,7 +141,8 @@ impl Watch<'_> {
                 Ok(state) => state,
                 Err(e) => {
                     eprintln!("{e}: the job has ended, or its coordinator has");
-                    return Ok(Seen::Lost);
+                    // One that has not answered once is not asked again.
+                    return Ok(said.map_or(Seen::Over, |_| Seen::Lost));
                 }
             };
             let line = if self.options.json {
@@ -166,6 +169,8 @@ impl Watch<'_> {
     ) -> Result<Option<(Rendezvous, Client)>, Failure> {
         let file = Rendezvous::path(&self.global, &self.id);
         let began = Instant::now();
+        // Since when the batch system is known not to have it.
+        let mut gone = began;
         let mut queued = None;
         let mut asked: Option<Instant> = None;
         let mut said = String::new();
@@ -183,16 +188,21 @@ impl Watch<'_> {
                 if is_final(&self.global, &self.id) {
                     return Ok(None);
                 }
-                // A controller that does not answer says nothing new.
-                if let Ok(found) = job::look_in_queue(&self.global, &self.id) {
-                    queued = found;
+                match job::look_in_queue(&self.global, &self.id, slurm::LIMIT) {
+                    Ok(found) => queued = found,
+                    // A controller that does not answer says nothing new.
+                    Err(_) if began.elapsed() < slurm::PATIENCE => gone = Instant::now(),
+                    Err(_) => {}
                 }
+            }
+            if self.leave.load(Ordering::Relaxed) {
+                return Ok(None);
             }
             let why = match &queued {
                 // In the script of that job this would wait for itself.
                 Some(queued) if queued.is_ours => return Ok(None),
                 Some(queued) => queued.to_string(),
-                None if began.elapsed() < SOON => {
+                None if gone.elapsed() < SOON => {
                     format!("it may be started again within {} s", SOON.as_secs())
                 }
                 None => return Ok(None),

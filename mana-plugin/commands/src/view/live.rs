@@ -69,7 +69,7 @@ pub enum Left {
 pub fn live(client: &mut Client, asked_to_end: &AtomicBool) -> Result<Left, Failure> {
     let first = match client.status() {
         Ok(first) => first,
-        Err(e) => return Ok(Left::Lost(gone(&e))),
+        Err(e) => return Ok(Left::Over(gone(&e))),
     };
     let stop = AtomicBool::new(false);
     let (news, heard) = channel();
@@ -79,7 +79,8 @@ pub fn live(client: &mut Client, asked_to_end: &AtomicBool) -> Result<Left, Fail
         scope.spawn(move || ask(client, &news, &asked, stop));
         let mut terminal = ratatui::init();
         let ended = show(&mut terminal, first, &heard, &asks, asked_to_end);
-        ratatui::restore();
+        // A terminal that has gone cannot be.
+        let _ = ratatui::try_restore();
         stop.store(true, Ordering::Relaxed);
         ended
     });

@@ -39,7 +39,7 @@ pub fn run(context: &Context, mpi: Mpi) -> Result<Verdict> {
 
     let refused = submit("refuse")?.ended()?;
     ensure!(
-        refused.contains("nothing was started (on_resubmit = \"refuse\")")
+        refused.contains("nothing was started (on_resubmit = \"refuse\"): to go on with")
             && refused.contains(&format!("--id {}-", first.id))
             && !refused.contains("under control"),
         "the second start was not refused, or not told how to go on\n{refused}"
