@@ -186,7 +186,7 @@ fn survivors(site: &Site, expected: &str) -> Result<()> {
     same(&job, &text, expected)?;
     ensure!(
         count(&text, "start 1 in this allocation ended with code") == 1
-            && count(&text, "attempt 1 ended with code") == 1
+            && count(&text, "start 2 in this allocation ended with code") == 1
             && count(&text, "partner copy") == 1
             && count(&text, "incarnation 3: 2 ranks on 2 nodes") == 1,
         "not relaunched on the spare node\n{text}"
