@@ -54,8 +54,6 @@ pub struct Program {
     pub silent: &'static str,
     /// The MPIs it exists for.
     pub mpis: &'static [Mpi],
-    /// What the report of a crash has that the library itself is known for, natively.
-    pub crashes: &'static [&'static str],
     /// A file without which it cannot be built, and the package that has it.
     pub needs: Option<(&'static str, &'static str)>,
 }
@@ -77,7 +75,6 @@ impl Program {
         says: "",
         silent: "",
         mpis: &Mpi::ALL,
-        crashes: &[],
         needs: None,
     };
 }
@@ -450,9 +447,6 @@ pub const PROGRAMS: &[Program] = &[
         ranks: 2,
         fast: &["--pause", "0", "--rounds", "120"],
         slow: &["--pause", "160", "--rounds", "120"],
-        // Open MPI 4.1.4, in one native run of several hundred: in its progress of non-blocking collectives, of which
-        // MPI_Comm_split makes some, a communicator is used that is not there.
-        crashes: &["signal 11", "mca_pml_ob1_isend", "NBC_Progress"],
         ..C
     },
     Program {

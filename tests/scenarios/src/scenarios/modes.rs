@@ -103,32 +103,7 @@ fn limit(program: &Program) -> Duration {
     }
 }
 
-/// Of errors of native runs.
-const NATIVELY: &str = "natively";
-
 fn run(
-    context: &Context,
-    name: &str,
-    program: &'static Program,
-    mpi: Mpi,
-    mode: Mode,
-) -> Result<Verdict> {
-    let tried = attempt(context, name, program, mpi, mode);
-    let Err(failed) = &tried else { return tried };
-    // Without a native result there is nothing to compare with.
-    let report = format!("{failed:#}");
-    let known = |words: &[&str]| !words.is_empty() && words.iter().all(|w| report.contains(w));
-    let is_native = failed.chain().any(|cause| cause.to_string() == NATIVELY);
-    if is_native && known(program.crashes) {
-        let words = program.crashes.join(", ");
-        return skipped(format!(
-            "the MPI library itself crashed, natively ({words})"
-        ));
-    }
-    tried
-}
-
-fn attempt(
     context: &Context,
     name: &str,
     program: &'static Program,
@@ -261,7 +236,7 @@ pub fn native_with(
     }
     command.current_dir(directory);
     let ended = Job::start(command, directory)?.wait(limit(program))?;
-    ended.expect(0).context(NATIVELY)?.result()
+    ended.expect(0).context("natively")?.result()
 }
 
 /// The job ended well, with the native run's result.
