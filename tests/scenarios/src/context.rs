@@ -10,7 +10,7 @@ use anyhow::{bail, Context as _, Result};
 use tempfile::TempDir;
 
 use crate::job::Job;
-use crate::mpi::{fetched, find, yields_with, Mpi};
+use crate::mpi::{fetched, find, yields_with, Mpi, Who};
 use crate::product::Product;
 use crate::programs::Program;
 use crate::random::Random;
@@ -58,9 +58,7 @@ impl Context {
             .prefix("mana-scenarios.")
             .tempdir()
             .context("creating a working directory")?;
-        if !full {
-            yielding(work.path())?;
-        }
+        yielding(work.path(), if full { Who::Fetched } else { Who::All })?;
         Ok(Self {
             full,
             seed,
@@ -144,8 +142,8 @@ impl Context {
 }
 
 /// In the short run ranks leave the processor to others while they wait: three ranks of MPICH on two processors
-/// take forty times as long without it. In the full run the MPIs wait as they do by themselves.
-fn yielding(directory: &Path) -> Result<()> {
+/// take forty times as long without it. In the full run the system's MPIs wait as they do by themselves.
+fn yielding(directory: &Path, who: Who) -> Result<()> {
     let Some(compiler) = find("gcc") else {
         return Ok(());
     };
@@ -158,7 +156,7 @@ fn yielding(directory: &Path) -> Result<()> {
         .arg(&library);
     let limit = Duration::from_secs(60);
     Job::start(command, directory)?.wait(limit)?.expect(0)?;
-    yields_with(library);
+    yields_with(library, who);
     Ok(())
 }
 

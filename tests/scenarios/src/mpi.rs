@@ -28,12 +28,21 @@ pub struct Fetched {
 /// Where the fetched ones are.
 static PLACE: OnceLock<PathBuf> = OnceLock::new();
 
-/// What makes a waiting rank leave the processor to others.
-static YIELDING: OnceLock<PathBuf> = OnceLock::new();
+/// What makes a waiting rank leave the processor to others, and for whom.
+static YIELDING: OnceLock<(PathBuf, Who)> = OnceLock::new();
 
-/// Ranks leave the processor to others while they wait, with the library at `path`; the first call counts.
-pub fn yields_with(path: PathBuf) {
-    YIELDING.get_or_init(|| path);
+/// Whose ranks leave the processor to others while they wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Who {
+    /// Those of every MPI.
+    All,
+    /// Those of the fetched ones.
+    Fetched,
+}
+
+/// They do with the library at `path`; the first call counts.
+pub fn yields_with(path: PathBuf, who: Who) {
+    YIELDING.get_or_init(|| (path, who));
 }
 
 /// Says where the fetched MPIs are; the first call counts.
@@ -141,15 +150,17 @@ impl Mpi {
         Some((find("gcc")?, words))
     }
 
-    /// What is loaded into a process beside its MPI so that it does.
-    pub fn yielding() -> Option<&'static Path> {
-        YIELDING.get().map(PathBuf::as_path)
+    /// What is loaded into a process beside this MPI so that it does.
+    pub fn yielding(self) -> Option<&'static Path> {
+        let (library, who) = YIELDING.get()?;
+        let does = *who == Who::All || matches!(self, Self::Fetched(_));
+        does.then_some(library)
     }
 
     /// The launcher of a native run.
     pub fn native(self, ranks: u32) -> Command {
         let mut command = self.launcher(ranks, false);
-        if let Some(library) = Self::yielding() {
+        if let Some(library) = self.yielding() {
             command.env("LD_PRELOAD", library);
         }
         command

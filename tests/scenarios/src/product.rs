@@ -146,7 +146,7 @@ impl Setup {
             global,
         } = intervals;
         let stores = self.stores();
-        let preload = Mpi::yielding().map_or(String::new(), |library| {
+        let preload = self.mpi.yielding().map_or(String::new(), |library| {
             format!("lower_preload={}\n", library.display())
         });
         let text = format!(

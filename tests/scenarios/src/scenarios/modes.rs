@@ -229,7 +229,7 @@ pub fn native_with(
         .envs(program.environment.iter().copied());
     for (name, mut value) in environment.into_iter().flatten() {
         // What makes ranks yield is preloaded, too.
-        if let Some(library) = Mpi::yielding().filter(|_| name == "LD_PRELOAD") {
+        if let Some(library) = mpi.yielding().filter(|_| name == "LD_PRELOAD") {
             value = format!("{value}:{}", library.display());
         }
         command.env(name, value);

@@ -64,7 +64,7 @@ impl Session {
         let mut text = moved(fs::read_to_string(&environment)?, &docs, &own);
         let line = "cd \"$1\" && rm home/mana && cp -a \"$2\" home/mana && cp -a \"$3\" docs && \
                     chown -R --reference=\"$4\" home session-* && chown --reference=\"$4\" . && chmod 711 .";
-        if let Some(library) = Mpi::yielding() {
+        if let Some(library) = Mpi::Mpich.yielding() {
             let copy = place.join("yield.so");
             text = moved(text, library, &copy);
             fs::copy(library, &copy).context("copying a library")?;
@@ -100,7 +100,7 @@ impl Session {
             docs.display(),
             docs.join("bin").display(),
         );
-        if let Some(library) = Mpi::yielding() {
+        if let Some(library) = Mpi::Mpich.yielding() {
             writeln!(text, "export MANA_LOWER_PRELOAD='{}'", library.display())?;
         }
         Ok(text)
