@@ -6,7 +6,7 @@
 
 use crate::errors::{self, check, finish, put_string};
 use crate::state::{core, Datatype, Outcome, Recipe};
-use crate::{attributes, entry};
+use crate::{attributes, darray, entry, library};
 use mpi_std::*;
 use std::ffi::c_char;
 
@@ -27,6 +27,12 @@ pub fn construct(recipe: &Recipe) -> Outcome<u64> {
     let part = |from: usize| ints.get(from..).unwrap_or(&[]).as_ptr();
     let n = int(0);
     let at = n.max(0) as usize;
+    if recipe.combiner == MPI_COMBINER_DARRAY && library::misplaces_arrays(&c.state.library.version)
+    {
+        if let Some(real) = darray::of_recipe(ints, old)? {
+            return Ok(real);
+        }
+    }
     let mut new = MPI_DATATYPE_NULL;
     let out = &mut new;
     // SAFETY: the recipe holds the arrays in the lengths the constructor reads (`create` and the

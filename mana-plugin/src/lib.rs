@@ -24,6 +24,7 @@ mod cache;
 pub mod checkpoint;
 mod collectives;
 mod comms;
+mod darray;
 mod datatypes;
 mod deliveries;
 mod drained;

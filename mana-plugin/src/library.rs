@@ -70,6 +70,12 @@ pub fn class_of_wrong_handlers(version: &str) -> i32 {
     }
 }
 
+/// Whether `MPI_Type_create_darray` of this library takes other elements than the standard says: Intel MPI 2021.19 does where
+/// a dimension is distributed by cycles and a faster one in blocks.
+pub fn misplaces_arrays(version: &str) -> bool {
+    version.starts_with("Intel")
+}
+
 fn newer_mpich(version: &str) -> bool {
     let Some(number) = version.strip_prefix("MPICH ") else {
         return false;

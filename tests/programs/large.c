@@ -1,7 +1,7 @@
 /* Messages, collectives, persistent requests, datatypes, packing and operations: every kind is called in every round, some stay
  * under way from one round to the next, and what they make lives through the run. With the large-count procedures of MPI-4, or
  * (-DORDINARY) with those of MPI-3.
- *   large [--rounds N] [--pause MS] */
+ *   large [--rounds N] [--pause MS] [--few 1] */
 #include "common.h"
 
 #ifdef ORDINARY
@@ -375,19 +375,20 @@ enum { SUMS = 6 };
 /* The last two kinds are MPI_Reduce_scatter's: Open MPI's non-blocking ones take no elements without extent. */
 static int sums(void) { return library_is("Open MPI") ? SUMS - 2 : SUMS; }
 
-/* Intel MPI divides by the size of what is reduced: there it is a few bytes, and nothing beyond an int. */
-static void make_sums(void)
+/* Intel MPI divides by the size of what is reduced: there it is a few bytes, and nothing beyond an int. A job that is to go
+ * on under it is told (--few). */
+static void make_sums(int few)
 {
-    int few = library_is("Intel");
     many_sums = few ? 2 : prime, many_parts = few ? 2 : far_away;
     MPI_Type_contiguous(few, MPI_BYTE, &summed);
     MPI_Type_commit(&summed);
 }
 
-/* Some ranks may only hand on. */
+/* Some ranks may only hand on; two elements may go ways of their own. */
 static void check_applied(MPI_Comm comm, C each)
 {
     C all;
+    if (each == 2) each = 1;
     MPI_Allreduce(&applied, &all, 1, MPI_COUNT, MPI_SUM, comm);
     CHECK(applied % each == 0 && all > 0, "applied to %lld", (long long)applied);
 }
@@ -582,7 +583,7 @@ int main(int argc, char **argv)
     make_beyond(beyond);
     MPI_Op counts;
     MPI_Op_create_c(tally, 1, &counts);
-    make_far(), make_sums();
+    make_far(), make_sums((int)option(argc, argv, "--few", library_is("Intel")));
     refused = option(argc, argv, "--refused", 0);
     static struct buffers distant[FAR], repeated[FAR];
     MPI_Request far_q[FAR], far_p[FAR], open_sums[SUMS], kept[SUMS];

@@ -351,6 +351,7 @@ pub const PROGRAMS: &[Program] = &[
     Program {
         name: "types",
         source: "types.c",
+        slow: &["--right", "1"],
         ..C
     },
     Program {

@@ -71,6 +71,9 @@ const CARRIED: &[&str] = &[
 /// What is not built for an MPI, and goes on under it: what that does not have, too.
 const ELSEWHERE: &[(&str, &str)] = &[("large", "openmpi")];
 
+/// Arguments of a program that is to go on under an MPI that cannot do all of it.
+const WITH_CARE: &[(&str, &str, [&str; 2])] = &[("large", "intel-2021.19.0", ["--few", "1"])];
+
 /// What an MPI itself cannot do.
 const UNFIT: &[(&str, &str, &str)] = &[
     (
@@ -318,7 +321,13 @@ fn across(context: &Context, program: &'static Program, from: Mpi, to: Mpi) -> R
     }
     let mut place = context.directory(&format!("{}-{}", from.name(), to.name()))?;
     let expected = expected(context, program, from, place.path())?;
-    let line = program.line(&context.build(program, from)?, program.slow);
+    let mut line = program.line(&context.build(program, from)?, program.slow);
+    for (_, _, arguments) in WITH_CARE
+        .iter()
+        .filter(|(name, mpi, _)| (*name, *mpi) == (program.name, to.name()))
+    {
+        line.extend(arguments.map(str::to_owned));
+    }
     let setup = killed(context, program, &line, from, place.path())?;
     if from.family() != to.family() {
         refused_unless_named(&setup, to, &line)?;
