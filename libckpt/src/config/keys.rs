@@ -374,8 +374,23 @@ fn absolute(path: PathBuf) -> PathBuf {
     std::path::absolute(&path).unwrap_or(path)
 }
 
+/// What a shell would replace, and is taken for a name here.
+fn for_a_shell(text: &str) -> Option<String> {
+    if text.starts_with('~') {
+        return Some(format!("{text:?}: write ${{HOME}} for the home directory"));
+    }
+    let mut after = text.split('$').skip(1);
+    let named = |c: char| c.is_ascii_alphabetic() || c == '_';
+    after
+        .any(|part| part.starts_with(named))
+        .then(|| format!("{text:?}: a variable's name is written in braces, as in ${{HOME}}"))
+}
+
 /// `${NAME}` replaced by the environment's value.
 fn expand(text: &str, environment: &dyn Fn(&str) -> Option<String>) -> Result<String, String> {
+    if let Some(wrong) = for_a_shell(text) {
+        return Err(wrong);
+    }
     let mut done = String::new();
     let mut rest = text;
     while let Some(at) = rest.find("${") {

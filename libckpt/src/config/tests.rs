@@ -69,6 +69,15 @@ fn a_text_without_its_end_is_named() {
 }
 
 #[test]
+fn what_a_shell_would_replace_is_refused() {
+    for path in ["~/ck", "~", "$HOME/ck", "/scratch/$USER"] {
+        let error = from(&format!("global_ckpt_dir = \"{path}\"")).expect_err(path);
+        assert!(error.to_string().contains("${HOME}"), "{error}");
+    }
+    from("global_ckpt_dir = \"/a~b/50$\"").expect("a name like others");
+}
+
+#[test]
 fn variables_are_expanded_or_refused() {
     let c = from("global_ckpt_dir = \"${SCRATCH}/ck\"").expect("defined");
     assert_eq!(c.global_ckpt_dir, Path::new("/scratch/ck"));

@@ -57,6 +57,22 @@ impl Occasion {
     }
 }
 
+/// Whether an earlier start of this batch job, or of this `mana run`, has obeyed `--fresh` already.
+///
+/// All ranks find the same: the records of a start are written after `MPI_Init`.
+pub fn fresh_is_spent(config: &Config, id: &str, launcher: &Launcher) -> bool {
+    if std::env::var_os(AGAIN).is_some_and(|v| v == RETRY) {
+        return true;
+    }
+    let own = identity::batch_job(&|name: &str| std::env::var(name).ok());
+    let last = Records::new(Store::global(config, id)).last();
+    // What cannot be read is told by who decides.
+    let (Some(own), Ok(Some(last))) = (own, last) else {
+        return false;
+    };
+    last.is_of(&own) && last.restart_count < launcher.restart_count
+}
+
 /// What was decided.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decision {

@@ -74,6 +74,14 @@ impl Elsewhere {
         self.incarnation.size
     }
 
+    /// Of one that runs: what is written to a file is written by both.
+    pub fn beside(&self) -> String {
+        format!(
+            "job {} of the same program, arguments and directory is running: this one is begun beside it, and both write to the same files",
+            self.id
+        )
+    }
+
     /// For a line about it.
     pub fn title(&self) -> String {
         let others = match self.others {

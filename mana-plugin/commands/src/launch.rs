@@ -12,7 +12,7 @@ use mana::spec::{CoordinatorAddress, LaunchSpec, Mode, OsText};
 use crate::batch;
 use crate::choice::{choose, without_mpi, NONE};
 use crate::cli;
-use crate::decision::{decide, same_program, Decision, Occasion};
+use crate::decision::{decide, fresh_is_spent, same_program, Decision, Occasion};
 use crate::elsewhere::Elsewhere;
 use crate::execution::become_lower;
 use crate::installation::Installation;
@@ -179,6 +179,11 @@ fn launch_in(
         // A script runs again from its beginning: what had ended before is not what is resumed.
         occasion = Occasion::Again;
     }
+    if occasion == Occasion::Fresh && fresh_is_spent(&context.config, &id, &context.launcher) {
+        occasion = Occasion::Again;
+        let line = "--fresh was for the first start: this one goes on, as it is the same batch job's, or the same 'mana run' has made it".to_owned();
+        context.say(start, speaker, [line]);
+    }
     let (id, occasion) = resubmit::which(context, start, id, occasion, speaker)?;
     speaker.job = Some(id.clone());
     let global = &context.config.global_ckpt_dir;
@@ -189,6 +194,15 @@ fn launch_in(
         let found = Elsewhere::find(global, &id)?;
         let way = context.resume_by(start, &found.id, found.size());
         Some((found, way))
+    };
+    // Whatever they write to files is written by both.
+    let beside = |occasion: Occasion| {
+        if start.id.is_some() || !context.leading() || occasion != Occasion::First {
+            return None;
+        }
+        let last = Elsewhere::last(global, &id).ok().flatten()?;
+        let runs = last.unfinished && last.is_running(global);
+        runs.then(|| last.beside())
     };
     let decision = context
         .decide(&id, occasion, speaker)
@@ -220,6 +234,8 @@ fn launch_in(
             found.title()
         );
         context.say(start, speaker, [line]);
+    } else if let Some(beside) = beside(occasion) {
+        context.say(start, speaker, [beside]);
     }
     let job = Job {
         mode,

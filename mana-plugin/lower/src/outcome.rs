@@ -46,25 +46,39 @@ pub fn agree<R>(
     };
     let all_end = told.iter().all(|(_, ends)| *ends);
     let texts: Vec<Option<String>> = told.into_iter().map(|(text, _)| text).collect();
-    let Some((first, text)) = texts
-        .iter()
-        .enumerate()
-        .find_map(|(rank, text)| Some((rank, text.as_ref()?)))
+    of_all(all.rank(), &texts, all_end, outcome, tail, || {
+        let _ = all.barrier();
+    })
+}
+
+/// What `outcome` of rank `own` becomes when `texts` is what failed on each rank, if anything did. `meet`: returns when all
+/// ranks are there.
+pub fn of_all<R>(
+    own: u32,
+    texts: &[Option<String>],
+    all_end: bool,
+    outcome: Result<R, Failure>,
+    tail: &str,
+    meet: impl FnOnce(),
+) -> Result<R, Failure> {
+    let Some((first, text)) = (0..)
+        .zip(texts)
+        .find_map(|(r, text)| Some((r, text.as_ref()?)))
     else {
         return outcome;
     };
-    let speaks = |rank: usize| texts[rank].is_some() && !texts[..rank].contains(&texts[rank]);
-    if speaks(all.rank() as usize) {
-        if let Some(mine) = &mine {
+    if let Err(mine) = &outcome {
+        let before = &texts[..own as usize];
+        if !before.contains(&texts[own as usize]) {
             messages::error(format_args!("{mine}{tail}"));
         }
     }
     // A launcher kills everyone as soon as one ends: nobody does before all have spoken.
-    let _ = all.barrier();
+    meet();
     Err(Box::new(Told {
         text: format!("rank {first}: {text}"),
         all_end,
-        first: first == all.rank() as usize,
+        first: first == own,
         passing: outcome.as_ref().is_err_and(|e| passes(&**e)),
     }))
 }

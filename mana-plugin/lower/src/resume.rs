@@ -74,6 +74,7 @@ pub fn run() -> Result<Infallible, Failure> {
         IN_PROGRESS.store(false, Ordering::Release);
         return fresh::enter();
     };
+    let world = world.as_ref();
     let recovered = &resume.recovered;
     let report = recovered
         .manifest
@@ -82,24 +83,25 @@ pub fn run() -> Result<Infallible, Failure> {
         .copied();
     let leader = resume.session.is_leader();
     let reading = || format!("reading the image {}", recovered.image.display());
-    let image = waits::watched(leader, reading, || {
-        split_process::with_reserved_descriptors(|| ImageFile::open(&recovered.image, report))
-    })?;
-    let loaded = image::load(image.sections())?;
-    if loaded.launch.version != spec.version {
-        return Err(format!(
-            "the image was made by version {} of mana, this is {}",
-            loaded.launch.version, spec.version
-        )
-        .into());
-    }
+    let opened = || -> Result<_, Failure> {
+        let image = waits::watched(leader, reading, || {
+            split_process::with_reserved_descriptors(|| ImageFile::open(&recovered.image, report))
+        })?;
+        let loaded = image::load(image.sections())?;
+        if loaded.launch.version != spec.version {
+            return Err(format!(
+                "the image was made by version {} of mana, this is {}",
+                loaded.launch.version, spec.version
+            )
+            .into());
+        }
+        Ok((image, loaded))
+    };
+    let (image, loaded) = waits::together(world, "the resume (images)", opened())?;
 
-    written::put_back(&resume.session, recovered.generation, world.as_ref())?;
-    if let Some(world) = &world {
-        waits::together(world, written::TITLE)?;
-    }
-
-    let rendezvous = rendezvous(resume.incarnation)?;
+    let ready = written::put_back(&resume.session, recovered.generation, world)
+        .and_then(|()| rendezvous(resume.incarnation));
+    let rendezvous = waits::together(world, written::TITLE, ready)?;
     let global = resume.session.global().root();
     let clones = mana_journal::clones(global, recovered.generation, resume.session.rank());
     if let Some(tree) = &loaded.tree {
@@ -108,38 +110,38 @@ pub fn run() -> Result<Infallible, Failure> {
             go();
         });
     }
-    let mut restorer = Restorer::begin(&loaded.split)?;
-    if spec.adapter.is_none() {
-        if let Err(e) = tree::begin(Some(restorer.recorded_pid())) {
-            log::warn!("{e}");
-        }
-    }
     let mut context = RestoreContext::new(TEMPORARY_FD, &loaded.blobs, &rendezvous);
     context.real_tid = &split_process::real_tid;
     context.clones = Some(&clones);
-    for fd in process_state::conflicts(&loaded.state) {
-        // SAFETY: left open by whoever started this process; nothing here uses it.
-        unsafe { libc::close(fd) };
-    }
-    let mut restored = process_state::restore_descriptors(&loaded.state, &context)?;
-    let buffers = restorer.map(&loaded.regions)?;
-    waits::watched(leader, reading, || {
-        fault::point("resume.memory");
-        fill(&image, 0, buffers, &|_| ())
-    })?;
-    restorer.protect()?;
-    process_state::restore_mappings(&loaded.state, &context, &mut restored)?;
-    if let Some(world) = &world {
-        // What one rank of a node still holds open, another may be looking for.
-        waits::together(world, "the resume (memory)")?;
-    }
-    for warning in process_state::restore_rest(&loaded.state, &context, restored)? {
+    let in_place = || -> Result<_, Failure> {
+        let mut restorer = Restorer::begin(&loaded.split)?;
+        if spec.adapter.is_none() {
+            if let Err(e) = tree::begin(Some(restorer.recorded_pid())) {
+                log::warn!("{e}");
+            }
+        }
+        for fd in process_state::conflicts(&loaded.state) {
+            // SAFETY: left open by whoever started this process; nothing here uses it.
+            unsafe { libc::close(fd) };
+        }
+        let mut restored = process_state::restore_descriptors(&loaded.state, &context)?;
+        let buffers = restorer.map(&loaded.regions)?;
+        waits::watched(leader, reading, || {
+            fault::point("resume.memory");
+            fill(&image, 0, buffers, &|_| ())
+        })?;
+        restorer.protect()?;
+        process_state::restore_mappings(&loaded.state, &context, &mut restored)?;
+        Ok((restorer, restored))
+    };
+    // What one rank of a node still holds open, another may be looking for.
+    let (restorer, restored) = waits::together(world, "the resume (memory)", in_place())?;
+    let open = process_state::restore_rest(&loaded.state, &context, restored);
+    let warnings = waits::together(world, "the resume (open files)", open.map_err(Into::into))?;
+    for warning in warnings {
         log::warn!("{warning}");
     }
     drop(image);
-    if let Some(world) = &world {
-        waits::together(world, "the resume (open files)")?;
-    }
     if let Some(state) = &loaded.mpi {
         mana_plugin::checkpoint::rebuild(state)?;
     }

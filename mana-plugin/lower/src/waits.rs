@@ -4,7 +4,7 @@
 //! | wait | who says so | how it ends |
 //! |---|---|---|
 //! | all ranks in one step of a start or resume (`meeting`) | rank 0, whom and with what | after `checkpoint_timeout` as `on_error` has it, a resume with exit code 99; while images are read or copied, never |
-//! | all ranks have put their program back ([`together`]) | rank 0, whom | never: Slurm's time limit, or the user, decides |
+//! | all ranks have put their program back ([`together`]) | rank 0, whom | when one has failed, as they all have then; else never: Slurm's time limit, or the user, decides |
 //! | the same, and rank 0 does not answer | rank 1 | as above |
 //! | the MPI library's own `MPI_Init` ([`bounded`]) | each node's first rank | after `checkpoint_timeout` in a resume, or with `on_error = "stop"`: exit code 99; else never |
 //! | a file system, on one rank, where the others cannot be told ([`watched`]) | each node's first rank | never |
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use mana_plugin::{Gathered, Gatherer, Missing, Offer, WorldCollective, FIRST_WORD};
 
-use crate::{messages, Failure};
+use crate::{messages, outcome, Failure};
 
 /// Most groups of ranks in one line.
 const GROUPS: usize = 6;
@@ -63,15 +63,16 @@ pub fn rank_0_is_silent(title: &str, waited: Duration) {
     );
 }
 
-/// A rank that has come.
+/// A rank that has come, with what went wrong on it, if anything did.
 struct Here {
     title: &'static str,
     size: u32,
+    failure: String,
 }
 
 impl Gatherer for Here {
     fn offer(&mut self, _: Duration) -> Offer {
-        Offer::Brings(Vec::new())
+        Offer::Brings(self.failure.clone().into_bytes())
     }
 
     fn limit(&mut self) -> Option<Duration> {
@@ -92,20 +93,46 @@ impl Gatherer for Here {
     }
 }
 
-/// Returns when all ranks have come here; on the MPI thread, before the program runs.
+/// Returns when all ranks have come here; on the MPI thread, before the program runs. `outcome` is what has come of this
+/// rank's part until here: a failure of one rank is a failure of all.
 ///
 /// # Errors
-/// When MPI fails.
-pub fn together(world: &WorldCollective, title: &'static str) -> Result<(), Failure> {
-    let mut here = Here {
-        title,
-        size: world.size(),
-    };
-    match mana_plugin::gather(Some(world), &mut here) {
-        Ok(Gathered::All(_)) => Ok(()),
-        Ok(_) => Err(format!("{title} was given up").into()),
-        Err(class) => Err(format!("{title}: MPI error class {class}").into()),
+/// When it failed here or elsewhere, or MPI fails.
+pub fn together<R>(
+    world: Option<&WorldCollective>,
+    title: &'static str,
+    outcome: Result<R, Failure>,
+) -> Result<R, Failure> {
+    let Some(world) = world else { return outcome };
+    if outcome.as_ref().is_err_and(|e| e.is::<outcome::Told>()) {
+        return outcome;
     }
+    let meet = |failure: String| {
+        let size = world.size();
+        let mut here = Here {
+            title,
+            size,
+            failure,
+        };
+        match mana_plugin::gather(Some(world), &mut here) {
+            Ok(Gathered::All(told)) => Ok(told),
+            Ok(_) => Err(Failure::from(format!("{title} was given up"))),
+            Err(class) => Err(format!("{title}: MPI error class {class}").into()),
+        }
+    };
+    let own = outcome.as_ref().err().map(ToString::to_string);
+    let told = match meet(own.unwrap_or_default()) {
+        Ok(told) => told,
+        Err(e) => return outcome.and(Err(e)),
+    };
+    let texts: Vec<Option<String>> = told
+        .iter()
+        .map(|text| (!text.is_empty()).then(|| String::from_utf8_lossy(text).into_owned()))
+        .collect();
+    outcome::of_all(world.rank(), &texts, true, outcome, "", || {
+        // Why it fails does not matter any more.
+        let _ = meet(String::new());
+    })
 }
 
 /// Whether this process speaks for those beside it, before it knows them: the first of its node, as far as its

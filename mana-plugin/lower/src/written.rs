@@ -61,7 +61,7 @@ fn volumes(
         bytes = postcard::to_stdvec(&found)?;
     }
     if let Some(world) = world {
-        waits::together(world, TITLE)?;
+        waits::together(Some(world), TITLE, Ok(()))?;
         world.bcast(0, &mut bytes).map_err(failed)?;
     }
     let found: Vec<Volume> = postcard::from_bytes(&bytes)?;
@@ -75,7 +75,7 @@ fn volumes(
     }
     let all = match world {
         Some(world) => {
-            waits::together(world, TITLE)?;
+            waits::together(Some(world), TITLE, Ok(()))?;
             world.allgather(&near).map_err(failed)?
         }
         None => vec![near],

@@ -15,6 +15,7 @@ use crate::protocol::{Registration, ToRank};
 use crate::{EndHow, Event, Outcome, Started, StepError};
 
 use super::ranks::Life;
+use super::taking::BEING_ENDED;
 use super::{Core, To};
 
 impl Core {
@@ -176,9 +177,9 @@ impl Core {
             return;
         }
         self.killed = true;
-        self.close("the job is being ended".into());
+        self.close(BEING_ENDED.into());
         if self.taking.is_some() {
-            self.abandon(now, "the job is being ended".into());
+            self.abandon(now, BEING_ENDED.into());
         }
         if how == EndHow::Kill {
             // What else there is, rank 0 says when it is done.

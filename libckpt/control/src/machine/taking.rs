@@ -23,6 +23,8 @@ use super::{stall, Action, Core, To, Wanted, RECENT};
 
 /// How long the cause may arrive after its consequences on other ranks.
 const CAUSE_GRACE: Duration = Duration::from_secs(2);
+/// Why a checkpoint is given up whose program will not run on.
+pub(super) const BEING_ENDED: &str = "the job is being ended";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Step {
@@ -545,9 +547,10 @@ impl Core {
             seconds: now.saturating_sub(taking.started).as_secs_f64(),
             reason,
         });
-        self.warn(format!(
-            "{line}; the program runs on, older checkpoints are kept"
-        ));
+        self.warn(match given_up == BEING_ENDED {
+            true => format!("{line}; older checkpoints are kept"),
+            false => format!("{line}; the program runs on, older checkpoints are kept"),
+        });
         if taking.scheduled {
             self.figures.covered += self.scheduler.taken(level, now);
         }

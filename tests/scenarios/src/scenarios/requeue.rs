@@ -34,6 +34,11 @@ pub fn all() -> Vec<Scenario> {
             |c| run(c, Case::Fresh),
         ),
         Scenario::new(
+            "requeue/fresh-again",
+            "--fresh in a command that is started again by itself: it resumes, and a line says so",
+            |c| run(c, Case::FreshAgain),
+        ),
+        Scenario::new(
             "requeue/by-itself",
             "SLURM_RESTART_COUNT > 0 resumes by itself",
             |c| run(c, Case::Requeued),
@@ -70,6 +75,7 @@ pub fn all() -> Vec<Scenario> {
 enum Case {
     Refused,
     Fresh,
+    FreshAgain,
     Requeued,
     Early,
     WithoutRecords,
@@ -83,6 +89,14 @@ fn slurm(setup: &Setup, restarts: u32) -> Setup {
     setup
         .environment
         .push(("SLURM_RESTART_COUNT".to_owned(), restarts.to_string()));
+    setup
+}
+
+/// As `mana run` starts it another time.
+fn again(setup: &Setup) -> Setup {
+    let mut setup = setup.clone();
+    let retry = ("MANA_RESTART".to_owned(), "retry".to_owned());
+    setup.environment.push(retry);
     setup
 }
 
@@ -247,6 +261,7 @@ fn run(context: &Context, case: Case) -> Result<Verdict> {
             setup.launch(&["--fresh"], &line)?.wait(LIMIT)?
         }
         Case::Fresh => setup.launch(&["--fresh"], &line)?.wait(LIMIT)?,
+        Case::FreshAgain => again(&setup).launch(&["--fresh"], &line)?.wait(LIMIT)?,
         _ => slurm(&setup, 1).launch(&[], &line)?.wait(LIMIT)?,
     };
     same(&ended, &expected)?;
@@ -254,6 +269,11 @@ fn run(context: &Context, case: Case) -> Result<Verdict> {
     match case {
         Case::WithoutRecords => ensure!(!resumed, "it resumed\n{}", ended.report()),
         Case::Requeued => ensure!(resumed, "nothing says that it resumed\n{}", ended.report()),
+        Case::FreshAgain => ensure!(
+            resumed && ended.stderr.contains("--fresh was for the first start"),
+            "it began anew, or nothing says why not\n{}",
+            ended.report()
+        ),
         Case::Early => ensure!(
             ended.stderr.contains("beginning"),
             "no line says that it starts from the beginning\n{}",
