@@ -93,6 +93,12 @@ pub enum Error {
         /// Why not.
         reason: String,
     },
+    /// Somebody has deleted the records of this start.
+    #[error("{} is gone: without the job's records nothing is resumed; put the directory back, or start the job anew", path.display())]
+    Unrecorded {
+        /// The record of this start.
+        path: PathBuf,
+    },
     /// A newer start of this job exists.
     #[error("this is incarnation {ours} of the job, incarnation {newest} has taken over")]
     Superseded {

@@ -376,6 +376,19 @@ impl Records {
         self.newest().ok().and_then(|newest| self.end_of(newest))
     }
 
+    /// Whether the record of incarnation `number`, which was written, is there still.
+    ///
+    /// # Errors
+    /// [`Error::Unrecorded`] when it is not.
+    pub fn still_has(&self, number: u32) -> Result<(), Error> {
+        let path = self.path(number);
+        // A file system that does not answer has deleted nothing.
+        match path.try_exists() {
+            Ok(false) => Err(Error::Unrecorded { path }),
+            _ => Ok(()),
+        }
+    }
+
     /// Whether a newer start of the job exists.
     ///
     /// # Errors

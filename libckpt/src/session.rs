@@ -303,7 +303,7 @@ impl Session {
     }
 
     /// Makes a generation valid on this node: writes the manifest (each node's leader), once it has been
-    /// announced. Refuses if a newer start of the job exists.
+    /// announced. Refuses if a newer start of the job exists, or (rank 0) if its records are gone.
     ///
     /// # Errors
     /// When it cannot be written.
@@ -318,6 +318,9 @@ impl Session {
                 ours: generation.incarnation,
                 newest,
             });
+        }
+        if self.rank == 0 {
+            self.records.still_has(generation.incarnation)?;
         }
         point("commit.before");
         self.manifest(generation, level, images)

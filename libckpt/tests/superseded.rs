@@ -94,6 +94,31 @@ fn a_superseded_start_deletes_and_records_nothing() {
 }
 
 #[test]
+fn a_start_whose_record_was_deleted_commits_nothing() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let c = config(dir.path());
+    run(RANKS, |all| {
+        let session = Session::open(&c, "j", [1; 32], all).expect("open");
+        let number = begin(&session, all, None);
+        checkpoint(&session, all, id(number, 1), Level::Local);
+        all.barrier().expect("barrier");
+        if all.rank() == 0 {
+            let global = session.global().root();
+            std::fs::remove_file(global.join(format!("incarnation-{number}"))).expect("record");
+            let refused = session.commit(id(number, 2), Level::Local, &[]);
+            assert!(
+                matches!(refused, Err(Error::Unrecorded { .. })),
+                "{refused:?}"
+            );
+            assert_eq!(
+                session.local().generations().expect("list"),
+                [id(number, 1)]
+            );
+        }
+    });
+}
+
+#[test]
 fn a_new_node_keeps_what_it_resumed_from_until_it_is_whole() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let c = config(dir.path());

@@ -181,7 +181,7 @@ fn launch_in(
     }
     if occasion == Occasion::Fresh && fresh_is_spent(&context.config, &id, &context.launcher) {
         occasion = Occasion::Again;
-        let line = "--fresh was for the first start: this one goes on, as it is the same batch job's, or the same 'mana run' has made it".to_owned();
+        let line = "--fresh was for the first start: this is another one of the same batch job, or of the same 'mana run'".to_owned();
         context.say(start, speaker, [line]);
     }
     let (id, occasion) = resubmit::which(context, start, id, occasion, speaker)?;

@@ -14,6 +14,9 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+/// Which signals Open MPI installs handlers of. Set to nothing for the lower half, if it is not set.
+pub const FATAL_SIGNALS: &str = "OMPI_MCA_opal_signal";
+
 /// The environment variable that carries the specification.
 pub const VARIABLE: &str = "MANA_LAUNCH_SPEC";
 
@@ -311,8 +314,9 @@ impl LaunchSpec {
     /// `LD_LIBRARY_PATH` and without what is ours. (The stub is added by `split_process`.)
     pub fn upper_environment(&self) -> Vec<(OsString, OsString)> {
         let mut all: Vec<_> = std::env::vars_os()
-            .filter(|(name, _)| {
-                name != VARIABLE && name != "LD_PRELOAD" && name != "LD_LIBRARY_PATH"
+            .filter(|(name, value)| {
+                let ours = name == FATAL_SIGNALS && value.is_empty();
+                !ours && name != VARIABLE && name != "LD_PRELOAD" && name != "LD_LIBRARY_PATH"
             })
             .collect();
         let mut put = |name: &str, value: &Option<OsText>| {

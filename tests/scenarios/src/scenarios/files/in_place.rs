@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{ensure, Context as _, Result};
 
@@ -24,7 +25,7 @@ const PROGRAM: Program = Program {
     ..Program::C
 };
 
-pub fn all() -> [Scenario; 3] {
+pub fn all() -> [Scenario; 4] {
     [
         Scenario::new(
             "files-in-place/copy",
@@ -41,8 +42,16 @@ pub fn all() -> [Scenario; 3] {
             "the same with neither: the checkpoint names the files",
             |context| run(context, Mpi::OpenMpi, warn),
         ),
+        Scenario::new(
+            "files-in-place/cut",
+            "one rank's file was cut since: all ranks end with its line, though the launcher ends nobody",
+            |context| run(context, Mpi::OpenMpi, cut),
+        ),
     ]
 }
+
+/// A refused resume takes a second; ranks that wait for each other never end.
+const SHORT: Duration = Duration::from_secs(60);
 
 type Play = fn(&mut Setup, &[String], &str) -> Result<Verdict>;
 
@@ -81,6 +90,28 @@ fn warn(setup: &mut Setup, line: &[String], expected: &str) -> Result<Verdict> {
             ended.report()
         );
     }
+    Ok(Verdict::Passed(String::new()))
+}
+
+fn cut(setup: &mut Setup, line: &[String], _: &str) -> Result<Verdict> {
+    let stores = setup.stores();
+    let mut job = setup.launch(&[], line)?;
+    job.until("a generation", LIMIT, |_| {
+        (!stores.committed().is_empty()).then_some(())
+    })?;
+    job.kill_ranks();
+    job.wait(LIMIT)?;
+    let file = setup.directory.join("in-place-0");
+    std::fs::File::create(&file).context("cutting a file")?;
+    // As srun without -K1.
+    let alone = ("OMPI_MCA_orte_abort_on_non_zero_status", "0");
+    let alone = (alone.0.to_owned(), alone.1.to_owned());
+    setup.environment.push(alone);
+    let ended = setup.launch(&["--restart"], line)?.wait(SHORT)?;
+    // The launcher's own exit code is 0, as it was told.
+    let told = |l: &&str| l.contains("in-place-0 has 0 bytes, but had");
+    let lines = ended.stderr.lines().filter(told).count();
+    ensure!(lines == 1, "said {lines} times\n{}", ended.report());
     Ok(Verdict::Passed(String::new()))
 }
 
