@@ -2,6 +2,8 @@
  *   ends --how WAY [--by RANK] */
 #include "common.h"
 
+#include <signal.h>
+
 static void handle(MPI_Comm *comm, int *code, ...)
 {
     int class;
@@ -50,6 +52,7 @@ int main(int argc, char **argv)
         }
         if (!strcmp(how, "call")) MPI_Comm_call_errhandler(MPI_COMM_WORLD, MPI_ERR_OTHER);
         if (!strcmp(how, "exit")) exit(9);
+        if (!strncmp(how, "signal-", 7)) raise(atoi(how + 7));
 #if MPI_VERSION * 10 + MPI_SUBVERSION > 40 || (defined(OMPI_MAJOR_VERSION) && OMPI_MAJOR_VERSION >= 5)
         if (!strncmp(how, "errors-abort", 12)) {
             MPI_Comm_dup(MPI_COMM_SELF, &self);

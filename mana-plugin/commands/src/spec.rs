@@ -14,8 +14,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// Which signals Open MPI installs handlers of. Set to nothing for the lower half, if it is not set.
-pub const FATAL_SIGNALS: &str = "OMPI_MCA_opal_signal";
+/// Of which signals Open MPI and UCX install handlers. Set to nothing for the lower half, if they are not set.
+pub const FATAL_SIGNALS: [&str; 2] = ["OMPI_MCA_opal_signal", "UCX_ERROR_SIGNALS"];
 
 /// The environment variable that carries the specification.
 pub const VARIABLE: &str = "MANA_LAUNCH_SPEC";
@@ -315,7 +315,7 @@ impl LaunchSpec {
     pub fn upper_environment(&self) -> Vec<(OsString, OsString)> {
         let mut all: Vec<_> = std::env::vars_os()
             .filter(|(name, value)| {
-                let ours = name == FATAL_SIGNALS && value.is_empty();
+                let ours = FATAL_SIGNALS.iter().any(|one| name == one) && value.is_empty();
                 !ours && name != VARIABLE && name != "LD_PRELOAD" && name != "LD_LIBRARY_PATH"
             })
             .collect();

@@ -26,12 +26,14 @@ pub fn thread() -> Option<split_process::ThreadId> {
     }
 }
 
-/// Open MPI installs handlers of fatal signals that print where the process is. They would run on a thread of the program, whose
+/// Open MPI and UCX install handlers of fatal signals that print where the process is. They would run on a thread of the program, whose
 /// thread pointer is not the library's, and end it with another signal; natively the signal itself ends it. While there
 /// is one thread.
 pub fn without_handlers() {
-    if std::env::var_os(FATAL_SIGNALS).is_none() {
-        std::env::set_var(FATAL_SIGNALS, "");
+    for name in FATAL_SIGNALS {
+        if std::env::var_os(name).is_none() {
+            std::env::set_var(name, "");
+        }
     }
 }
 

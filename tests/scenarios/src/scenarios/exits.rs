@@ -42,6 +42,9 @@ const SHORT: usize = 5;
 /// Those of MPICH alone, always run.
 const MPICH: &[&str] = &["agree", "shrink", "revoke", "acknowledge", "acknowledged"];
 
+/// Those of Open MPI alone, which installs handlers of these signals, or has UCX do so; always run.
+const OPEN_MPI: &[&str] = &["signal-6", "signal-7", "signal-11"];
+
 /// Those of fetched MPIs: what only they have (MPICH 4.0.2 has the name, and fails an assertion of its own), and two for
 /// comparison.
 const FETCHED: &[&str] = &["errors-abort", "errors-abort-self", "abort", "rank"];
@@ -98,6 +101,7 @@ fn run(context: &Context, mpi: Mpi) -> Result<Verdict> {
     };
     let alone = match mpi {
         Mpi::Mpich => MPICH,
+        _ if mpi.family() == Mpi::OpenMpi => OPEN_MPI,
         _ => &[],
     };
     let mut codes = Vec::new();
