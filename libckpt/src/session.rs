@@ -294,16 +294,17 @@ impl Session {
     /// whose commits nobody knows of would look like one that never had any.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// When it cannot be written, or somebody has deleted the records of this start.
     pub fn announce(&self, generation: GenerationId) -> Result<(), Error> {
-        match self.rank {
-            0 => self.records.mark_committing(generation),
-            _ => Ok(()),
+        if self.rank != 0 {
+            return Ok(());
         }
+        self.records.still_has(generation.incarnation)?;
+        self.records.mark_committing(generation)
     }
 
     /// Makes a generation valid on this node: writes the manifest (each node's leader), once it has been
-    /// announced. Refuses if a newer start of the job exists, or (rank 0) if its records are gone.
+    /// announced. Refuses if a newer start of the job exists.
     ///
     /// # Errors
     /// When it cannot be written.
@@ -318,9 +319,6 @@ impl Session {
                 ours: generation.incarnation,
                 newest,
             });
-        }
-        if self.rank == 0 {
-            self.records.still_has(generation.incarnation)?;
         }
         point("commit.before");
         self.manifest(generation, level, images)

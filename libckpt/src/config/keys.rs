@@ -374,21 +374,23 @@ fn absolute(path: PathBuf) -> PathBuf {
     std::path::absolute(&path).unwrap_or(path)
 }
 
-/// What a shell would replace, and is taken for a name here.
-fn for_a_shell(text: &str) -> Option<String> {
-    if text.starts_with('~') {
+/// What was written as for a shell, which would replace it. (A name with a `$` that is no variable's is one like others.)
+fn for_a_shell(text: &str, environment: &dyn Fn(&str) -> Option<String>) -> Option<String> {
+    if text == "~" || text.starts_with("~/") {
         return Some(format!("{text:?}: write ${{HOME}} for the home directory"));
     }
-    let mut after = text.split('$').skip(1);
-    let named = |c: char| c.is_ascii_alphabetic() || c == '_';
-    after
-        .any(|part| part.starts_with(named))
-        .then(|| format!("{text:?}: a variable's name is written in braces, as in ${{HOME}}"))
+    let letter = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let mut names = text.split('$').skip(1).map(|part| {
+        let end = part.find(|c| !letter(c)).unwrap_or(part.len());
+        &part[..end]
+    });
+    let name = names.find(|name| !name.is_empty() && environment(name).is_some())?;
+    Some(format!("{text:?}: write ${{{name}}} for the variable"))
 }
 
 /// `${NAME}` replaced by the environment's value.
 fn expand(text: &str, environment: &dyn Fn(&str) -> Option<String>) -> Result<String, String> {
-    if let Some(wrong) = for_a_shell(text) {
+    if let Some(wrong) = for_a_shell(text, environment) {
         return Err(wrong);
     }
     let mut done = String::new();

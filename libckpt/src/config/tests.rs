@@ -70,11 +70,18 @@ fn a_text_without_its_end_is_named() {
 
 #[test]
 fn what_a_shell_would_replace_is_refused() {
-    for path in ["~/ck", "~", "$HOME/ck", "/scratch/$USER"] {
+    for (path, right) in [
+        ("~/ck", "${HOME}"),
+        ("~", "${HOME}"),
+        ("$SCRATCH/ck", "${SCRATCH}"),
+        ("/g/$SCRATCH", "${SCRATCH}"),
+    ] {
         let error = from(&format!("global_ckpt_dir = \"{path}\"")).expect_err(path);
-        assert!(error.to_string().contains("${HOME}"), "{error}");
+        assert!(error.to_string().contains(right), "{error}");
     }
-    from("global_ckpt_dir = \"/a~b/50$\"").expect("a name like others");
+    for name in ["/a~b/50$", "/data/$proj", "~ck"] {
+        from(&format!("global_ckpt_dir = \"{name}\"")).expect("a name like others");
+    }
 }
 
 #[test]

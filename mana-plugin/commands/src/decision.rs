@@ -18,7 +18,7 @@ use mana::spec::Mode;
 use crate::alive::{self, Sign, SILENCE};
 use crate::launcher::Launcher;
 use crate::message::{Failure, Speaker};
-use crate::rerun::{AGAIN, RETRY};
+use crate::rerun::{AGAIN, BEGUN, RETRY};
 use crate::stores::Catalog;
 
 /// How long a parallel file system may take to appear on a node.
@@ -61,16 +61,16 @@ impl Occasion {
 ///
 /// All ranks find the same: the records of a start are written after `MPI_Init`.
 pub fn fresh_is_spent(config: &Config, id: &str, launcher: &Launcher) -> bool {
-    if std::env::var_os(AGAIN).is_some_and(|v| v == RETRY) {
-        return true;
-    }
-    let own = identity::batch_job(&|name: &str| std::env::var(name).ok());
-    let last = Records::new(Store::global(config, id)).last();
     // What cannot be read is told by who decides.
-    let (Some(own), Ok(Some(last))) = (own, last) else {
+    let Ok(Some(last)) = Records::new(Store::global(config, id)).last() else {
         return false;
     };
-    last.is_of(&own) && last.restart_count < launcher.restart_count
+    if std::env::var_os(AGAIN).is_some_and(|v| v == RETRY) {
+        let begun = std::env::var(BEGUN).ok().and_then(|v| v.parse().ok());
+        return begun.is_some_and(|begun: u64| last.created >= begun);
+    }
+    let own = identity::batch_job(&|name: &str| std::env::var(name).ok());
+    own.is_some_and(|own| last.is_of(&own)) && last.restart_count < launcher.restart_count
 }
 
 /// What was decided.

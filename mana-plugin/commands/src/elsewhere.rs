@@ -74,10 +74,10 @@ impl Elsewhere {
         self.incarnation.size
     }
 
-    /// Of one that runs: what is written to a file is written by both.
+    /// Of one that runs: what is written to a file may be written by both.
     pub fn beside(&self) -> String {
         format!(
-            "job {} of the same program, arguments and directory is running: this one is begun beside it, and both write to the same files",
+            "job {} of the same program, arguments and directory is running: this one is begun beside it, and both may write to the same files",
             self.id
         )
     }

@@ -8,6 +8,7 @@ use std::ffi::OsString;
 use std::mem::MaybeUninit;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::{Child, Command, ExitStatus};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::sys::signal::{kill, SigSet, SigmaskHow, Signal};
 use nix::unistd::Pid;
@@ -21,6 +22,9 @@ pub const AGAIN: &str = "MANA_RESTART";
 
 /// Its value when nobody but us wants that start: not of a job that was ended on request.
 pub const RETRY: &str = "retry";
+
+/// When this run was begun, in seconds since 1970.
+pub const BEGUN: &str = "MANA_RUN_BEGUN";
 
 /// Signals to pass on; the first group asks the job to end.
 const STOPPING: &[Signal] = &[
@@ -41,10 +45,12 @@ pub fn run(options: &cli::Run, speaker: &Speaker) -> Result<i32, Failure> {
     if !options.quiet && forgotten(&options.command) {
         speaker.say(format_args!("no mana_launch is in this command line: unless a script in it has one, the program runs without checkpoints"));
     }
+    let begun = SystemTime::now().duration_since(UNIX_EPOCH);
+    let begun = begun.map_or(0, |since| since.as_secs()).to_string();
     let mut attempt = 0;
     loop {
         let mut command = Command::new(&options.command[0]);
-        command.args(&options.command[1..]);
+        command.args(&options.command[1..]).env(BEGUN, &begun);
         if attempt > 0 {
             command.env(AGAIN, RETRY);
         } else if options.restart {

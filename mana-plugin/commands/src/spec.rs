@@ -11,11 +11,29 @@ use std::io::{Read as _, Seek as _, Write as _};
 use std::os::fd::{AsRawFd as _, FromRawFd as _};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// Of which signals Open MPI and UCX install handlers. Set to nothing for the lower half, if they are not set.
-pub const FATAL_SIGNALS: [&str; 2] = ["OMPI_MCA_opal_signal", "UCX_ERROR_SIGNALS"];
+/// Of which signals Open MPI and UCX install handlers.
+const FATAL_SIGNALS: [&str; 2] = ["OMPI_MCA_opal_signal", "UCX_ERROR_SIGNALS"];
+
+/// Those that were set here, for this process alone.
+static SET_HERE: OnceLock<Vec<&'static str>> = OnceLock::new();
+
+/// Has Open MPI and UCX install no handlers of fatal signals in this process, unless the user has said which. They print
+/// where the process is; on a thread of the program, whose thread pointer is not the library's, they would end it with
+/// another signal, where natively the signal itself ends it. While there is one thread.
+pub fn without_handlers() {
+    SET_HERE.get_or_init(|| {
+        let unset = |name: &&str| std::env::var_os(name).is_none();
+        let names: Vec<_> = FATAL_SIGNALS.into_iter().filter(unset).collect();
+        for name in &names {
+            std::env::set_var(name, "");
+        }
+        names
+    });
+}
 
 /// The environment variable that carries the specification.
 pub const VARIABLE: &str = "MANA_LAUNCH_SPEC";
@@ -313,9 +331,10 @@ impl LaunchSpec {
     /// The program's environment: this process's, with the user's own `LD_PRELOAD` and
     /// `LD_LIBRARY_PATH` and without what is ours. (The stub is added by `split_process`.)
     pub fn upper_environment(&self) -> Vec<(OsString, OsString)> {
+        let set_here = SET_HERE.get().map_or(&[][..], Vec::as_slice);
         let mut all: Vec<_> = std::env::vars_os()
-            .filter(|(name, value)| {
-                let ours = FATAL_SIGNALS.iter().any(|one| name == one) && value.is_empty();
+            .filter(|(name, _)| {
+                let ours = set_here.iter().any(|one| name == one);
                 !ours && name != VARIABLE && name != "LD_PRELOAD" && name != "LD_LIBRARY_PATH"
             })
             .collect();

@@ -91,7 +91,7 @@ pub extern "C" fn main(_argc: i32, _argv: *const *const libc::c_char) -> i32 {
         Err(e) => messages::fail(format_args!("{e}")),
     };
     messages::install(&spec);
-    mpi::without_handlers();
+    mana::spec::without_handlers();
     batch::ask_beside_the_program();
     let mode = spec.mode;
     JOB.get_or_init(|| Job { spec, inherited });

@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
 use libckpt::config::OnError;
-use mana::spec::FATAL_SIGNALS;
 use mana_plugin::{Go, Initialized, MpiHooks};
 
 use crate::{awaited, control, job, messages, waits};
@@ -23,17 +22,6 @@ pub fn thread() -> Option<split_process::ThreadId> {
     match MPI_THREAD.load(Ordering::Acquire) {
         0 => None,
         tid => split_process::thread_of_kernel_tid(tid),
-    }
-}
-
-/// Open MPI and UCX install handlers of fatal signals that print where the process is. They would run on a thread of the program, whose
-/// thread pointer is not the library's, and end it with another signal; natively the signal itself ends it. While there
-/// is one thread.
-pub fn without_handlers() {
-    for name in FATAL_SIGNALS {
-        if std::env::var_os(name).is_none() {
-            std::env::set_var(name, "");
-        }
     }
 }
 

@@ -143,7 +143,9 @@ pub fn run() -> Result<Infallible, Failure> {
     }
     drop(image);
     if let Some(state) = &loaded.mpi {
-        mana_plugin::checkpoint::rebuild(state)?;
+        let taken = mana_plugin::checkpoint::take_over(state).map_err(Into::into);
+        waits::together(world, "the resume (MPI)", taken)?;
+        mana_plugin::checkpoint::rebuild()?;
     }
     restorer.finish(fresh::hooks(), || {
         interface::restarted();

@@ -12,7 +12,7 @@
 //! | until all ranks are parked, if [`attendance`] says so | [`attend`] | the parked MPI thread |
 //! | drain | [`drain`], then [`serialize`] | the parked MPI thread |
 //! | resume or abandon, from any step | [`resume`] | control |
-//! | restart | [`start`], then [`rebuild`] | the MPI thread, before the upper half runs |
+//! | restart | [`start`], [`take_over`], then [`rebuild`] | the MPI thread, before the upper half runs |
 
 mod drain;
 mod rebuild;
@@ -289,7 +289,7 @@ pub fn resume() {
 
 /// Restart, first half: starts the real MPI, so that [`crate::world_collective`] works before any
 /// image is read. `thread_level`: what the program had asked for, `MPI_THREAD_*` of the standard ABI;
-/// pass `MPI_THREAD_MULTIPLE` if that is not known yet. Optional: [`rebuild`] does it if it was not done.
+/// pass `MPI_THREAD_MULTIPLE` if that is not known yet. Optional: [`take_over`] does it if it was not done.
 pub fn start(thread_level: i32) -> Result<(), RebuildError> {
     rebuild::start(thread_level)
 }
@@ -301,10 +301,16 @@ pub fn set_aside() {
     c.early = std::mem::take(&mut c.active);
 }
 
-/// Restart, second half: makes every object of `state` (from [`serialize`]) real again, posts again
+/// Restart, second part: takes `state` (from [`serialize`]) as this job's, if this library and these ranks can. What is wrong
+/// with it may be wrong on one rank alone: none goes on to [`rebuild`] before all have succeeded.
+pub fn take_over(state: &[u8]) -> Result<(), RebuildError> {
+    rebuild::take_over(state)
+}
+
+/// Restart, last part: makes every object of the state that was taken over real again, posts again
 /// the receives that were posted, and returns when all ranks have done so. Collective over the job.
 /// [`crate::install`] must have been called and the program's memory must be mapped: a message for a
 /// receive posted here may arrive at once. `MpiHooks::initialized` is called from inside.
-pub fn rebuild(state: &[u8]) -> Result<(), RebuildError> {
-    rebuild::run(state)
+pub fn rebuild() -> Result<(), RebuildError> {
+    rebuild::run()
 }

@@ -41,8 +41,8 @@ fn failed(operation: &'static str, object: &str) -> impl Fn(i32) -> RebuildError
     }
 }
 
-/// See [`super::rebuild`].
-pub fn run(bytes: &[u8]) -> Result<(), RebuildError> {
+/// See [`super::take_over`].
+pub fn take_over(bytes: &[u8]) -> Result<(), RebuildError> {
     let saved: State =
         postcard::from_bytes(bytes).map_err(|source| RebuildError::Decode { source })?;
     if saved.version != VERSION {
@@ -68,7 +68,12 @@ pub fn run(bytes: &[u8]) -> Result<(), RebuildError> {
     // SAFETY: gettid has no preconditions.
     c.main_thread = unsafe { libc::gettid() };
     attributes::learn_predefined();
-    library::compare()?;
+    library::compare()
+}
+
+/// See [`super::rebuild`].
+pub fn run() -> Result<(), RebuildError> {
+    let (rank, size) = (core().state.rank, core().state.size);
     crate::tool::begin_again();
     rebuild_datatypes()?;
     rebuild_ops()?;

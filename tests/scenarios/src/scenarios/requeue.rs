@@ -95,8 +95,9 @@ fn slurm(setup: &Setup, restarts: u32) -> Setup {
 /// As `mana run` starts it another time.
 fn again(setup: &Setup) -> Setup {
     let mut setup = setup.clone();
-    let retry = ("MANA_RESTART".to_owned(), "retry".to_owned());
-    setup.environment.push(retry);
+    for (name, value) in [("MANA_RESTART", "retry"), ("MANA_RUN_BEGUN", "0")] {
+        setup.environment.push((name.to_owned(), value.to_owned()));
+    }
     setup
 }
 

@@ -96,8 +96,9 @@ fn warn(setup: &mut Setup, line: &[String], expected: &str) -> Result<Verdict> {
 fn cut(setup: &mut Setup, line: &[String], _: &str) -> Result<Verdict> {
     let stores = setup.stores();
     let mut job = setup.launch(&[], line)?;
-    job.until("a generation", LIMIT, |_| {
-        (!stores.committed().is_empty()).then_some(())
+    // The file is there at the first, has content at the second.
+    job.until("two generations", LIMIT, |_| {
+        (stores.committed().len() >= 2).then_some(())
     })?;
     job.kill_ranks();
     job.wait(LIMIT)?;
