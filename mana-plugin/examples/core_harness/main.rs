@@ -149,7 +149,8 @@ fn main() {
         let rank = mana_plugin::world_collective().expect("world").rank() as usize;
         region::load(&options.dir, rank);
         let state = std::fs::read(format!("{}/state-{rank}", options.dir)).expect("state");
-        mana_plugin::checkpoint::rebuild(&state).expect("rebuild");
+        mana_plugin::checkpoint::take_over(&state).expect("state");
+        mana_plugin::checkpoint::rebuild().expect("rebuild");
         region::resume();
     }
     region::start(if options.mode == "cost" {
